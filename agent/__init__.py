@@ -1,0 +1,1 @@
+"""The daemon: claim, resolve, render, prepare, start, watch, report."""

@@ -1,0 +1,61 @@
+"""Claim: take an item off its queue and make it ours.
+
+The order is what makes it safe. The item is leased, then written down with the run id that we will use, then
+acknowledged. A crash before the writing leaves a lease, which goes back by itself. A crash after it leaves a note: the
+next agent acknowledges again, and a server that knows us by our id says yes to a claim that is already ours.
+"""
+
+import structlog
+
+from agent import operations
+from agent.context import AgentContext
+from agent.errors import ControlPlaneRefused
+from agent.launch import Launch, Stage
+from protocol import names
+
+log = structlog.get_logger(__name__)
+
+
+async def claim(context: AgentContext, queue: str, wait: float) -> tuple[Launch | None, bool]:
+    """Lease the queue's next item and write it down; and whether the server waited for one."""
+    item, waited = await operations.pop(
+        context.server, entity=context.entity, queue=queue, agent_id=context.identity.agent_id, wait=wait
+    )
+    if item is None:
+        return None, waited
+    chosen = item.spec.get("run_id")
+    launch = Launch(
+        item_id=item.item_id,
+        attempt=_attempt(item.spec.get("_resume_count")),
+        queue=queue,
+        spec=item.spec,
+        run_id=chosen if isinstance(chosen, str) and chosen else names.run_id(context.random),
+    )
+    await context.journal.record(launch)
+    return launch, waited
+
+
+async def acknowledge(context: AgentContext, launch: Launch) -> bool:
+    """Turn the lease into a claim. False: it is somebody else's by now, and we let go of it without a word."""
+
+    async def call() -> bool:
+        return await operations.acknowledge(
+            context.server, launch, context.identity.agent_id, is_launchbay=context.facts.is_launchbay
+        )
+
+    try:
+        ours = await context.server.persist(call, doing="acknowledging")
+    except ControlPlaneRefused as error:
+        log.warning("the server refuses the acknowledgement", reason=str(error))
+        ours = False
+    if ours:
+        launch.move(Stage.PREPARING)
+        await context.journal.record(launch)
+    else:
+        # Never fail it: whoever has it now would lose a healthy launch.
+        log.info("the item belongs to somebody else now")
+    return ours
+
+
+def _attempt(resume_count: object) -> int:
+    return resume_count + 1 if isinstance(resume_count, int) else 1

@@ -1,0 +1,183 @@
+"""The wire to a server that speaks the protocol: one GraphQL call, and signed uploads and downloads.
+
+Everything a server can answer becomes one of three outcomes: data, `ControlPlaneUnavailable` (try again), or
+`ControlPlaneRefused` (trying again will not help, and the message is for the user).
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+import structlog
+
+from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, Unauthenticated
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_SECONDS = 30
+RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+FIRST_RETRY_SECONDS = 0.2
+LAST_RETRY_SECONDS = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a GraphQL call brought."""
+
+    data: Mapping[str, Any]
+    waited: bool
+    """Whether the server honoured the wish to wait (`Prefer: wait=N`): only then may we ask again at once."""
+
+
+class ControlPlane:
+    """A server, reached with one API key. Use as an async context manager."""
+
+    def __init__(self, base_url: str, api_key: str, *, random: Random, username: str = "") -> None:
+        self.base_url = base_url.rstrip("/")
+        self.api_key = api_key
+        self._random = random
+        self._headers = {"User-Agent": "launchbay", "X-WANDB-USERNAME": username}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "ControlPlane":
+        """Open the connection pool."""
+        # A long-lived daemon must not inherit aiohttp's total limit of 5 minutes; every call sets its own.
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            connector=aiohttp.TCPConnector(limit=64),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        await self._opened.close()
+
+    async def execute(self, document: str, variables: Mapping[str, Any] | None = None, *, wait: float = 0) -> Answer:
+        """Send one GraphQL operation. With `wait`, the server may take that many seconds for its answer."""
+        headers = {**self._headers, "Content-Type": "application/json"}
+        if wait:
+            headers["Prefer"] = f"wait={wait:g}"
+        body = orjson.dumps({"query": document, "variables": variables or {}})
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS + wait):
+            try:
+                async with self._opened.post(
+                    f"{self.base_url}/graphql",
+                    data=body,
+                    headers=headers,
+                    auth=aiohttp.BasicAuth("api", self.api_key),
+                ) as response:
+                    content = await response.read()
+                    self._check(response.status, content)
+                    answer = _parsed(content)
+                    return Answer(_data(answer), "Preference-Applied" in response.headers)
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._unreachable(error) from error
+
+    async def ask(self, document: str, **variables: Any) -> Mapping[str, Any]:
+        """Send one GraphQL operation and return its data."""
+        return (await self.execute(document, variables)).data
+
+    async def download(self, url: str) -> bytes:
+        """Return what a URL that the server handed out points at."""
+        try:
+            async with asyncio.timeout(600), self._opened.get(url, headers=self._headers) as response:
+                content = await response.read()
+                self._check(response.status, content)
+                return content
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def upload(self, url: str, content: bytes, headers: Mapping[str, str]) -> None:
+        """PUT bytes to a URL that the server handed out."""
+        try:
+            async with asyncio.timeout(600), self._opened.put(url, data=content, headers=headers) as response:
+                self._check(response.status, await response.read())
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def request(
+        self, method: str, path: str, *, data: bytes | None = None, wait: float = 0, **query: str | int
+    ) -> bytes:
+        """Send a plain request to an endpoint of the server itself, with credentials."""
+        headers = {**self._headers, **({"Prefer": f"wait={wait:g}"} if wait else {})}
+        try:
+            async with (
+                asyncio.timeout(CALL_TIMEOUT_SECONDS + wait),
+                self._opened.request(
+                    method,
+                    self.base_url + path,
+                    data=data,
+                    params=query,
+                    headers=headers,
+                    auth=aiohttp.BasicAuth("api", self.api_key),
+                ) as response,
+            ):
+                content = await response.read()
+                self._check(response.status, content)
+                return content
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def persist(self, operation: Callable[[], Awaitable[T]], *, doing: str) -> T:
+        """Run an operation until the server can be reached, with backoff and jitter. Refusals pass through."""
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                return await operation()
+            except (ControlPlaneUnavailable, TimeoutError) as error:
+                pause = delay * (0.5 + self._random.random())
+                log.warning("server not available", doing=doing, error=str(error), retry_seconds=round(pause, 1))
+                await asyncio.sleep(pause)
+                delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    @property
+    def _opened(self) -> aiohttp.ClientSession:
+        assert self._session is not None, "use ControlPlane as an async context manager"
+        return self._session
+
+    def _unreachable(self, error: BaseException) -> ControlPlaneUnavailable:
+        return ControlPlaneUnavailable(f"The server at {self.base_url} cannot be reached: {error}. Is it running?")
+
+    def _check(self, status: int, content: bytes) -> None:
+        if status < 300:
+            return
+        message = _message(content) or f"HTTP status {status}"
+        if status == 401:
+            raise Unauthenticated(f"The server at {self.base_url} does not accept the API key: {message}")
+        if status in RETRYABLE_STATUS:
+            raise ControlPlaneUnavailable(f"The server at {self.base_url} answers: {message}")
+        raise ControlPlaneRefused(message)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(content)  # reads the bare NaN that some servers write
+        except ValueError as error:
+            raise ControlPlaneRefused("The server's answer is not JSON. Is WANDB_BASE_URL right?") from error
+
+
+def _data(answer: Any) -> Mapping[str, Any]:
+    if errors := answer.get("errors"):
+        raise ControlPlaneRefused("; ".join(str(error.get("message", error)) for error in errors))
+    return answer.get("data") or {}
+
+
+def _message(content: bytes) -> str:
+    try:
+        errors = orjson.loads(content)["errors"]
+        return "; ".join(str(error["message"]) for error in errors)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return content[:200].decode(errors="replace").strip()

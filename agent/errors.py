@@ -1,0 +1,62 @@
+"""Errors of the agent. Their class tells who is at fault, and so what happens next.
+
+A `LaunchFailed` ends one item. A `ControlPlaneUnavailable` is tried again and never loses a launch. Anything else is a
+bug: it ends one item too, with a stack trace in the log, and never the daemon.
+"""
+
+from protocol.errors import LaunchbayError
+
+
+class LaunchFailed(LaunchbayError):
+    """The launch cannot go on, and trying again would not help."""
+
+    code = "launch_failed"
+
+    def __init__(self, message: str, *, log: bytes = b"", stage: str = "agent") -> None:
+        super().__init__(message)
+        self.log = log
+        """Evidence, attached to the item."""
+        self.stage = stage
+        """The protocol's word for where it failed: agent, build or run."""
+
+
+class LaunchStopped(LaunchbayError):
+    """Somebody asked for this launch to be stopped before it was running."""
+
+    code = "launch_stopped"
+
+
+class ControlPlaneUnavailable(LaunchbayError):
+    """The server cannot be reached, or answers that it is overloaded."""
+
+    code = "control_plane_unavailable"
+
+
+class ControlPlaneRefused(LaunchbayError):
+    """The server understood the request and refused it."""
+
+    code = "control_plane_refused"
+
+
+class Unauthenticated(ControlPlaneRefused):
+    """The server does not accept the API key. Check WANDB_API_KEY and WANDB_BASE_URL."""
+
+    code = "unauthenticated"
+
+
+class ConfigError(LaunchbayError):
+    """The agent's configuration cannot be used."""
+
+    code = "bad_config"
+
+
+class StateFolderInUse(LaunchbayError):
+    """Another agent is using this state folder."""
+
+    code = "state_folder_in_use"
+
+
+class QueueNotFound(LaunchbayError):
+    """A queue that the agent should serve does not exist."""
+
+    code = "not_found"

@@ -1,0 +1,123 @@
+"""Prepare: a working folder with the code, an environment with its requirements, and a complete start request."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.context import AgentContext
+from agent.environments import Requirements
+from agent.errors import LaunchFailed
+from agent.launch import Launch, Stage
+from agent.render import render_resource_args
+from agent.resolve import Resolved, Tell
+from backends.base import Backend, StartRequest
+from protocol.command import launch_command
+from protocol.launch_spec import LaunchSpec
+from protocol.run_environment import run_environment
+
+HARMLESS_VARIABLES = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
+    | {"CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
+    | {"REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"}
+)
+"""What a job on this machine may see of the agent's environment: nothing that could be a secret."""
+HARMLESS_PREFIXES = ("LC_",)
+
+
+def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
+    """Return the backend of the spec's resource; `LaunchFailed` if this agent does not serve it."""
+    backend = context.backends.get(spec.resource)
+    if backend is None:
+        served = ", ".join(sorted(context.backends)) or "none"
+        raise LaunchFailed(f"This agent does not serve resource {spec.resource!r}; it serves: {served}.")
+    return backend
+
+
+async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> StartRequest:
+    """Make everything ready that the start needs. Raises `SpecError` or `LaunchFailed`."""
+    spec = resolved.spec
+    if context.config.secure_mode and spec.overrides.entry_point:
+        raise LaunchFailed("This agent runs in secure_mode: an item may not override the entry point.")
+    backend = backend_for(context, spec)
+    command = launch_command(spec, resolved.job)
+    if resolved.image and not backend.capabilities.runs_images:
+        raise LaunchFailed(f"Resource {spec.resource!r} cannot run the image {resolved.image!r}.")
+    environment = run_environment(
+        spec,
+        run_id=launch.run_id,
+        base_url=context.server.base_url,
+        queue=launch.queue,
+        queue_entity=context.entity,
+        item_id=launch.item_id,
+        image=resolved.image,
+    )
+    working_dir: Path | None = None
+    if backend.capabilities.runs_locally:
+        working_dir = await _working_folder(context, launch, resolved)
+        base = job_base_environment(context.process_environment, context.config.job_environment)
+        environment = {**await _with_python(context, base, resolved, working_dir, tell), **environment}
+    return StartRequest(
+        name=launch.name,
+        command=command,
+        environment=environment,
+        secrets={"WANDB_API_KEY": spec.api_key or context.server.api_key},
+        working_dir=working_dir,
+        image=resolved.image,
+        labels={
+            "item": launch.item_id,
+            "attempt": str(launch.attempt),
+            "agent": context.identity.agent_name,
+            "run": launch.run_id,
+        },
+        resource_args=render_resource_args(spec, launch.run_id, resolved.image),
+    )
+
+
+def job_base_environment(own: Mapping[str, str], more: tuple[str, ...]) -> dict[str, str]:
+    """Return what a local job sees of the agent's environment: harmless variables and those the operator lists."""
+    allowed = HARMLESS_VARIABLES.union(more)
+    return {name: value for name, value in own.items() if name in allowed or name.startswith(HARMLESS_PREFIXES)}
+
+
+async def _working_folder(context: AgentContext, launch: Launch, resolved: Resolved) -> Path:
+    """Copy the code into a folder of the launch's own: what a job writes must not reach the cache."""
+    folder = context.folder_of(launch.name)
+
+    def make() -> None:
+        if launch.stage is Stage.STARTING and folder.is_dir():
+            return  # an earlier agent got this far: the job may be running in there
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if resolved.code_folder:
+            shutil.copytree(resolved.code_folder, folder)
+        else:
+            folder.mkdir()
+
+    await asyncio.to_thread(make)
+    return folder
+
+
+async def _with_python(
+    context: AgentContext, base: dict[str, str], resolved: Resolved, working_dir: Path, tell: Tell
+) -> dict[str, str]:
+    """Put the job's environment first on the PATH; without requirements, the Python that this agent finds itself."""
+    file = await asyncio.to_thread(_requirements_file, resolved, working_dir)
+    if file is None:
+        return base
+    python = resolved.job.runtime if resolved.job else None
+    await tell("making its environment")
+    folder = await context.environments.ensure(Requirements(file, python))
+    path = base.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    return {**base, "PATH": f"{folder / 'bin'}:{path}", "VIRTUAL_ENV": str(folder)}
+
+
+def _requirements_file(resolved: Resolved, working_dir: Path) -> Path | None:
+    """The code's own requirements come first; those frozen at the job's making are what else there is."""
+    candidates = [working_dir / "requirements.txt"]
+    if resolved.job_folder:
+        candidates.append(resolved.job_folder / "requirements.frozen.txt")
+    for candidate in candidates:
+        if candidate.is_file() and candidate.read_text("utf-8", errors="replace").strip():
+            return candidate
+    return None

@@ -1,0 +1,132 @@
+"""Report: tell the server how a launch ended, with the evidence, until it knows.
+
+A Launchbay server is told the end and decides what it means for item and run. Other servers know only failed items:
+there the agent looks whether the run ever started, and fails the item if it did not.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import structlog
+
+from agent import operations
+from agent.context import AgentContext
+from agent.errors import ControlPlaneRefused
+from agent.launch import End, Launch, Outcome
+from backends.base import BackendUnavailable
+
+log = structlog.get_logger(__name__)
+
+EVIDENCE_BYTES = 256 * 1024
+"""How much of the end of the output is attached to a failed item."""
+RUN_GRACE_SECONDS = (0, 1, 3, 7)
+"""A server that is not ours may see a run a moment after the job has ended."""
+EVIDENCE_FILE = "error.log"
+
+
+async def report(context: AgentContext, launch: Launch) -> None:
+    """Tell the server about the end of a launch. Returns when it knows; a refusal is logged, as that is final."""
+    end = launch.end
+    assert end is not None
+    try:
+        if context.facts.is_launchbay:
+            state = await _finish(context, launch, end)
+            log.info("launch ended", outcome=end.outcome, item_state=state, exit_code=end.exit_code)
+        elif await _never_started(context, launch):
+            files = await _attach_evidence(context, launch)
+            await context.server.persist(
+                lambda: operations.fail(context.server, launch.item_id, end, files), doing="failing the item"
+            )
+    except ControlPlaneRefused as error:
+        log.error("the server does not take the end of the launch", reason=str(error))
+
+
+async def keep_evidence(context: AgentContext, launch: Launch, content: bytes) -> None:
+    """Keep the log of a failure before the start, so that it survives until it is reported."""
+    path = context.folder_of(launch.name).with_suffix(".log")
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    await asyncio.to_thread(write)
+
+
+async def _finish(context: AgentContext, launch: Launch, end: End) -> str:
+    await deliver_log(context, launch)
+    files = [] if end.outcome is Outcome.FINISHED else await _attach_evidence(context, launch)
+    return await context.server.persist(
+        lambda: operations.finish(context.server, launch, end, context.identity.agent_id, files),
+        doing="reporting the end",
+    )
+
+
+async def deliver_log(context: AgentContext, launch: Launch) -> None:
+    """Send the rest of the output that the server does not have yet. Only a Launchbay server takes it."""
+    async for offset, data in _output(context, launch, launch.log_offset):
+        await send_log(context, launch, offset, data)
+
+
+async def send_log(context: AgentContext, launch: Launch, offset: int, data: bytes) -> None:
+    """Send a piece of the output; sending it again does no harm, as every piece says where it belongs."""
+    await context.server.persist(
+        lambda: context.server.request("POST", "/launchbay/item-log", data=data, item=launch.item_id, offset=offset),
+        doing="sending the log",
+    )
+    launch.log_offset = offset + len(data)
+
+
+async def _output(context: AgentContext, launch: Launch, since: int) -> AsyncGenerator[tuple[int, bytes]]:
+    """Yield the output with its offsets; of a launch that the backend never had, the evidence kept here."""
+    backend = context.backends.get(launch.resource)
+    if launch.handle is not None and backend is not None:
+        try:
+            async for chunk in backend.logs(launch.handle, since):
+                yield chunk.offset, chunk.data
+        except BackendUnavailable as error:
+            log.warning("the output cannot be read", error=str(error))
+        return
+    content = await _kept_evidence(context, launch)
+    if content[since:]:
+        yield since, content[since:]
+
+
+async def _kept_evidence(context: AgentContext, launch: Launch) -> bytes:
+    path = context.folder_of(launch.name).with_suffix(".log")
+    try:
+        return await asyncio.to_thread(path.read_bytes)
+    except FileNotFoundError:
+        return b""
+
+
+async def _attach_evidence(context: AgentContext, launch: Launch) -> list[str]:
+    """Upload the end of the output, where the protocol keeps it; returns its path among the agent's run files."""
+    content = b""
+    async for _, data in _output(context, launch, 0):
+        content = (content + data)[-EVIDENCE_BYTES:]
+    if not content:
+        return []
+    name = f"{launch.item_id}/error/{EVIDENCE_FILE}"
+    await context.server.persist(
+        lambda: operations.upload_file(
+            context.server,
+            entity=context.entity,
+            agent_name=context.identity.agent_name,
+            name=name,
+            content=content,
+        ),
+        doing="attaching the log",
+    )
+    return [name]
+
+
+async def _never_started(context: AgentContext, launch: Launch) -> bool:
+    entity, project = str(launch.spec.get("entity", "")), str(launch.spec.get("project", ""))
+    for pause in RUN_GRACE_SECONDS:
+        await asyncio.sleep(pause)
+        state = await context.server.persist(
+            lambda: operations.run_state(context.server, entity, project, launch.run_id), doing="looking for the run"
+        )
+        if state not in {None, "pending"}:
+            return False
+    return True

@@ -1,0 +1,27 @@
+"""Lets many askers of the same thing wait for one maker of it."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Hashable
+from contextlib import asynccontextmanager
+
+
+class SingleFlight:
+    """One lock per key, forgotten when nobody holds or wants it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Hashable, asyncio.Lock] = {}
+        self._wanted: defaultdict[Hashable, int] = defaultdict(int)
+
+    @asynccontextmanager
+    async def alone(self, key: Hashable) -> AsyncGenerator[None]:
+        """Be the only one at work on this key; who comes second finds the work done."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._wanted[key] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._wanted[key] -= 1
+            if not self._wanted[key]:
+                del self._wanted[key], self._locks[key]

@@ -1,0 +1,44 @@
+"""Start: hand the request to the backend, exactly once.
+
+The journal says "starting" before the backend is asked, and starting is idempotent by name. So a crash in between is
+harmless: the next agent asks again, and gets the handle of what already runs.
+"""
+
+import asyncio
+
+import structlog
+
+from agent import operations
+from agent.context import AgentContext
+from agent.launch import Launch, Stage
+from backends.base import Backend, BackendUnavailable, StartRequest
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+async def start(
+    context: AgentContext, launch: Launch, backend: Backend, request: StartRequest, *, progress_told: bool
+) -> None:
+    """Start the launch; returns when the backend has it. Raises `BackendError` if the platform refuses for good."""
+    if progress_told and context.facts.is_launchbay:
+        # The server may give an item back whose agent died while preparing. From here on it must not.
+        await context.server.persist(
+            lambda: operations.tell_progress(
+                context.server, launch.item_id, context.identity.agent_id, "starting", "starting"
+            ),
+            doing="telling that it starts",
+        )
+    if launch.stage is Stage.PREPARING:
+        launch.move(Stage.STARTING)
+    await context.journal.record(launch)
+    while True:
+        try:
+            launch.handle = await backend.start(request)
+            break
+        except BackendUnavailable as error:
+            log.warning("the backend is not available", error=str(error), retry_seconds=RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
+    launch.move(Stage.STARTED)
+    await context.journal.record(launch)

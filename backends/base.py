@@ -1,0 +1,159 @@
+"""The contract between the agent and the places where launches run.
+
+A backend is six verbs over handles. It knows nothing of queues, items or the server: the agent hands it a finished
+`StartRequest` and later compares what it holds with what `observe` says. What a backend can or cannot do is told by its
+`Capabilities`, never by its type. One contract suite (`tests/backends/contract.py`) runs against every backend.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NewType, Protocol, TypeAlias
+
+from protocol.errors import LaunchbayError
+from protocol.json_types import JsonObject
+
+Handle = NewType("Handle", str)
+"""What a backend needs to find a launch again after a restart of the agent. Opaque to the agent, kept in its journal."""
+
+Snapshot: TypeAlias = "Mapping[Handle, Observation]"
+"""Everything of this agent's that the platform knows of, by handle. What is not in it does not exist."""
+
+
+class BackendError(LaunchbayError):
+    """The platform refused a request for a reason that trying again will not change."""
+
+    code = "backend_refused"
+
+
+class BackendUnavailable(LaunchbayError):
+    """The platform could not be reached or is overloaded; nothing is known about the launch, and trying again is right."""
+
+    code = "backend_unavailable"
+
+
+class Phase(StrEnum):
+    """Where a started launch is, as its platform tells it."""
+
+    STARTING = "starting"
+    """Accepted by the platform, not running yet: pending, pulling, scheduling."""
+    RUNNING = "running"
+    FINISHED = "finished"
+    """Ended with exit code 0."""
+    FAILED = "failed"
+    """Ended with another exit code, or killed by a signal that nobody here asked for."""
+    STOPPED = "stopped"
+    """Ended because `stop` was called."""
+    PREEMPTED = "preempted"
+    """Taken away by the platform."""
+    LOST = "lost"
+    """Gone without a trace of its end: the host rebooted, or somebody removed it."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a launch stays in this phase for ever."""
+        return self not in {Phase.STARTING, Phase.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the platform says about one launch."""
+
+    phase: Phase
+    exit_code: int | None = None
+    """Exit status as a shell would show it: 128 + n for a death by signal n. None while it runs, or where unknown."""
+    reason: str = ""
+    """Machine-readable cause, for example `signal:SIGKILL` or `oom_killed`. Empty where there is nothing to say."""
+    message: str = ""
+    """A sentence for people."""
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """Everything a backend needs to start one launch. Complete: nothing is looked up later."""
+
+    name: str
+    """Platform name: a function of item id and attempt. Starting the same name twice starts it once."""
+    command: Sequence[str]
+    """Program and arguments. Never passes through a shell."""
+    environment: Mapping[str, str]
+    """Plain variables of the job."""
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Variables of the job whose values must not stand in plain sight: not on a command line, not in a log."""
+    working_dir: Path | None = None
+    """Where the job's code lies, for backends on this machine."""
+    image: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Item id, attempt and agent, written on whatever is started so that it can be adopted without the journal."""
+    resource_args: JsonObject = field(default_factory=dict[str, object])  # type: ignore[assignment]
+    """The queue's resource block for this backend, rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """A piece of a launch's output. `offset` is the position in bytes of its first byte; the next chunk is at `end`."""
+
+    offset: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The offset to ask from next time."""
+        return self.offset + len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do, so that the daemon never asks what it is."""
+
+    runs_locally: bool = False
+    """The launch runs on the agent's own machine: code and environment are prepared as local folders."""
+    runs_images: bool = False
+    """A launch may name a container image."""
+
+
+class Backend(Protocol):
+    """Where launches run. Safe to call concurrently; every method may raise `BackendUnavailable`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+        ...
+
+    async def start(self, request: StartRequest) -> Handle:
+        """Start a launch. Idempotent by `request.name`: called twice, also across restarts of the agent, it starts once.
+
+        Raises `BackendError` if the platform refuses.
+        """
+        ...
+
+    async def observe(self) -> Snapshot:
+        """Return everything of this agent's on the platform, ended launches included until `cleanup`."""
+        ...
+
+    def changes(self) -> AsyncIterator[frozenset[Handle]]:
+        """Yield hints that something happened to some handles. Makes observing prompt; never replaces it."""
+        ...
+
+    async def stop(self, handle: Handle, grace_seconds: float) -> None:
+        """Ask politely, wait out the grace period, then kill. Returns once the request is under way; `observe` tells the end.
+
+        Stopping what has ended, or was never started, does nothing.
+        """
+        ...
+
+    def logs(self, handle: Handle, since: int = 0, *, follow: bool = False) -> AsyncIterator[LogChunk]:
+        """Yield the output from byte `since`; with `follow`, until the launch has ended. Works after its end too."""
+        ...
+
+    async def cleanup(self, handle: Handle) -> None:
+        """Forget an ended launch and remove what it left on the platform. Unknown handles are fine."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the platform. Running launches are left running."""
+        ...

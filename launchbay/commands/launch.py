@@ -1,0 +1,136 @@
+"""`launchbay launch`: push a job to a queue, with the flags of `wandb launch`."""
+
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from agent.control_plane import ControlPlane
+from agent.operations import QUEUE_PROJECT
+from launchbay import exits
+from launchbay.inputs import key_values, read_mapping
+from launchbay.items import is_over, item_by_id
+from launchbay.output import json_option, print_json
+from launchbay.wire import default_entity, with_server
+
+PRIORITIES = {"critical": 0, "high": 1, "medium": 2, "low": 3}
+POLL_SECONDS = 0.5
+
+
+@click.command()
+@click.option("-j", "--job", help="The job: ENTITY/PROJECT/NAME:ALIAS.")
+@click.option("-d", "--docker-image", help="An image to run instead of a job.")
+@click.option("-q", "--queue", required=True, help="The queue.")
+@click.option("-e", "--entity", help="Owner of queue and run. Default: the API key's user.")
+@click.option("-p", "--project", help="Project of the run. Default: the job's project.")
+@click.option("--name", envvar="WANDB_NAME", help="Display name of the run.")
+@click.option("-E", "--entry-point", help="Replaces the job's command.")
+@click.option("-c", "--config", help="The launch spec to start from: JSON text, or a JSON or YAML file.")
+@click.option("-R", "--resource-args", help="Overrides of the queue's resource config: JSON text or a file.")
+@click.option("-v", "--set-var", "values", multiple=True, help="Value of a template variable: name=value.")
+@click.option("-P", "--priority", type=click.Choice(list(PRIORITIES)), help="Needs a queue with priorities.")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit code 7 if the launch did not finish well.")
+@json_option
+def command(
+    job: str | None,
+    docker_image: str | None,
+    queue: str,
+    entity: str | None,
+    project: str | None,
+    name: str | None,
+    entry_point: str | None,
+    config: str | None,
+    resource_args: str | None,
+    values: tuple[str, ...],
+    priority: str | None,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Push one launch to a queue and print its item."""
+    spec = read_mapping(config) if config else {}
+    if job:
+        spec["job"] = job
+    if docker_image:
+        spec["docker"] = {**spec.get("docker", {}), "docker_image": docker_image}
+    if bool(spec.get("job")) == bool(spec.get("docker", {}).get("docker_image")):
+        raise click.UsageError("Name exactly one of a job (-j) and an image (-d).")
+    if name:
+        spec["name"] = name
+    if entry_point:
+        spec.setdefault("overrides", {})["entry_point"] = shlex.split(entry_point)
+    if resource_args:
+        spec["resource_args"] = read_mapping(resource_args)
+
+    async def push(server: ControlPlane) -> Mapping[str, Any]:
+        owner = await default_entity(server, entity)
+        spec.setdefault("entity", owner)
+        spec["project"] = project or spec.get("project") or _project_of(spec.get("job"))
+        for key in ("docker", "git", "overrides"):
+            spec.setdefault(key, {})
+        schemas = await _schemas(server, owner, queue) if values else {}
+        given = {**spec.pop("template_variables", {}), **key_values(values, schemas)}
+        data = await server.ask(
+            """mutation PushToRunQueueByName($input: PushToRunQueueByNameInput!) {
+                 pushToRunQueueByName(input: $input) { runQueueItemId }
+               }""",
+            input={
+                "entityName": owner,
+                "projectName": QUEUE_PROJECT,
+                "queueName": queue,
+                "runSpec": json.dumps(spec),
+                **({"priority": PRIORITIES[priority]} if priority else {}),
+                **({"templateVariableValues": json.dumps(given)} if given else {}),
+            },
+        )
+        item_id = data["pushToRunQueueByName"]["runQueueItemId"]
+        return await item_by_id(server, item_id)
+
+    item = with_server(push)
+    if not wait and as_json:
+        print_json(item)
+    elif not wait:
+        click.echo(f"Queued as item {item['id']}. Follow it with: launchbay logs -f {item['id']}")
+    return _wait(item, as_json) if wait else 0
+
+
+def _wait(item: Mapping[str, Any], as_json: bool) -> int:
+    said = ""
+    while not is_over(item):
+        state = item["waitingReason"] or item["state"]
+        if not as_json and state != said:
+            said = state
+            click.echo(said, err=True)
+        time.sleep(POLL_SECONDS)
+        item = with_server(lambda server, item_id=item["id"]: item_by_id(server, item_id))
+    if as_json:
+        print_json(item)
+    else:
+        error = (item["error"] or {}).get("message") or ""
+        click.echo(f"Item {item['id']}: {item['state']} {error}".rstrip())
+    return 0 if item["state"] == "FINISHED" else exits.RUN_FAILED
+
+
+def _project_of(job: str | None) -> str:
+    parts = (job or "").split("/")
+    if len(parts) < 3:
+        raise click.UsageError("Name the run's project with -p, or the job as ENTITY/PROJECT/NAME:ALIAS.")
+    return parts[1]
+
+
+async def _schemas(server: ControlPlane, entity: str, queue: str) -> dict[str, Any]:
+    data = await server.ask(
+        """query QueueVariables($entity: String!, $project: String!, $name: String!) {
+             project(entityName: $entity, name: $project) {
+               runQueue(name: $name) { defaultResourceConfig { templateVariables { name schema } } }
+             }
+           }""",
+        entity=entity,
+        project=QUEUE_PROJECT,
+        name=queue,
+    )
+    found = (data["project"] or {}).get("runQueue") or {}
+    declared = (found.get("defaultResourceConfig") or {}).get("templateVariables") or []
+    return {variable["name"]: json.loads(variable["schema"]) for variable in declared}

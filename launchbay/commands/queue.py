@@ -1,0 +1,211 @@
+"""`launchbay queue`: run queues, their resource configs and template variables."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from agent.control_plane import ControlPlane
+from agent.operations import QUEUE_PROJECT
+from launchbay.inputs import key_values, read_mapping
+from launchbay.output import json_option, print_json, print_table
+from launchbay.wire import default_entity, with_server
+from protocol import templates
+from protocol.errors import LaunchbayError
+
+RESOURCES = ("local-process", "local-container", "kubernetes", "sagemaker", "gcp-vertex")
+
+entity_option = click.option("-e", "--entity", help="Owner of the queue. Default: the API key's user.")
+
+_QUEUE_FIELDS = """id name prioritizationMode pendingCount externalLinks
+  defaultResourceConfig { resource config templateVariables { name schema } }"""
+
+
+class QueueNotFound(LaunchbayError):
+    """There is no such queue."""
+
+    code = "not_found"
+
+
+@click.group()
+def command() -> None:
+    """Make, list, show, render and delete run queues."""
+
+
+@command.command()
+@click.argument("name")
+@entity_option
+@click.option("-r", "--resource", type=click.Choice(RESOURCES), default="local-process", show_default=True)
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The resource block, as YAML or JSON; it may hold {{variables}}.",
+)
+@click.option(
+    "-t",
+    "--template-variables",
+    "variables_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The variables, as YAML or JSON: {name: {type: integer, default: 1, minimum: 0, maximum: 8}}.",
+)
+@click.option("--priorities", is_flag=True, help="Let items have priorities (critical, high, medium, low).")
+def create(
+    name: str,
+    entity: str | None,
+    resource: str,
+    config_file: Path | None,
+    variables_file: Path | None,
+    priorities: bool,
+) -> None:
+    """Make queue NAME, or change it."""
+    config = read_mapping(config_file) if config_file else {}
+    variables = _with_schemas(read_mapping(variables_file) if variables_file else {})
+
+    async def work(server: ControlPlane) -> None:
+        owner = await default_entity(server, entity)
+        await server.ask(
+            """mutation CreateProject($input: UpsertModelInput!) { upsertModel(input: $input) { inserted } }""",
+            input={"entityName": owner, "name": QUEUE_PROJECT},
+        )
+        await server.ask(
+            """mutation UpsertRunQueue($input: UpsertRunQueueInput!) { upsertRunQueue(input: $input) { success } }""",
+            input={
+                "entityName": owner,
+                "projectName": QUEUE_PROJECT,
+                "queueName": name,
+                "resourceType": resource,
+                "resourceConfig": json.dumps({"resource_args": {resource: config}}),
+                "templateVariables": json.dumps(variables),
+                "prioritizationMode": "V0" if priorities else "DISABLED",
+                "externalLinks": json.dumps({"links": []}),
+            },
+        )
+        click.echo(f"Queue {owner}/{name} is ready. Serve it with: launchbay agent -q {name} -e {owner}")
+
+    with_server(work)
+
+
+@command.command("list")
+@entity_option
+@json_option
+def list_queues(entity: str | None, as_json: bool) -> None:
+    """List the queues of an entity."""
+
+    async def work(server: ControlPlane) -> list[Mapping[str, Any]]:
+        owner = await default_entity(server, entity)
+        data = await server.ask(
+            f"""query Queues($entity: String!, $project: String!) {{
+                  project(entityName: $entity, name: $project) {{ runQueues {{ {_QUEUE_FIELDS} }} }}
+                }}""",
+            entity=owner,
+            project=QUEUE_PROJECT,
+        )
+        return data["project"]["runQueues"] if data["project"] else []
+
+    queues = with_server(work)
+    if as_json:
+        print_json([_described(queue) for queue in queues])
+        return
+    rows = [
+        (queue["name"], _resource(queue), queue["pendingCount"], ", ".join(_schemas(queue)) or "-") for queue in queues
+    ]
+    print_table(
+        ("QUEUE", "RESOURCE", "WAITING", "VARIABLES"), rows, empty="No queues. Make one: launchbay queue create NAME"
+    )
+
+
+@command.command()
+@click.argument("name")
+@entity_option
+@json_option
+def show(name: str, entity: str | None, as_json: bool) -> None:
+    """Show queue NAME with its resource config and variables."""
+    described = _described(with_server(lambda server: _find(server, entity, name)))
+    if as_json:
+        print_json(described)
+    else:
+        click.echo(yaml.safe_dump(described, sort_keys=False).rstrip())
+
+
+@command.command()
+@click.argument("name")
+@entity_option
+@click.option("-v", "--set-var", "values", multiple=True, help="Value of a template variable: name=value.")
+def render(name: str, entity: str | None, values: tuple[str, ...]) -> None:
+    """Print the resource config of queue NAME as an item would get it, and start nothing."""
+    queue = with_server(lambda server: _find(server, entity, name))
+    schemas = _schemas(queue)
+    variables = templates.parse_variables({key: {"schema": schema} for key, schema in schemas.items()})
+    given = templates.resolve_values(variables, key_values(values, schemas))
+    config = (queue["defaultResourceConfig"] or {}).get("config") or {}
+    click.echo(yaml.safe_dump(templates.render(config, given), sort_keys=False).rstrip())
+
+
+@command.command()
+@click.argument("name")
+@entity_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(name: str, entity: str | None, yes: bool) -> None:
+    """Delete queue NAME with everything that waits in it."""
+
+    async def work(server: ControlPlane) -> None:
+        queue = await _find(server, entity, name)
+        if queue["pendingCount"] and not yes:
+            click.confirm(f"{queue['pendingCount']} item(s) wait in {name!r}. Delete them too?", abort=True)
+        await server.ask(
+            "mutation DeleteRunQueue($id: ID!) { deleteRunQueues(input: {queueIDs: [$id]}) { success } }",
+            id=queue["id"],
+        )
+        click.echo(f"Queue {name!r} is deleted.")
+
+    with_server(work)
+
+
+async def _find(server: ControlPlane, entity: str | None, name: str) -> Mapping[str, Any]:
+    owner = await default_entity(server, entity)
+    data = await server.ask(
+        f"""query Queue($entity: String!, $project: String!, $name: String!) {{
+              project(entityName: $entity, name: $project) {{ runQueue(name: $name) {{ {_QUEUE_FIELDS} }} }}
+            }}""",
+        entity=owner,
+        project=QUEUE_PROJECT,
+        name=name,
+    )
+    queue = (data["project"] or {}).get("runQueue")
+    if queue is None:
+        raise QueueNotFound(f"Entity {owner!r} has no queue {name!r}. `launchbay queue list -e {owner}` shows them.")
+    return queue
+
+
+def _with_schemas(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Accept the short form {name: schema} beside the protocol's {name: {"schema": schema}}."""
+    return {
+        name: value if isinstance(value, dict) and "schema" in value else {"schema": value}
+        for name, value in variables.items()
+    }
+
+
+def _resource(queue: Mapping[str, Any]) -> str:
+    return (queue["defaultResourceConfig"] or {}).get("resource") or "-"
+
+
+def _schemas(queue: Mapping[str, Any]) -> dict[str, Any]:
+    declared = (queue["defaultResourceConfig"] or {}).get("templateVariables") or []
+    return {variable["name"]: json.loads(variable["schema"]) for variable in declared}
+
+
+def _described(queue: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": queue["name"],
+        "id": queue["id"],
+        "resource": _resource(queue),
+        "prioritization_mode": queue["prioritizationMode"],
+        "waiting": queue["pendingCount"],
+        "config": (queue["defaultResourceConfig"] or {}).get("config") or {},
+        "template_variables": _schemas(queue),
+    }

@@ -1,0 +1,41 @@
+"""`launchbay server`: the control plane."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+
+from launchbay.logs import configure_logging
+from server.start import ServerSettings, running
+
+DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--data-dir",
+    default=DATA_DIR,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Holds the database, the files, and the first user's API key (admin-api-key).",
+)
+@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
+def command(host: str, port: int, data_dir: Path, verbose: int) -> None:
+    """Serve the control plane: queues, runs, files and artifacts, for agents and the stock wandb client."""
+    configure_logging(verbose)
+    asyncio.run(serve(ServerSettings(data_dir, host, port)))
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as url:
+        click.echo(f"Serving on {url}")
+        click.echo(f"The first user's API key is in {settings.data_dir / 'admin-api-key'}")
+        await stop.wait()

@@ -1,0 +1,82 @@
+"""`launchbay status`: queues, items and agents, and why each waiting item waits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from agent.control_plane import ControlPlane
+from agent.operations import QUEUE_PROJECT
+from launchbay.items import queues_with_items
+from launchbay.output import ago, json_option, print_json, print_table
+from launchbay.wire import default_entity, with_server
+
+AGENT_FIELDS = "id name hostname agentStatus heartbeatAt"
+
+
+@click.command()
+@click.option("-e", "--entity", help="Owner of the queues. Default: the API key's user.")
+@click.option("-n", "--items", "count", default=20, show_default=True, help="How many items per queue.")
+@json_option
+def command(entity: str | None, count: int, as_json: bool) -> None:
+    """Show queues, agents and the newest items, and why each waiting item waits."""
+
+    async def work(server: ControlPlane) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+        owner = await default_entity(server, entity)
+        return await queues_with_items(server, owner, count), await _agents(server, owner)
+
+    queues, agents = with_server(work)
+    if as_json:
+        print_json({"queues": [_flat(queue) for queue in queues], "agents": agents})
+        return
+    print_table(
+        ("AGENT", "HOST", "STATUS", "SEEN"),
+        [(agent["name"], agent["hostname"], agent["agentStatus"], ago(agent["heartbeatAt"])) for agent in agents],
+        empty="No agents. Start one: launchbay agent -q QUEUE",
+    )
+    click.echo()
+    rows = [
+        (
+            item["id"],
+            queue["name"],
+            item["state"],
+            ago(item["createdAt"]),
+            _job(item),
+            item["associatedRunId"],
+            _why(item),
+        )
+        for queue in queues
+        for item in _flat(queue)["items"]
+    ]
+    print_table(("ITEM", "QUEUE", "STATE", "AGE", "JOB", "RUN", "WHY"), rows, empty="No items.")
+
+
+async def _agents(server: ControlPlane, entity: str) -> list[Mapping[str, Any]]:
+    data = await server.ask(
+        f"""query Agents($entity: String!, $project: String!) {{
+              project(entityName: $entity, name: $project) {{ launchAgents {{ {AGENT_FIELDS} }} }}
+            }}""",
+        entity=entity,
+        project=QUEUE_PROJECT,
+    )
+    agents: list[Mapping[str, Any]] = data["project"]["launchAgents"] if data["project"] else []
+    return [agent for agent in agents if agent["agentStatus"] != "KILLED"]
+
+
+def _flat(queue: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": queue["name"],
+        "waiting": queue["pendingCount"],
+        "items": [edge["node"] for edge in queue["runQueueItems"]["edges"]],
+    }
+
+
+def _job(item: Mapping[str, Any]) -> str:
+    spec = item["runSpec"] or {}
+    return spec.get("job") or (spec.get("docker") or {}).get("docker_image") or spec.get("uri") or "-"
+
+
+def _why(item: Mapping[str, Any]) -> str:
+    if item["error"]:
+        return str(item["error"]["message"])
+    return item["waitingReason"] or ""

@@ -1,0 +1,44 @@
+"""How commands read what people give them: `name=value` pairs, and JSON or YAML as text or file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+
+def read_mapping(source: Path | str) -> dict[str, Any]:
+    """Read a JSON or YAML mapping from a file, or from the text itself."""
+    is_file = isinstance(source, Path) or (not source.lstrip().startswith("{") and Path(source).is_file())
+    text = Path(source).read_text("utf-8") if is_file else str(source)
+    try:
+        value = yaml.safe_load(text)  # JSON is YAML
+    except yaml.YAMLError as error:
+        raise click.UsageError(f"{source} is neither JSON nor YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{source} must be a file, or text, that holds a mapping of keys to values.")
+    return value
+
+
+def key_values(pairs: Iterable[str], schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Read `name=value` pairs, as numbers where the variable's schema says so. The value may contain `=`."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise click.UsageError(f"--set-var takes name=value, not {pair!r}.")
+        values[name] = _typed(text, str(schemas.get(name, {}).get("type", "string")))
+    return values
+
+
+def _typed(text: str, kind: str) -> Any:
+    """Return text as the kind of value wanted; what cannot be read stays text, and the schema's check names it."""
+    try:
+        if kind == "integer":
+            return int(text)
+        if kind == "number":
+            return float(text)
+    except ValueError:
+        pass
+    return text

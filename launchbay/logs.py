@@ -1,0 +1,27 @@
+"""How log lines look: for people on a terminal, JSON otherwise; always on standard error."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logging(verbosity: int) -> None:
+    """Set up structlog once per process. 0 shows what happened, 1 and more also how."""
+    level = logging.INFO if verbosity == 0 else logging.DEBUG
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
+            structlog.processors.StackInfoRenderer(),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Alembic tells every step of a migration; that is only of interest to who looks for it.
+    logging.getLogger("alembic").setLevel(logging.WARNING if verbosity < 2 else logging.INFO)

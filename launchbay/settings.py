@@ -1,0 +1,42 @@
+"""Where the server is and who we are: from the same variables that the stock client reads."""
+
+import netrc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+BASE_URL = "WANDB_BASE_URL"
+API_KEY = "WANDB_API_KEY"
+DEFAULT_BASE_URL = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A server and a key to it."""
+
+    base_url: str
+    api_key: str
+
+
+def account() -> Account:
+    """Return the server and key from the environment; the key also from the netrc file, where `wandb login` puts it."""
+    base_url = os.environ.get(BASE_URL) or DEFAULT_BASE_URL
+    api_key = os.environ.get(API_KEY) or _key_from_netrc(base_url)
+    if not api_key:
+        raise click.UsageError(
+            f"No API key for {base_url}. Set {API_KEY} (`launchbay server` writes the first user's key to "
+            "DATA_DIR/admin-api-key), or use `wandb login --host URL`."
+        )
+    return Account(base_url, api_key)
+
+
+def _key_from_netrc(base_url: str) -> str | None:
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        found = netrc.netrc(path).authenticators(urlsplit(base_url).netloc.split(":")[0])
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return found[2] if found else None

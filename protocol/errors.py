@@ -1,0 +1,34 @@
+"""The base of every error that Launchbay raises on purpose.
+
+An error's text is for people: what happened, to which item, why, and what to do. Its `code` is for machines: stable,
+snake_case, used in metrics and in `--json` output.
+"""
+
+from typing import ClassVar
+
+
+class LaunchbayError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class SpecError(LaunchbayError):
+    """The launch spec cannot be run as it stands."""
+
+    code = "bad_launch_spec"
+
+
+class JobFileError(LaunchbayError):
+    """The job artifact's `wandb-job.json` cannot be understood."""
+
+    code = "bad_job_file"
+
+
+class TemplateError(LaunchbayError):
+    """A template variable is missing, unknown, or has a value that its schema does not allow."""
+
+    code = "bad_template_value"

@@ -1,0 +1,164 @@
+"""The launch spec: what an item asks for. Read once, strictly, into frozen values; unknown keys are left alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from protocol.errors import SpecError
+from protocol.json_read import Reader
+from protocol.json_types import Json, JsonObject
+from protocol.names import ArtifactName, parse_job_reference
+
+DEFAULT_RESOURCE = "local-container"
+SCHEDULER_URI = "placeholder-uri-scheduler"
+REDACTED = "<redacted>"
+_RESOURCE_KEYS = {"gcp-vertex": ("vertex", "gcp-vertex"), "vertex": ("vertex", "gcp-vertex")}
+_SECRET_KEY = re.compile(r"api_?key|token|password|passwd|secret|credential", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSource:
+    """Run a job."""
+
+    reference: ArtifactName
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Run an image as it is."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceholderSource:
+    """Run only the entry point; sweep schedulers are of this kind."""
+
+    uri: str
+
+
+Source: TypeAlias = JobSource | ImageSource | PlaceholderSource
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the submitter changes of the job."""
+
+    args: tuple[str, ...] = ()
+    run_config: JsonObject = field(default_factory=dict[str, Json])
+    entry_point: tuple[str, ...] = ()
+    dockerfile: str | None = None
+    artifacts: JsonObject = field(default_factory=dict[str, Json])
+    files: JsonObject = field(default_factory=dict[str, Json])
+    working_dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """A launch spec, understood."""
+
+    entity: str
+    project: str
+    """Spelled as it was pushed: lower-casing it would put the run into another project."""
+    name: str | None
+    source: Source
+    resource: str
+    resource_args: JsonObject
+    """The block of this resource alone."""
+    overrides: Overrides
+    run_id: str | None
+    sweep_id: str | None
+    author: str | None
+    python_version: str | None
+    resume_count: int
+    job: str | None
+    """The job's reference as it was written, also beside an image."""
+    api_key: str | None = field(repr=False)
+    """A key that the server gave for this run alone."""
+    raw: JsonObject = field(repr=False)
+
+
+def parse_launch_spec(raw: JsonObject) -> LaunchSpec:
+    """Read a launch spec; `SpecError` says which key is wrong and what is allowed."""
+    spec = Reader(raw, SpecError)
+    resource = spec.text("resource") or DEFAULT_RESOURCE
+    source = _source(spec)
+    if isinstance(source, ImageSource) and resource == "local-process":
+        raise SpecError("Cannot specify docker image with local-process resource runner")
+    return LaunchSpec(
+        entity=spec.required_text("entity"),
+        project=spec.required_text("project"),
+        name=spec.text("name"),
+        source=source,
+        resource=resource,
+        resource_args=_resource_block(spec, resource),
+        overrides=_overrides(spec.inner("overrides")),
+        run_id=spec.text("run_id"),
+        sweep_id=spec.text("sweep_id"),
+        author=spec.text("author"),
+        python_version=spec.text("python_version"),
+        resume_count=spec.integer("_resume_count"),
+        job=spec.text("job"),
+        api_key=spec.text("_wandb_api_key"),
+        raw=raw,
+    )
+
+
+def is_scheduler(spec: LaunchSpec) -> bool:
+    """Whether this launch is a sweep's scheduler, which does not count as a job."""
+    if spec.raw.get("uri") != SCHEDULER_URI:
+        return False
+    if spec.resource != "local-process" or spec.job:
+        return True
+    return len(spec.overrides.entry_point) >= 3 and spec.overrides.entry_point[:2] == ("wandb", "scheduler")
+
+
+def without_stray_quotes(args: Sequence[str]) -> tuple[str, ...]:
+    """Strip one pair of single quotes around each word: the stock client writes sweep arguments with them."""
+    return tuple(word[1:-1] if len(word) >= 2 and word[0] == word[-1] == "'" else word for word in args)
+
+
+def redacted(raw: JsonObject) -> JsonObject:
+    """Return a copy that may be logged or kept: whatever looks like a secret by its key is cut out."""
+    return {key: REDACTED if _SECRET_KEY.search(key) and value else _redacted(value) for key, value in raw.items()}
+
+
+def _redacted(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return redacted(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_redacted(entry) for entry in value]
+    return value
+
+
+def _source(spec: Reader) -> Source:
+    image = spec.inner("docker").text("docker_image") or spec.text("image_uri")
+    if image:
+        return ImageSource(image)
+    if job := spec.text("job"):
+        return JobSource(parse_job_reference(job))
+    uri = spec.text("uri")
+    if uri and uri.startswith("placeholder"):
+        return PlaceholderSource(uri)
+    raise SpecError("Exactly one of job or docker_image must be specified in the launch spec.")
+
+
+def _resource_block(spec: Reader, resource: str) -> JsonObject:
+    args = spec.inner("resource_args")
+    for key in _RESOURCE_KEYS.get(resource, (resource,)):
+        if key in args.raw:
+            return args.object(key)
+    return {}
+
+
+def _overrides(overrides: Reader) -> Overrides:
+    return Overrides(
+        args=overrides.texts("args"),
+        run_config=overrides.object("run_config"),
+        entry_point=overrides.texts("entry_point"),
+        dockerfile=overrides.text("dockerfile"),
+        artifacts=overrides.object("artifacts"),
+        files=overrides.object("files"),
+        working_dir=overrides.text("working_dir"),
+    )

@@ -1,0 +1,53 @@
+"""Names: of what an agent starts, of runs, and of artifacts."""
+
+import hashlib
+import re
+import string
+from dataclasses import dataclass
+from random import Random
+
+from protocol.errors import SpecError
+
+RUN_ID_CHARS = string.ascii_lowercase + string.digits
+RUN_ID_LENGTH = 8
+ARTIFACT_NAME_CHARS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactName:
+    """Where an artifact version is: `entity/project/collection:version`, the version being an alias or `vN`."""
+
+    entity: str
+    project: str
+    collection: str
+    version: str
+
+    def __str__(self) -> str:
+        """Return the reference."""
+        return f"{self.entity}/{self.project}/{self.collection}:{self.version}"
+
+
+def launch_name(item_id: str, attempt: int) -> str:
+    """Return what a launch is called on its platform: a DNS label that depends on item and attempt alone."""
+    return f"launch-{hashlib.sha256(item_id.encode()).hexdigest()[:16]}-{attempt}"
+
+
+def run_id(random: Random) -> str:
+    """Return a fresh run id."""
+    return "".join(random.choices(RUN_ID_CHARS, k=RUN_ID_LENGTH))
+
+
+def artifact_name(raw: str) -> str:
+    """Return a text as an artifact's name: odd characters become `_`, a long middle becomes `..`."""
+    name = re.sub(r"[^A-Za-z0-9_\-.]", "_", raw)
+    return name if len(name) <= ARTIFACT_NAME_CHARS else f"{name[:63]}..{name[-63:]}"
+
+
+def parse_job_reference(text: str) -> ArtifactName:
+    """Read `entity/project/job-name:alias-or-version`; `SpecError` if it has another form."""
+    match = re.fullmatch(r"([^/:]+)/([^/:]+)/([^/:]+):([^/:]+)", text)
+    if match is None:
+        raise SpecError(
+            f"Invalid job specification {text!r}. A job must be of the form: <entity>/<project>/<job-name>:<alias>"
+        )
+    return ArtifactName(*match.groups())

@@ -1,0 +1,115 @@
+"""Puts the server together: routes, authentication, and one shape for every error."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import orjson
+import structlog
+from aiohttp import web
+
+from protocol.json_types import JsonObject
+from server import filestream, item_log_routes, storage_routes
+from server.authentication import Authenticator
+from server.context import Context, Services
+from server.errors import RequestError
+from server.graphql import Executor, load_schema
+from server.resolvers import ALL_RESOLVERS
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""File streams send up to 10 MiB a request; the limit leaves room, as a 413 would end a run's stream for ever."""
+MAX_WAIT_SECONDS = 60
+
+SERVICES = web.AppKey("services", Services)
+AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
+EXECUTOR = web.AppKey("executor", Executor)
+
+log = structlog.get_logger(__name__)
+
+
+def build_app(services: Services) -> web.Application:
+    """Return the application that serves these services."""
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
+    app[SERVICES] = services
+    app[AUTHENTICATOR] = Authenticator(services)
+    app[EXECUTOR] = Executor(load_schema(ALL_RESOLVERS))
+    app.router.add_get("/healthz", _health)
+    app.router.add_post("/graphql", _graphql)
+    app.router.add_post("/files/{entity}/{project}/{run}/file_stream", _filestream)
+    storage_routes.add(app, services)
+    item_log_routes.add(app, _context)
+    return app
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _graphql(request: web.Request) -> web.Response:
+    context = await _context(request)
+    body = await _json(request)
+    query, variables, operation = body.get("query"), body.get("variables") or {}, body.get("operationName")
+    if not isinstance(query, str) or not isinstance(variables, dict):
+        raise RequestError('Send a JSON object with "query" (a string) and "variables" (an object).')
+    status, answer = await request.app[EXECUTOR].execute(
+        query, variables, operation if isinstance(operation, str) else None, context
+    )
+    headers = {"Preference-Applied": f"wait={context.wait_seconds:g}"} if context.wait_seconds else None
+    return _answer(answer, status, headers)
+
+
+async def _filestream(request: web.Request) -> web.Response:
+    context = await _context(request)
+    match = request.match_info
+    body = await _json(request)
+    return _answer(await filestream.receive(context, match["entity"], match["project"], match["run"], body))
+
+
+async def _context(request: web.Request) -> Context:
+    viewer = await request.app[AUTHENTICATOR].viewer(request)
+    return Context(
+        services=request.app[SERVICES],
+        viewer=viewer,
+        base_url=f"{request.scheme}://{request.host}",
+        wait_seconds=_preferred_wait(request.headers.get("Prefer", "")),
+    )
+
+
+def _preferred_wait(header: str) -> float:
+    match = re.search(r"\bwait=(\d{1,6})\b", header)
+    return min(float(match[1]), MAX_WAIT_SECONDS) if match else 0
+
+
+async def _json(request: web.Request) -> JsonObject:
+    # The standard library reads the bare NaN and Infinity that the stock client writes; orjson does not.
+    raw = await request.read()
+    try:
+        body = cast("object", orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        try:
+            body = await request.json()
+        except ValueError as error:
+            raise RequestError(f"The request's body is not JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise RequestError("The request's body must be a JSON object.")
+    return cast("JsonObject", body)
+
+
+def _answer(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RequestError as error:
+        body: JsonObject = {"errors": [{"message": str(error), "extensions": {"code": error.code}}]}
+        return _answer(body, error.status)
+    except web.HTTPException as error:
+        return _answer({"errors": [{"message": f"{error.reason}: {request.method} {request.path}"}]}, error.status)
+    except Exception:  # the supervisor of one request: a bug must not end the connection without an answer
+        log.exception("request failed", method=request.method, path=request.path)
+        return _answer({"errors": [{"message": "Internal error. The server's log has the details."}]}, 500)

@@ -1,0 +1,67 @@
+"""What a resolver or handler has at hand: the services of the process, and who is asking."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random, SystemRandom
+
+from server.database import Database
+from server.errors import Forbidden
+from server.heartbeats import Heartbeats
+from server.object_store import LocalObjectStore
+from server.wakeups import Wakeups
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What one server process holds. Time and chance are here, so that tests can set them."""
+
+    database: Database
+    objects: LocalObjectStore
+    heartbeats: Heartbeats
+    wakeups: Wakeups = field(default_factory=Wakeups)
+    clock: Callable[[], float] = time.time
+    random: Random = field(default_factory=SystemRandom)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """The authenticated user behind a request."""
+
+    id: int
+    username: str
+    email: str
+    admin: bool
+    entity: str
+    """Default entity, by name."""
+    entities: frozenset[str]
+    """Names of all entities that the user is a member of, the own one included."""
+
+    def may_use(self, entity: str) -> bool:
+        """Whether membership (or being an admin of the server) opens this entity's projects and queues."""
+        return self.admin or entity in self.entities
+
+    def must_use(self, entity: str) -> None:
+        """Raise `Forbidden` unless `may_use`."""
+        if not self.may_use(entity):
+            raise Forbidden(
+                f"User {self.username!r} is not a member of entity {entity!r}, or there is no such entity. "
+                f"Use one of: {', '.join(sorted(self.entities))}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One request."""
+
+    services: Services
+    viewer: Viewer
+    base_url: str
+    """Scheme and host under which the client reached us; URLs that we hand out start with it."""
+    wait_seconds: float = 0
+    """How long the client is willing to wait for an answer that is not there yet (`Prefer: wait=N`, RFC 7240)."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self.services.clock()

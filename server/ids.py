@@ -1,0 +1,54 @@
+"""Opaque ids on the wire: base64 of `Kind:number`, as clients of the protocol expect of them.
+
+Artifact ids must be valid base64, because references are built from their decoded bytes. Run ids are the exception that
+clients build themselves: base64 of `Run:v1:<run>:<project>:<entity>`.
+"""
+
+import base64
+import binascii
+from typing import NamedTuple
+
+from server.errors import NotFound
+
+
+class RunKey(NamedTuple):
+    """What a run's storage id says."""
+
+    run: str
+    project: str
+    entity: str
+
+
+def encode(kind: str, number: int) -> str:
+    """Return the wire id of row `number` of that kind."""
+    return base64.b64encode(f"{kind}:{number}".encode()).decode()
+
+
+def decode(kind: str, wire_id: str) -> int:
+    """Return the row number behind a wire id; `NotFound` if it is not an id of that kind."""
+    text = _text(wire_id)
+    prefix, _, number = text.partition(":")
+    if prefix != kind or not number.isdecimal():
+        raise NotFound(f"{wire_id!r} is not the id of a {kind}.")
+    return int(number)
+
+
+def encode_run(run: str, project: str, entity: str) -> str:
+    """Return a run's storage id."""
+    return base64.b64encode(f"Run:v1:{run}:{project}:{entity}".encode()).decode()
+
+
+def decode_run(wire_id: str) -> RunKey:
+    """Return the run id, project and entity behind a run's storage id; `NotFound` if it is none."""
+    parts = _text(wire_id).split(":")
+    # A project's name holds no colon, nor does an entity's; a run id may not either.
+    if len(parts) != 5 or parts[:2] != ["Run", "v1"]:
+        raise NotFound(f"{wire_id!r} is not the id of a run.")
+    return RunKey(*parts[2:])
+
+
+def _text(wire_id: str) -> str:
+    try:
+        return base64.b64decode(wire_id, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""

@@ -1,0 +1,114 @@
+"""Completes a pushed launch spec from its queue: resource, resource args, template values. Pure; both push paths use it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocol import templates
+from protocol.json_types import Json, JsonObject
+from server.errors import RequestError
+
+DEFAULT_PRIORITY = 2
+PRIORITIES = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """What a queue says about its items."""
+
+    name: str
+    resource: str | None
+    """None for a queue without a config, which takes what comes."""
+    resource_args: JsonObject
+    """`{<resource>: {...}}`"""
+    variables: JsonObject
+    prioritized: bool
+
+
+def complete(spec: JsonObject, queue: QueueRules, given_values: JsonObject, author: str) -> JsonObject:
+    """Return the spec as an agent will get it. Unknown keys are kept. Raises `RequestError` or `TemplateError`."""
+    values = {**_object(spec, "template_variables"), **given_values}
+    completed = {key: value for key, value in spec.items() if key != "template_variables"}
+    completed["author"] = spec.get("author") or author
+    _check_source(completed)
+    if queue.resource is None:
+        return completed
+    resource = spec.get("resource") or queue.resource
+    if resource != queue.resource:
+        raise RequestError(
+            f"Queue {queue.name!r} runs {queue.resource!r}, but the launch asks for resource {resource!r}. "
+            "Leave the resource out, or push to a queue of that resource."
+        )
+    completed["resource"] = resource
+    completed["resource_args"] = _resource_args(spec, queue, values)
+    return completed
+
+
+def check_priority(priority: int | None, queue: QueueRules) -> int:
+    """Return the priority to store; `RequestError` if this queue does not have it."""
+    wanted = DEFAULT_PRIORITY if priority is None else priority
+    if wanted not in PRIORITIES:
+        raise RequestError(f"Priority {wanted} is not known; use 0 (critical), 1 (high), 2 (medium) or 3 (low).")
+    if wanted != DEFAULT_PRIORITY and not queue.prioritized:
+        raise RequestError(
+            f"Queue {queue.name!r} has no priorities, so priority {wanted} cannot be kept. Push without one, or let "
+            "the queue have them (prioritization mode V0)."
+        )
+    return wanted
+
+
+def read_object(text: str | None, what: str) -> JsonObject:
+    """Read JSON text that must be an object; absent, empty and `null` are an empty one."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{what} is not JSON: {error}.") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError(f"{what} must be a JSON object, not {value!r}.")
+    return value
+
+
+def _resource_args(spec: JsonObject, queue: QueueRules, values: JsonObject) -> Json:
+    own = _object(spec, "resource_args")
+    resumed = isinstance(count := spec.get("_resume_count"), int) and count > 0
+    if resumed and own:
+        return own  # an agent queues a preempted launch again, with its args as they were rendered
+    variables = templates.parse_variables(queue.variables)
+    if variables and own:
+        raise RequestError(
+            f"Queue {queue.name!r} has template variables ({', '.join(sorted(variables))}), so a launch may set those "
+            "and not resource_args. Use --set-var."
+        )
+    rendered = templates.render(queue.resource_args, templates.resolve_values(variables, values))
+    return _merged(rendered, own)
+
+
+def _merged(base: Json, over: Json) -> Json:
+    """Merge deeply; what the submitter says wins."""
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def _check_source(spec: JsonObject) -> None:
+    image = _object(spec, "docker").get("docker_image")
+    if spec.get("job") and image:
+        raise RequestError("Exactly one of job or docker_image must be specified in the launch spec.")
+    if not (spec.get("job") or image or spec.get("image_uri") or spec.get("uri")):
+        raise RequestError("The launch spec names nothing to run: set `job` or `docker.docker_image`.")
+    for key in ("entity", "project"):
+        if not isinstance(spec.get(key), str):
+            raise RequestError(f"The launch spec has no `{key}`.")
+
+
+def _object(spec: JsonObject, key: str) -> JsonObject:
+    value = spec.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RequestError(f"`{key}` of the launch spec must be an object, not {value!r}.")
+    return value

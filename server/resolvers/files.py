@@ -1,0 +1,119 @@
+"""Files of runs: announced, uploaded by signed URL, listed, deleted."""
+
+import mimetypes
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection
+
+from protocol.json_types import JsonObject
+from server import ids
+from server.errors import NotFound, RequestError
+from server.graphql import Info, Resolvers
+from server.resolvers import runs as run_resolvers
+from server.resolvers.paging import Page, connection_of
+from server.storage import run_files, runs
+from server.storage.rows import AnyRow
+from server.times import iso
+
+resolvers = Resolvers()
+
+MAX_NAME_CHARS = 1024
+
+
+@resolvers.field("Mutation", "createRunFiles")
+async def create_run_files(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Return an upload URL for each file; exactly one entry a name."""
+    context = info.context
+    names = list(dict.fromkeys(input["files"]))
+    for name in names:
+        if not name or len(name) > MAX_NAME_CHARS or name.startswith("/") or ".." in name.split("/"):
+            raise RequestError(f"{name!r} cannot be a run file's name.")
+
+    def work(connection: Connection) -> tuple[int, dict[str, str]]:
+        row = run_resolvers.find(connection, context, input["entityName"], input["projectName"], input["runName"])
+        # Keys are made here and not of the names, which may hold anything.
+        fresh = [f"runs/{row.id}/{secrets.token_hex(8)}" for _ in names]
+        return row.id, run_files.announce(connection, row.id, names, fresh, context.now)
+
+    run_id, keys = await context.services.database.write(work)
+    files = [
+        {
+            "id": ids.encode("RunFile", index),
+            "name": name,
+            "displayName": name,
+            "sizeBytes": 0,
+            "uploadUrl": context.services.objects.upload_url(context.base_url, keys[name]),
+        }
+        for index, name in enumerate(names)
+    ]
+    return {"runID": ids.encode("RunRow", run_id), "uploadHeaders": [], "files": files}
+
+
+@resolvers.field("Mutation", "markRunFilesUploaded")
+async def mark_run_files_uploaded(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Accept that uploads are done: the store has told already. Does not revive a finished run."""
+    context = info.context
+    where = (input["entityName"], input["projectName"], input["runName"])
+    await context.services.database.read(run_resolvers.find, context, *where)
+    return {"success": True}
+
+
+@resolvers.field("Mutation", "deleteFiles")
+async def delete_files(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Delete files of runs that the viewer may use."""
+    context = info.context
+    file_ids = [ids.decode("RunFile", file) for file in input["files"]]
+
+    def work(connection: Connection) -> list[str]:
+        rows = run_files.by_ids(connection, file_ids)
+        if len(rows) != len(file_ids):
+            raise NotFound("One of these files does not exist.")
+        for run_id in {row.run_id for row in rows}:
+            context.viewer.must_use(runs.by_id(connection, run_id).entity_name)
+        run_files.remove(connection, file_ids)
+        return [row.object_key for row in rows]
+
+    for key in await context.services.database.write(work):
+        await context.services.objects.delete(key)
+    return {"success": True}
+
+
+@resolvers.field("Run", "fileCount")
+async def file_count(run: dict[str, Any], info: Info) -> int:
+    """Count a run's files."""
+    return await info.context.services.database.read(run_files.count, run["row_id"])
+
+
+@resolvers.field("Run", "files")
+async def files(
+    run: dict[str, Any],
+    info: Info,
+    names: list[str] | None = None,
+    after: str | None = None,
+    first: int | None = None,
+    pattern: str | None = None,
+) -> JsonObject:
+    """List a run's files."""
+    context = info.context
+    page = Page.of(first, after)
+    rows = await context.services.database.read(
+        run_files.listing, run["row_id"], names or [], pattern, page.after, page.limit + 1
+    )
+    return connection_of([(row.id, _node(row, info)) for row in rows], page)
+
+
+def _node(row: AnyRow, info: Info) -> JsonObject:
+    url = info.context.services.objects.download_url(info.context.base_url, row.object_key)
+    return {
+        "__typename": "File",
+        "id": ids.encode("RunFile", row.id),
+        "name": row.name,
+        "displayName": row.name,
+        "url": url,
+        "directUrl": url,
+        "sizeBytes": row.size_bytes,
+        "mimetype": mimetypes.guess_type(row.name)[0],
+        "md5": row.md5,
+        "updatedAt": iso(row.updated_at),
+    }

@@ -1,0 +1,174 @@
+"""What a run has logged: history, system events and console, sampled, by step, or page by page."""
+
+import json
+import math
+from typing import Any
+
+from protocol.json_types import JsonObject
+from server.graphql import Info, Resolvers
+from server.resolvers.paging import Page, cursor
+from server.storage import streams
+from server.storage.streams import Line, Stream
+
+resolvers = Resolvers()
+
+DEFAULT_SAMPLES = 500
+DEFAULT_LOG_LINES = 1000
+
+
+@resolvers.field("Run", "history")
+async def history(
+    run: dict[str, Any],
+    info: Info,
+    samples: int | None = None,
+    minStep: int | None = None,
+    maxStep: int | None = None,
+) -> list[str]:
+    """Return JSON lines: of a range of steps all of them, of the whole run at most `samples`."""
+    database = info.context.services.database
+    if minStep is not None and maxStep is not None:
+        found = await database.read(streams.steps, run["row_id"], minStep, maxStep)
+    else:
+        found = await database.read(
+            streams.sample, run["row_id"], Stream.HISTORY, run["historyLineCount"], samples or DEFAULT_SAMPLES
+        )
+    return [line.content for line in found]
+
+
+@resolvers.field("Run", "events")
+async def events(run: dict[str, Any], info: Info, samples: int | None = None) -> list[str]:
+    """Return system metrics as JSON lines."""
+    found = await info.context.services.database.read(
+        streams.sample, run["row_id"], Stream.EVENTS, run["eventsLineCount"], samples or DEFAULT_SAMPLES
+    )
+    return [line.content for line in found]
+
+
+@resolvers.field("Run", "sampledHistory")
+async def sampled_history(run: dict[str, Any], info: Info, specs: list[str]) -> list[list[JsonObject]]:
+    """Return per spec the rows that have all of its keys."""
+    return [await _sampled(run, info, json.loads(spec)) for spec in specs]
+
+
+async def _sampled(run: dict[str, Any], info: Info, spec: dict[str, Any]) -> list[JsonObject]:
+    keys: list[str] = spec.get("keys") or []
+    if not keys:
+        return []
+    database = info.context.services.database
+    samples = int(spec.get("samples") or DEFAULT_SAMPLES)
+    if spec.get("minStep") is not None:
+        # Here the upper bound belongs to the range.
+        first, last = int(spec["minStep"]), int(spec.get("maxStep", run["row"].last_step))
+        found = await database.read(streams.steps, run["row_id"], first, last + 1)
+    else:
+        found = await database.read(streams.steps, run["row_id"], 0, run["row"].last_step + 1)
+    rows = [row for row in (_picked(line, keys) for line in found) if row is not None]
+    return _thinned(rows, samples)
+
+
+def _picked(line: Line, keys: list[str]) -> JsonObject | None:
+    row = json.loads(line.content)
+    picked = {key: _lookup(row, key) for key in keys}
+    return None if any(value is _MISSING for value in picked.values()) else _finite(picked)
+
+
+_MISSING = object()
+
+
+def _lookup(row: dict[str, Any], key: str) -> Any:
+    """Return a value by key; a dotted key is first taken literally, then as a path."""
+    if key in row:
+        return row[key]
+    value: Any = row
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """Replace what raw JSON cannot hold by its name: a bare NaN makes the client refuse the whole answer."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def _thinned(rows: list[JsonObject], count: int) -> list[JsonObject]:
+    if len(rows) <= count:
+        return rows
+    last = len(rows) - 1
+    return [rows[round(index * last / max(count - 1, 1))] for index in range(count)]
+
+
+@resolvers.field("Run", "historyKeys")
+async def history_keys(run: dict[str, Any], info: Info) -> JsonObject:
+    """Return the last step and the keys of the last row."""
+    lines = await info.context.services.database.read(streams.tail, run["row_id"], Stream.HISTORY, 1)
+    keys = json.loads(lines[0].content) if lines else {}
+    return {"lastStep": run["row"].last_step, "keys": {key: {"typeCounts": []} for key in keys}}
+
+
+@resolvers.field("Run", "parquetHistory")
+async def parquet_history(_: dict[str, Any], _info: Info, **_unused: object) -> JsonObject:
+    """There are no exports: the client then reads everything from the live history."""
+    return {"parquetUrls": [], "liveData": []}
+
+
+@resolvers.field("Run", "historyTail")
+async def history_tail(run: dict[str, Any], info: Info) -> list[str]:
+    """Return the last line of the history, for a run that is resumed."""
+    lines = await info.context.services.database.read(streams.tail, run["row_id"], Stream.HISTORY, 1)
+    return [line.content for line in lines]
+
+
+@resolvers.field("Run", "eventsTail")
+async def events_tail(run: dict[str, Any], info: Info) -> list[str]:
+    """Return the last line of the system events, for a run that is resumed."""
+    lines = await info.context.services.database.read(streams.tail, run["row_id"], Stream.EVENTS, 1)
+    return [line.content for line in lines]
+
+
+@resolvers.field("Run", "logLines")
+async def log_lines(
+    run: dict[str, Any],
+    info: Info,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    **_unused: object,
+) -> JsonObject:
+    """Return console lines, from a cursor on or the last ones."""
+    database = info.context.services.database
+    page = Page.of(first, after, DEFAULT_LOG_LINES)
+    if last is not None:
+        found = await database.read(streams.tail, run["row_id"], Stream.CONSOLE, last)
+        more = False
+    else:
+        found = await database.read(streams.page, run["row_id"], Stream.CONSOLE, page.after, page.limit + 1)
+        more = len(found) > page.limit
+        found = found[: page.limit]
+    # A cursor names the line that comes next.
+    edges = [{"node": _console_line(line), "cursor": cursor(line.number + 1)} for line in found]
+    return {"edges": edges, "pageInfo": {"endCursor": edges[-1]["cursor"] if edges else after, "hasNextPage": more}}
+
+
+def _console_line(line: Line) -> JsonObject:
+    """Read a structured line (`{"ts":..., "content":...}`); older clients send text with a prefix."""
+    try:
+        parsed = json.loads(line.content)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict) or "content" not in parsed:
+        return {"number": line.number, "line": line.content}
+    return {
+        "number": line.number,
+        "timestamp": parsed.get("ts"),
+        "level": parsed.get("level"),
+        "label": parsed.get("label"),
+        "line": str(parsed["content"]),
+    }

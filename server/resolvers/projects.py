@@ -1,0 +1,134 @@
+"""Projects: `project`, `models`, `upsertModel`. Other nouns hang their own fields on the node made here."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from protocol.json_types import JsonObject
+from server import ids
+from server.context import Context
+from server.errors import RequestError
+from server.graphql import Info, Resolvers
+from server.resolvers.paging import Page, connection_of
+from server.storage import projects, users
+from server.storage.rows import AnyRow
+from server.times import iso
+
+resolvers = Resolvers()
+
+MAX_NAME_CHARS = 128
+FORBIDDEN_CHARS = "/ \\ # ? % :"
+
+
+def context_of(info: Info) -> Context:
+    """Return the request behind a resolver call."""
+    return info.context
+
+
+def node(row: AnyRow) -> dict[str, Any]:
+    """Shape a project's row (with `entity_name`) for the SDL. `row_id` is for the resolvers of its fields."""
+    return {
+        "__typename": "Project",
+        "row_id": row.id,
+        "entity_id": row.entity_id,
+        "id": ids.encode("Project", row.id),
+        "internalId": ids.encode("ProjectInternalId", row.id),
+        "name": row.name,
+        "entityName": row.entity_name,
+        "entity": {"id": ids.encode("Entity", row.entity_id), "name": row.entity_name},
+        "description": row.description,
+        "access": row.access,
+        "views": "{}",
+        "createdAt": iso(row.created_at),
+        "isBenchmark": False,
+        "readOnly": False,
+    }
+
+
+def check_name(name: str) -> None:
+    """Raise `RequestError` unless this can be a project's name."""
+    bad = set(name).intersection(FORBIDDEN_CHARS.split())
+    if not name or len(name) > MAX_NAME_CHARS or bad:
+        raise RequestError(
+            f"{name!r} cannot be a project's name: use 1 to {MAX_NAME_CHARS} characters without {FORBIDDEN_CHARS}"
+        )
+
+
+def ensure(connection: Connection, context: Context, entity: str, name: str) -> int:
+    """Return the row of a project, made now if it is missing. Inside a write transaction; the right is checked here."""
+    context.viewer.must_use(entity)
+    check_name(name)
+    return ensure_of_entity(connection, users.entity_id(connection, entity), name, context.viewer.id, context.now)
+
+
+def ensure_of_entity(connection: Connection, entity_id: int, name: str, user_id: int, now: float) -> int:
+    """Return the row of an entity's project, made now if it is missing. The right was checked before."""
+    check_name(name)
+    project_id, _ = projects.ensure(connection, entity_id, name, user_id=user_id, now=now)
+    return project_id
+
+
+@resolvers.field("Query", "project")
+async def project(
+    _: object, info: Info, name: str | None = None, entityName: str | None = None, **_unused: object
+) -> dict[str, Any] | None:
+    """Return a project that the viewer may see; without an entity, one of the viewer's default entity."""
+    context = context_of(info)
+    entity = entityName or context.viewer.entity
+    if not name or not context.viewer.may_use(entity):
+        return None
+    row = await context.services.database.read(projects.find, entity, name)
+    return node(row) if row else None
+
+
+@resolvers.field("Query", "model")
+async def model(
+    parent: object, info: Info, name: str | None = None, entityName: str | None = None
+) -> dict[str, Any] | None:
+    """The project under its old name."""
+    return await project(parent, info, name, entityName)
+
+
+@resolvers.field("Query", "models")
+async def models(
+    _: object,
+    info: Info,
+    entityName: str | None = None,
+    first: int | None = None,
+    after: str | None = None,
+    **_unused: object,
+) -> JsonObject:
+    """List an entity's projects."""
+    context = context_of(info)
+    entity = entityName or context.viewer.entity
+    context.viewer.must_use(entity)
+    page = Page.of(first, after)
+    rows = await context.services.database.read(projects.listing, entity, page.after, page.limit + 1)
+    return connection_of([(row.id, node(row)) for row in rows], page)
+
+
+@resolvers.field("Mutation", "upsertModel")
+async def upsert_model(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a project, or find the one that is there."""
+    context = context_of(info)
+    entity = input.get("entityName") or context.viewer.entity
+    name = input.get("name") or ""
+    context.viewer.must_use(entity)
+    check_name(name)
+
+    def work(connection: Connection) -> tuple[dict[str, Any], bool]:
+        entity_id = users.entity_id(connection, entity)
+        project_id, inserted = projects.ensure(
+            connection,
+            entity_id,
+            name,
+            user_id=context.viewer.id,
+            now=context.now,
+            description=input.get("description"),
+        )
+        row = projects.by_id(connection, project_id)
+        assert row is not None
+        return node(row), inserted
+
+    made, inserted = await context.services.database.write(work)
+    return {"project": made, "model": made, "inserted": inserted}

@@ -1,0 +1,272 @@
+"""Run queues: made, changed, read, deleted; and the push."""
+
+import hashlib
+import json
+from typing import Any
+
+from sqlalchemy import Connection
+
+from protocol import templates
+from protocol.json_types import JsonObject
+from server import ids, pushing
+from server.context import Context
+from server.errors import Conflict, NotFound, RequestError
+from server.graphql import Info, Resolvers
+from server.resolvers import items as item_resolvers
+from server.resolvers import projects as project_resolvers
+from server.resolvers.paging import Page, connection_of
+from server.storage import claims, queue_items, queues, users
+from server.storage.rows import AnyRow
+
+resolvers = Resolvers()
+
+QUEUE_PROJECT = "model-registry"
+RESOURCES = ("local-container", "local-process", "kubernetes", "sagemaker", "gcp-vertex")
+MAX_NAME_CHARS = 64
+TWIN_SECONDS = 60.0
+
+
+def node(row: AnyRow) -> dict[str, Any]:
+    """Shape a queue's row for the SDL."""
+    return {
+        "row": row,
+        "row_id": row.id,
+        "id": ids.encode("RunQueue", row.id),
+        "name": row.name,
+        "createdBy": ids.encode("User", row.created_by),
+        "access": row.access,
+        "prioritizationMode": row.prioritization_mode,
+        "defaultResourceConfigID": _config_id(row.resource_config_id),
+        "externalLinks": json.loads(row.external_links),
+        "defaultResourceConfig": _config(row) if row.resource_config_id else None,
+    }
+
+
+def _config_id(number: int | None) -> str | None:
+    return ids.encode("DefaultResourceConfig", number) if number else None
+
+
+def _config(row: AnyRow) -> JsonObject:
+    variables: dict[str, Any] = json.loads(row.template_variables)
+    compact = {"separators": (",", ":")}
+    return {
+        "resource": row.resource,
+        "config": json.loads(row.config),
+        "templateVariables": [
+            {"name": name, "schema": json.dumps(declared["schema"], **compact)}  # pyright: ignore[reportArgumentType]
+            for name, declared in variables.items()
+        ],
+    }
+
+
+@resolvers.field("Project", "runQueues")
+async def run_queues(project: dict[str, Any], info: Info) -> list[dict[str, Any]]:
+    """List a project's queues."""
+    return [node(row) for row in await info.context.services.database.read(queues.in_project, project["row_id"])]
+
+
+@resolvers.field("Project", "runQueue")
+async def run_queue(project: dict[str, Any], info: Info, name: str) -> dict[str, Any] | None:
+    """Return a queue of a project, or null."""
+    row = await info.context.services.database.read(queues.by_name, project["row_id"], name)
+    return node(row) if row else None
+
+
+@resolvers.field("Entity", "defaultResourceConfig")
+async def default_resource_config(entity: dict[str, Any], info: Info, id: str) -> JsonObject | None:
+    """Return a resource config of an entity."""
+    config_id = ids.decode("DefaultResourceConfig", id)
+    row = await info.context.services.database.read(queues.config_by_id, entity["row_id"], config_id)
+    return _config(row) if row else None
+
+
+@resolvers.field("RunQueue", "pendingCount")
+async def pending_count(queue: dict[str, Any], info: Info) -> int:
+    """Count what waits."""
+    return await info.context.services.database.read(queues.pending_count, queue["row_id"])
+
+
+@resolvers.field("RunQueue", "runQueueItems")
+async def queue_items_of(
+    queue: dict[str, Any], info: Info, first: int | None = None, after: str | None = None
+) -> JsonObject:
+    """List a queue's items, newest first."""
+    page = Page.of(first, after, 100)
+    rows = await info.context.services.database.read(queue_items.in_queue, queue["row_id"], page.after, page.limit + 1)
+    return connection_of([(row.id, item_resolvers.node(row, info.context.now)) for row in rows], page)
+
+
+@resolvers.field("RunQueue", "runQueueItem")
+async def queue_item(queue: dict[str, Any], info: Info, id: str) -> dict[str, Any] | None:
+    """Return an item of the queue, or null."""
+    try:
+        row = await info.context.services.database.read(queue_items.by_id, ids.decode("RunQueueItem", id))
+    except NotFound:
+        return None
+    return item_resolvers.node(row, info.context.now) if row.queue_id == queue["row_id"] else None
+
+
+@resolvers.field("Mutation", "createDefaultResourceConfig")
+async def create_default_resource_config(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Store a resource config for a queue that is made next."""
+    context = info.context
+    context.viewer.must_use(input["entityName"])
+    config, variables = _checked_config(input["resource"], input["config"], input.get("templateVariables"))
+
+    def work(connection: Connection) -> int:
+        entity_id = users.entity_id(connection, input["entityName"])
+        return queues.create_config(connection, entity_id, input["resource"], config, variables, context.now)
+
+    config_id = await context.services.database.write(work)
+    return {"defaultResourceConfigID": _config_id(config_id), "success": True}
+
+
+@resolvers.field("Mutation", "createRunQueue")
+async def create_run_queue(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a queue. A name that is taken is an error: `upsertRunQueue` changes a queue."""
+    context = info.context
+    name = _checked_name(input["queueName"])
+    config_id = input.get("defaultResourceConfigID")
+
+    def work(connection: Connection) -> int:
+        project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
+        if queues.by_name(connection, project_id, name):
+            raise Conflict(f"Entity {input['entityName']!r} has a queue {name!r} already. Choose another name.")
+        return queues.create(
+            connection,
+            project_id,
+            name,
+            user_id=context.viewer.id,
+            now=context.now,
+            access=input["access"],
+            prioritization_mode=input.get("prioritizationMode") or "DISABLED",
+            resource_config_id=ids.decode("DefaultResourceConfig", config_id) if config_id else None,
+        )
+
+    queue_id = await context.services.database.write(work)
+    return {"success": True, "queueID": ids.encode("RunQueue", queue_id)}
+
+
+@resolvers.field("Mutation", "upsertRunQueue")
+async def upsert_run_queue(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a queue, or replace everything that an existing one says."""
+    context = info.context
+    name = _checked_name(input["queueName"])
+    resource = input["resourceType"]
+    config, variables = _checked_config(resource, input["resourceConfig"], input.get("templateVariables"))
+    links = json.dumps(pushing.read_object(input.get("externalLinks"), "externalLinks") or {"links": []})
+
+    def work(connection: Connection) -> None:
+        project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
+        entity_id = users.entity_id(connection, input["entityName"])
+        values = {
+            "resource_config_id": queues.create_config(connection, entity_id, resource, config, variables, context.now),
+            "prioritization_mode": input.get("prioritizationMode") or "DISABLED",
+            "external_links": links,
+        }
+        known = queues.by_name(connection, project_id, name)
+        if known:
+            queues.change(connection, known.id, context.now, **values)
+        else:
+            mine = {"user_id": context.viewer.id, "now": context.now, "access": "PROJECT"}
+            queues.create(connection, project_id, name, **mine, **values)
+
+    await context.services.database.write(work)
+    return {"success": True, "configSchemaValidationErrors": []}
+
+
+@resolvers.field("Mutation", "deleteRunQueues")
+async def delete_run_queues(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Delete queues with their items."""
+    context = info.context
+
+    def work(connection: Connection) -> None:
+        for wire_id in input["queueIDs"]:
+            row = queues.by_id(connection, ids.decode("RunQueue", wire_id))
+            context.viewer.must_use(row.entity_name)
+            queues.remove(connection, row.id)
+
+    await context.services.database.write(work)
+    return {"success": True}
+
+
+@resolvers.field("Mutation", "pushToRunQueueByName")
+async def push_by_name(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Push a launch spec to a queue by name."""
+    context = info.context
+    context.viewer.must_use(input["entityName"])
+
+    def find(connection: Connection) -> AnyRow:
+        return queues.find(connection, input["entityName"], input["projectName"] or QUEUE_PROJECT, input["queueName"])
+
+    item_id, spec = await _push(context, find, input, by_id=False)
+    return {"runQueueItemId": item_id, "runSpec": json.dumps(spec)}
+
+
+@resolvers.field("Mutation", "pushToRunQueue")
+async def push_by_id(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Push a launch spec to a queue by id: what the stock client tries when its push by name went wrong."""
+    context = info.context
+
+    def find(connection: Connection) -> AnyRow:
+        row = queues.by_id(connection, ids.decode("RunQueue", input["queueID"]))
+        context.viewer.must_use(row.entity_name)
+        return row
+
+    item_id, _spec = await _push(context, find, input, by_id=True)
+    return {"runQueueItemId": item_id}
+
+
+async def _push(context: Context, find: Any, input: dict[str, Any], *, by_id: bool) -> tuple[str, JsonObject]:
+    raw = pushing.read_object(input["runSpec"], "runSpec")
+    values = pushing.read_object(input.get("templateVariableValues"), "templateVariableValues")
+    digest = hashlib.sha256(json.dumps([raw, values, input.get("priority")], sort_keys=True).encode()).hexdigest()
+
+    def work(connection: Connection) -> tuple[int, int, JsonObject]:
+        queue = find(connection)
+        rules = queues.rules(queue)
+        spec = pushing.complete(raw, rules, values, context.viewer.username)
+        context.viewer.must_use(str(spec["entity"]))
+        priority = pushing.check_priority(input.get("priority"), rules)
+        # The stock client pushes by name, and when the answer is slow pushes the same again by id. So a push by id
+        # finds its twin. Two pushes by name are two launches: people do run the same job twice.
+        if by_id:
+            since = context.now - TWIN_SECONDS
+            twin = queue_items.recent_twin(connection, queue.id, context.viewer.id, digest, since)
+            if twin is not None:
+                return queue.id, twin, spec
+        item_id = claims.push(
+            connection,
+            queue.id,
+            now=context.now,
+            priority=priority,
+            launch_spec=json.dumps(spec),
+            spec_digest=digest,
+            created_by=context.viewer.id,
+        )
+        return queue.id, item_id, spec
+
+    queue_id, item_id, spec = await context.services.database.write(work)
+    context.services.wakeups.notify(("queue", queue_id))
+    return ids.encode("RunQueueItem", item_id), spec
+
+
+def _checked_name(name: str) -> str:
+    if not name or len(name) > MAX_NAME_CHARS:
+        raise RequestError(f"A queue's name has 1 to {MAX_NAME_CHARS} characters; {name!r} has {len(name)}.")
+    return name
+
+
+def _checked_config(resource: str, config: str, variables: str | None) -> tuple[str, str]:
+    if resource not in RESOURCES:
+        raise RequestError(f"Resource {resource!r} is not known; use one of: {', '.join(RESOURCES)}.")
+    parsed = pushing.read_object(config, "The resource config")
+    declared = pushing.read_object(variables, "templateVariables")
+    known = templates.parse_variables(declared)
+    missing = templates.variable_names(parsed) - set(known)
+    if missing:
+        raise RequestError(
+            f"The resource config uses {', '.join(sorted(missing))} in {{{{ }}}}, which is not declared as a template "
+            "variable. Declare it with a schema."
+        )
+    return json.dumps(parsed), json.dumps(declared)

@@ -1,0 +1,296 @@
+"""Runs: made and changed with `upsertBucket`, read as `project.run`, listed as `project.runs`."""
+
+import json
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection
+
+from protocol.json_types import JsonObject
+from protocol.states import RunState
+from server import ids, run_filters
+from server.context import Context
+from server.display_names import display_name
+from server.errors import Gone, NotFound, RequestError
+from server.graphql import Info, Resolvers
+from server.resolvers import projects as project_resolvers
+from server.resolvers.paging import Page, connection_of
+from server.stopping import notify_stop
+from server.storage import runs, streams
+from server.storage.rows import AnyRow
+from server.times import iso
+
+resolvers = Resolvers()
+
+DEFAULT_PROJECT = "uncategorized"
+FORBIDDEN_ID_CHARS = ": ; , # ? / '"
+_DIRECT = {
+    "displayName": "display_name",
+    "notes": "notes",
+    "description": "description",
+    "groupName": "group_name",
+    "jobType": "job_type",
+    "config": "config",
+    "summaryMetrics": "summary",
+    "host": "host",
+    "jobProgram": "program",
+    "jobRepo": "git_repo",
+    "commit": "git_commit",
+    "sweep": "sweep",
+}
+"""Input field -> column, for what is stored as it comes."""
+
+
+def node(row: AnyRow, now: float) -> dict[str, Any]:
+    """Shape a run's row for the SDL. `row` is for the resolvers of its costly fields."""
+    state = runs.state(row, now)
+    return {
+        "__typename": "Run",
+        "row": row,
+        "row_id": row.id,
+        "id": ids.encode_run(row.name, row.project_name, row.entity_name),
+        "name": row.name,
+        "projectId": row.project_id,
+        "user": {"id": ids.encode("User", row.created_by), "name": row.username, "username": row.username},
+        "displayName": row.display_name,
+        "description": row.description,
+        "notes": row.notes,
+        "state": state.value,
+        "tags": json.loads(row.tags),
+        "group": row.group_name,
+        "jobType": row.job_type,
+        "sweepName": row.sweep,
+        "commit": row.git_commit,
+        "host": row.host,
+        "config": row.config,
+        "summaryMetrics": row.summary,
+        "systemMetrics": row.system_metrics,
+        "readOnly": False,
+        "stopped": row.stop_requested_at is not None,
+        "shouldStop": row.stop_requested_at is not None,
+        "running": state is RunState.RUNNING,
+        "failed": state is RunState.FAILED,
+        "exitcode": row.exit_code,
+        "createdAt": iso(row.created_at),
+        "updatedAt": iso(row.updated_at),
+        "heartbeatAt": iso(row.heartbeat_at or row.created_at),
+        "historyLineCount": row.history_lines,
+        "eventsLineCount": row.event_lines,
+        "logLineCount": row.log_lines,
+        "project": {
+            "__typename": "Project",
+            "row_id": row.project_id,
+            "entity_id": row.entity_id,
+            "id": ids.encode("Project", row.project_id),
+            "internalId": ids.encode("ProjectInternalId", row.project_id),
+            "name": row.project_name,
+            "entityName": row.entity_name,
+            "entity": {"id": ids.encode("Entity", row.entity_id), "name": row.entity_name},
+        },
+    }
+
+
+@resolvers.field("Project", "run")
+async def run(project: dict[str, Any], info: Info, name: str, **_unused: object) -> dict[str, Any] | None:
+    """Return a run of the project, or null."""
+    context = info.context
+    row = await context.services.database.read(runs.by_name, project["row_id"], name)
+    return node(row, context.now) if row else None
+
+
+@resolvers.field("Project", "bucket")
+async def bucket(project: dict[str, Any], info: Info, name: str, **_unused: object) -> dict[str, Any] | None:
+    """Return a run, for a client that wants to resume it: a missing one is null, not an error."""
+    return await run(project, info, name)
+
+
+@resolvers.field("Project", "runs")
+async def run_list(
+    project: dict[str, Any],
+    info: Info,
+    filters: str | None = None,
+    after: str | None = None,
+    first: int | None = None,
+    order: str | None = None,
+) -> JsonObject:
+    """List the project's runs."""
+    context = info.context
+    page = Page.of(first, after)
+    condition = run_filters.condition(filters)
+    rows = await context.services.database.read(
+        runs.listing, project["row_id"], condition, run_filters.order(order), page.after, page.limit + 1
+    )
+    return connection_of([(page.after + index + 1, node(row, context.now)) for index, row in enumerate(rows)], page)
+
+
+@resolvers.field("Project", "runCount")
+async def run_count(project: dict[str, Any], info: Info, filters: str | None = None) -> int:
+    """Count the project's runs."""
+    condition: ColumnElement[bool] | None = run_filters.condition(filters)
+    return await info.context.services.database.read(runs.count, project["row_id"], condition)
+
+
+@resolvers.field("Mutation", "upsertBucket")
+async def upsert_bucket(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make or change a run. Null leaves a value as it is; an empty list of tags clears them."""
+    context = info.context
+
+    def work(connection: Connection) -> tuple[AnyRow, bool]:
+        if input.get("id"):
+            row = by_storage_id(connection, context, input["id"])
+            if _is_client_start(input):
+                runs.revive(connection, row.id, context.now)
+            runs.change(connection, row.id, context.now, **_changes(input))
+            return runs.by_id(connection, row.id), False
+        return _upsert_by_name(connection, context, input)
+
+    row, inserted = await context.services.database.write(work)
+    return {"bucket": node(row, context.now), "inserted": inserted}
+
+
+@resolvers.field("Mutation", "rewindRun")
+async def rewind_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Cut a run's history behind a step."""
+    context = info.context
+    if input["metricName"] != "_step":
+        raise RequestError("A run can be rewound only to a value of `_step`.")
+
+    def work(connection: Connection) -> AnyRow:
+        row = find(connection, context, input.get("entityName"), input.get("projectName"), input["runName"])
+        step = int(input["metricValue"])
+        left = streams.truncate_after(connection, row.id, step)
+        runs.revive(connection, row.id, context.now)
+        runs.change(connection, row.id, context.now, history_lines=left, last_step=min(row.last_step, step))
+        return runs.by_id(connection, row.id)
+
+    return {"rewoundRun": node(await context.services.database.write(work), context.now)}
+
+
+@resolvers.field("Mutation", "updateRunState")
+async def update_run_state(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Say of a run that it waits again, or that it has failed."""
+    context = info.context
+    allowed = {
+        "pending": {RunState.RUNNING, RunState.FAILED, RunState.CRASHED, RunState.PREEMPTED},
+        "failed": {RunState.PENDING, RunState.RUNNING},
+    }
+
+    def work(connection: Connection) -> None:
+        row = by_storage_id(connection, context, input["id"])
+        state = runs.state(row, context.now)
+        if state not in allowed.get(input["state"], set()):
+            raise RequestError(f"invalid state transition of run {row.name!r}: {state} -> {input['state']}")
+        if input["state"] == "pending":
+            fresh = {"started_at": None, "ended_at": None, "end_cause": None, "exit_code": None, "preempting": False}
+            runs.change(connection, row.id, context.now, **fresh)
+        else:
+            runs.record_end(connection, row.id, "failed", None, context.now)
+
+    await context.services.database.write(work)
+    return {"success": True}
+
+
+@resolvers.field("Mutation", "stopRun")
+async def stop_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Ask a run to stop. It learns of it through its file stream, a launched one also through its agent."""
+    context = info.context
+
+    def work(connection: Connection) -> int:
+        row = by_storage_id(connection, context, input["id"])
+        runs.request_stop(connection, row.id, context.now)
+        return row.id
+
+    await notify_stop(context.services, await context.services.database.write(work))
+    return {"success": True}
+
+
+@resolvers.field("Mutation", "deleteRun")
+async def delete_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Delete a run. Its id is not given out again; artifacts that it logged stay."""
+    context = info.context
+
+    def work(connection: Connection) -> None:
+        row = by_storage_id(connection, context, input["id"])
+        runs.change(connection, row.id, context.now, deleted_at=context.now)
+
+    await context.services.database.write(work)
+    return {"clientMutationId": None}
+
+
+@resolvers.field("Mutation", "notifyScriptableRunAlert")
+async def notify_alert(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Accept an alert of a run. Nobody is notified yet."""
+    context = info.context
+    await context.services.database.read(find, context, input["entityName"], input["projectName"], input["runName"])
+    return {"success": True}
+
+
+def find(connection: Connection, context: Context, entity: str | None, project: str | None, name: str) -> AnyRow:
+    """Return a run that the viewer may use; `NotFound` if there is none."""
+    owner = entity or context.viewer.entity
+    context.viewer.must_use(owner)
+    row = runs.find(connection, owner, project or DEFAULT_PROJECT, name)
+    if row is None:
+        raise NotFound(f"There is no run {owner}/{project or DEFAULT_PROJECT}/{name}.")
+    return row
+
+
+def by_storage_id(connection: Connection, context: Context, storage_id: str) -> AnyRow:
+    """Return the run of a storage id."""
+    key = ids.decode_run(storage_id)
+    return find(connection, context, key.entity, key.project, key.run)
+
+
+def _upsert_by_name(connection: Connection, context: Context, input: dict[str, Any]) -> tuple[AnyRow, bool]:
+    name = input.get("name") or ""
+    _check_id(name)
+    entity = input.get("entityName") or context.viewer.entity
+    project_id = project_resolvers.ensure(connection, context, entity, input.get("modelName") or DEFAULT_PROJECT)
+    known = runs.by_name(connection, project_id, name, deleted=True)
+    if known is None:
+        return runs.by_id(connection, _create(connection, context, project_id, name, input)), True
+    if known.deleted_at is not None:
+        raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
+    if _is_client_start(input):
+        runs.restart(connection, known.id, context.now)
+    elif input.get("state") is None and known.started_at is None and "_wandb" in (input.get("config") or ""):
+        runs.revive(connection, known.id, context.now)
+    runs.change(connection, known.id, context.now, **_changes(input))
+    return runs.by_id(connection, known.id), False
+
+
+def _create(connection: Connection, context: Context, project_id: int, name: str, input: dict[str, Any]) -> int:
+    waiting = input.get("state") == "pending"
+    alive = {} if waiting else {"started_at": context.now, "heartbeat_at": context.now}
+    named = {"display_name": display_name(context.services.random, runs.count(connection, project_id) + 1)}
+    return runs.create(
+        connection,
+        project_id,
+        name,
+        user_id=context.viewer.id,
+        now=context.now,
+        **{**named, **alive, **_changes(input)},
+    )
+
+
+def _changes(input: dict[str, Any]) -> dict[str, Any]:
+    values = {column: input[field] for field, column in _DIRECT.items() if input.get(field) is not None}
+    if input.get("tags") is not None:
+        values["tags"] = runs.set_tags(input["tags"])
+    return values
+
+
+def _is_client_start(input: dict[str, Any]) -> bool:
+    """Whether this is a run stream at its start, rather than a change to a run that goes on."""
+    return input.get("host") is not None or input.get("jobProgram") is not None
+
+
+def _check_id(name: str) -> None:
+    if not name or len(name) > 128 or set(name).intersection(FORBIDDEN_ID_CHARS.split()):
+        raise RequestError(f"{name!r} cannot be a run id: use 1 to 128 characters without {FORBIDDEN_ID_CHARS}")
+
+
+@resolvers.field("Run", "wandbConfig")
+async def wandb_config(parent: dict[str, Any], _: Info, keys: list[str] | None = None) -> JsonObject:
+    """Return the client's own part of the config, restricted to some keys."""
+    own = json.loads(parent["config"]).get("_wandb", {}).get("value", {})
+    return {key: own[key] for key in keys or own if key in own}

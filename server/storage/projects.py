@@ -1,0 +1,58 @@
+"""Projects of an entity. Names are compared without regard to case, as some agents lower-case them."""
+
+from sqlalchemy import Connection, insert, select
+
+from server.storage.rows import AnyRow
+from server.storage.tables import entities, projects
+
+
+def find(connection: Connection, entity: str, project: str) -> AnyRow | None:
+    """Return the project's row, with its entity's name as `entity_name`, or None."""
+    return connection.execute(
+        select(projects, entities.c.name.label("entity_name"))
+        .join(entities, entities.c.id == projects.c.entity_id)
+        .where(entities.c.name == entity, projects.c.name_key == project.lower())
+    ).first()
+
+
+def by_id(connection: Connection, project_id: int) -> AnyRow | None:
+    """Return the project's row, with its entity's name as `entity_name`, or None."""
+    return connection.execute(
+        select(projects, entities.c.name.label("entity_name"))
+        .join(entities, entities.c.id == projects.c.entity_id)
+        .where(projects.c.id == project_id)
+    ).first()
+
+
+def ensure(
+    connection: Connection, entity_id: int, name: str, *, user_id: int, now: float, description: str | None = None
+) -> tuple[int, bool]:
+    """Return the id of the entity's project of that name, and whether it was made just now."""
+    known = connection.scalar(
+        select(projects.c.id).where(projects.c.entity_id == entity_id, projects.c.name_key == name.lower())
+    )
+    if known is not None:
+        return known, False
+    statement = insert(projects).values(
+        entity_id=entity_id,
+        name=name,
+        name_key=name.lower(),
+        description=description,
+        access="PRIVATE",
+        created_by=user_id,
+        created_at=now,
+    )
+    return connection.execute(statement).inserted_primary_key[0], True  # type: ignore[index]
+
+
+def listing(connection: Connection, entity: str, after: int, limit: int) -> list[AnyRow]:
+    """Return the entity's projects in the order of their making, from after the given id on."""
+    return list(
+        connection.execute(
+            select(projects, entities.c.name.label("entity_name"))
+            .join(entities, entities.c.id == projects.c.entity_id)
+            .where(entities.c.name == entity, projects.c.id > after)
+            .order_by(projects.c.id)
+            .limit(limit)
+        )
+    )

@@ -1,0 +1,55 @@
+"""Files of runs: their names, and where their bytes are."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from server.storage.rows import AnyRow
+from server.storage.tables import run_files
+
+
+def announce(
+    connection: Connection, run_id: int, names: Sequence[str], new_keys: Sequence[str], now: float
+) -> dict[str, str]:
+    """Make room for files that will be uploaded; returns the object key of each name. A known file keeps its key."""
+    known = connection.execute(
+        select(run_files.c.name, run_files.c.object_key).where(
+            run_files.c.run_id == run_id, run_files.c.name.in_(names)
+        )
+    )
+    keys = {row.name: row.object_key for row in known}
+    fresh = {name: key for name, key in zip(names, new_keys, strict=True) if name not in keys}
+    if fresh:
+        rows = [{"run_id": run_id, "name": name, "object_key": key, "updated_at": now} for name, key in fresh.items()]
+        connection.execute(insert(run_files), rows)
+    return {**keys, **fresh}
+
+
+def listing(
+    connection: Connection, run_id: int, names: Sequence[str], pattern: str | None, after: int, limit: int
+) -> list[AnyRow]:
+    """Return files whose upload has arrived; of some names, or of a LIKE pattern."""
+    statement = select(run_files).where(
+        run_files.c.run_id == run_id, run_files.c.size_bytes.is_not(None), run_files.c.id > after
+    )
+    if names:
+        statement = statement.where(run_files.c.name.in_(names))
+    if pattern:
+        statement = statement.where(run_files.c.name.like(pattern))
+    return list(connection.execute(statement.order_by(run_files.c.id).limit(limit)))
+
+
+def count(connection: Connection, run_id: int) -> int:
+    """Return how many files a run has."""
+    statement = select(func.count()).where(run_files.c.run_id == run_id, run_files.c.size_bytes.is_not(None))
+    return connection.scalar(statement) or 0
+
+
+def by_ids(connection: Connection, file_ids: Sequence[int]) -> list[AnyRow]:
+    """Return files by row number."""
+    return list(connection.execute(select(run_files).where(run_files.c.id.in_(file_ids))))
+
+
+def remove(connection: Connection, file_ids: Sequence[int]) -> None:
+    """Forget files."""
+    connection.execute(delete(run_files).where(run_files.c.id.in_(file_ids)))

@@ -1,0 +1,182 @@
+"""Runs: what is recorded of them, and how they change."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+
+from protocol.states import RunState
+from server.run_state import RunFacts, state_of
+from server.storage.rows import AnyRow
+from server.storage.tables import entities, projects, run_lines, runs, users
+
+_FULL = (
+    select(
+        runs,
+        projects.c.name.label("project_name"),
+        projects.c.entity_id,
+        entities.c.name.label("entity_name"),
+        users.c.username,
+    )
+    .join(projects, projects.c.id == runs.c.project_id)
+    .join(entities, entities.c.id == projects.c.entity_id)
+    .join(users, users.c.id == runs.c.created_by)
+)
+
+
+def by_name(connection: Connection, project_id: int, name: str, *, deleted: bool = False) -> AnyRow | None:
+    """Return a run of a project, with its project, entity and user; deleted ones only on request."""
+    found = connection.execute(_FULL.where(runs.c.project_id == project_id, runs.c.name == name)).first()
+    return found if found is None or deleted or found.deleted_at is None else None
+
+
+def by_id(connection: Connection, run_id: int) -> AnyRow:
+    """Return the run of that row number."""
+    return connection.execute(_FULL.where(runs.c.id == run_id)).one()
+
+
+def find(connection: Connection, entity: str, project: str, name: str) -> AnyRow | None:
+    """Return a run by its full path, if it is not deleted."""
+    return connection.execute(
+        _FULL.where(
+            entities.c.name == entity,
+            projects.c.name_key == project.lower(),
+            runs.c.name == name,
+            runs.c.deleted_at.is_(None),
+        )
+    ).first()
+
+
+def facts(row: AnyRow) -> RunFacts:
+    """Return the facts from which the run's state follows."""
+    return RunFacts(
+        started_at=row.started_at,
+        heartbeat_at=row.heartbeat_at,
+        ended_at=row.ended_at,
+        exit_code=row.exit_code,
+        end_cause=RunState(row.end_cause) if row.end_cause else None,
+        preempting=row.preempting,
+        stop_requested_at=row.stop_requested_at,
+    )
+
+
+def state(row: AnyRow, now: float) -> RunState:
+    """Return the run's state."""
+    return state_of(facts(row), now)
+
+
+def create(connection: Connection, project_id: int, name: str, *, user_id: int, now: float, **values: Any) -> int:
+    """Add a run; what is not given is empty."""
+    row = {
+        "project_id": project_id,
+        "name": name,
+        "display_name": name,
+        "created_by": user_id,
+        "config": "{}",
+        "summary": "{}",
+        "system_metrics": "{}",
+        "tags": "[]",
+        "preempting": False,
+        "history_lines": 0,
+        "event_lines": 0,
+        "log_lines": 0,
+        "last_step": -1,
+        "created_at": now,
+        "updated_at": now,
+        **values,
+    }
+    return connection.execute(insert(runs).values(row)).inserted_primary_key[0]  # type: ignore[index]
+
+
+def change(connection: Connection, run_id: int, now: float, **values: Any) -> None:
+    """Set columns of a run."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(updated_at=now, **values))
+
+
+def ensure_pending(
+    connection: Connection,
+    project_id: int,
+    run_name: str,
+    *,
+    user_id: int,
+    now: float,
+    display_name: str | None = None,
+    sweep: str | None = None,
+) -> int:
+    """Return the run that a queue or sweep is going to start; made as pending if nobody knows it yet."""
+    known = connection.scalar(select(runs.c.id).where(runs.c.project_id == project_id, runs.c.name == run_name))
+    if known is not None:
+        return known
+    named = {"display_name": display_name} if display_name else {}
+    return create(connection, project_id, run_name, user_id=user_id, now=now, sweep=sweep, **named)
+
+
+def request_stop(connection: Connection, run_id: int, now: float) -> None:
+    """Note that somebody wants the run stopped; the first wish counts."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.stop_requested_at.is_(None), runs.c.ended_at.is_(None))
+        .values(stop_requested_at=now, updated_at=now)
+    )
+
+
+def record_end(connection: Connection, run_id: int, cause: str, exit_code: int | None, now: float) -> None:
+    """Note how somebody else says that a run ended. No effect on a run that has ended by its own word."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.ended_at.is_(None), runs.c.end_cause.is_(None))
+        .values(end_cause=cause, exit_code=exit_code, updated_at=now)
+    )
+
+
+def restart(connection: Connection, run_id: int, now: float) -> None:
+    """Forget what an earlier run of the same id left: `wandb.init` with a known id and without resume."""
+    connection.execute(run_lines.delete().where(run_lines.c.run_id == run_id))
+    fresh = {"history_lines": 0, "event_lines": 0, "log_lines": 0, "last_step": -1, "summary": "{}"}
+    change(connection, run_id, now, **fresh, **_alive(now))
+
+
+def revive(connection: Connection, run_id: int, now: float) -> None:
+    """Note that a client has taken the run up, perhaps again."""
+    change(connection, run_id, now, **_alive(now))
+
+
+def _alive(now: float) -> Mapping[str, Any]:
+    return {
+        "started_at": func.coalesce(runs.c.started_at, now),
+        "heartbeat_at": now,
+        "ended_at": None,
+        "exit_code": None,
+        "end_cause": None,
+        "preempting": False,
+        "stop_requested_at": None,
+    }
+
+
+def count(connection: Connection, project_id: int, condition: ColumnElement[bool] | None = None) -> int:
+    """Return how many runs of a project there are."""
+    statement = (
+        select(func.count()).select_from(runs).where(runs.c.project_id == project_id, runs.c.deleted_at.is_(None))
+    )
+    return connection.scalar(statement if condition is None else statement.where(condition)) or 0
+
+
+def listing(
+    connection: Connection,
+    project_id: int,
+    condition: ColumnElement[bool] | None,
+    order: ColumnElement[Any],
+    offset: int,
+    limit: int,
+) -> list[AnyRow]:
+    """Return a page of a project's runs. The order is made total by the row number, so that pages do not overlap."""
+    statement: Select[Any] = _FULL.where(runs.c.project_id == project_id, runs.c.deleted_at.is_(None))
+    if condition is not None:
+        statement = statement.where(condition)
+    return list(connection.execute(statement.order_by(order, runs.c.id).offset(offset).limit(limit)))
+
+
+def set_tags(tags: list[str]) -> str:
+    """Return tags as they are stored."""
+    return json.dumps(tags)

@@ -1,0 +1,98 @@
+"""The streams of a run: history, system events and console, as numbered lines.
+
+A line is stored under its number, replacing what was there. So a request that is sent again after a lost answer changes
+nothing, and a progress bar that rewrites its line is one line.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from sqlalchemy import Connection, delete, func, select
+
+from server.storage.tables import run_lines
+from server.storage.upsert import upsert
+
+
+class Stream(IntEnum):
+    """Which lines."""
+
+    HISTORY = 0
+    EVENTS = 1
+    CONSOLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a stream; `step` is that of history lines."""
+
+    number: int
+    content: str
+    step: int | None = None
+
+
+def store(connection: Connection, run_id: int, stream: Stream, lines: Sequence[Line]) -> None:
+    """Store lines under their numbers."""
+    rows = [
+        {"run_id": run_id, "stream": int(stream), "number": line.number, "step": line.step, "content": line.content}
+        for line in lines
+    ]
+    upsert(connection, run_lines, rows, update=("step", "content"))
+
+
+def tail(connection: Connection, run_id: int, stream: Stream, count: int) -> list[Line]:
+    """Return the last lines, oldest first."""
+    found = connection.execute(_of(run_id, stream).order_by(run_lines.c.number.desc()).limit(count))
+    return [Line(row.number, row.content, row.step) for row in found][::-1]
+
+
+def page(connection: Connection, run_id: int, stream: Stream, first_number: int, count: int) -> list[Line]:
+    """Return lines from a number on."""
+    found = connection.execute(
+        _of(run_id, stream).where(run_lines.c.number >= first_number).order_by(run_lines.c.number).limit(count)
+    )
+    return [Line(row.number, row.content, row.step) for row in found]
+
+
+def steps(connection: Connection, run_id: int, min_step: int, max_step: int) -> list[Line]:
+    """Return every history line with `min_step <= step < max_step`, in order."""
+    found = connection.execute(
+        _of(run_id, Stream.HISTORY)
+        .where(run_lines.c.step >= min_step, run_lines.c.step < max_step)
+        .order_by(run_lines.c.number)
+    )
+    return [Line(row.number, row.content, row.step) for row in found]
+
+
+def sample(connection: Connection, run_id: int, stream: Stream, total: int, count: int) -> list[Line]:
+    """Return at most `count` lines, spread evenly, the first and the last among them. Numbers are dense, so they are
+    picked by number: a long run costs no more than a short one."""
+    if total <= count:
+        return page(connection, run_id, stream, 0, count)
+    last = total - 1
+    numbers = sorted({round(index * last / (count - 1)) for index in range(count)}) if count > 1 else [last]
+    lines: list[Line] = []
+    for start in range(0, len(numbers), 500):  # below every engine's limit of parameters
+        chosen = numbers[start : start + 500]
+        found = connection.execute(
+            _of(run_id, stream).where(run_lines.c.number.in_(chosen)).order_by(run_lines.c.number)
+        )
+        lines += [Line(row.number, row.content, row.step) for row in found]
+    return lines
+
+
+def truncate_after(connection: Connection, run_id: int, step: int) -> int:
+    """Remove history after a step; returns how many lines are left."""
+    connection.execute(
+        delete(run_lines).where(
+            run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY), run_lines.c.step > step
+        )
+    )
+    left = select(func.count()).where(run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
+    return connection.scalar(left) or 0
+
+
+def _of(run_id: int, stream: Stream):
+    return select(run_lines.c.number, run_lines.c.content, run_lines.c.step).where(
+        run_lines.c.run_id == run_id, run_lines.c.stream == int(stream)
+    )

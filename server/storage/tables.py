@@ -1,0 +1,404 @@
+"""The one SQL schema, for SQLite and PostgreSQL alike.
+
+Times are seconds since the epoch, as floats, in UTC. JSON is kept as text, exactly as the client sent it, because
+clients send tokens (bare `NaN`) that the JSON types of databases refuse.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite makes only INTEGER primary keys its row id.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", _Id, primary_key=True, autoincrement=True)
+
+
+def _ref(name: str, target: str, *, nullable: bool = False, index: bool = False) -> Column[int]:
+    return Column(name, _Id, ForeignKey(target, ondelete="CASCADE"), nullable=nullable, index=index)
+
+
+_Seconds: TypeEngine[float] = Double()
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[float]:
+    return Column(name, _Seconds, nullable=nullable)
+
+
+# --- who -------------------------------------------------------------------------------------------------------------
+
+entities = Table(
+    "entities",
+    metadata,
+    _id(),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),  # user | team
+    _time("created_at", nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    _id(),
+    Column("username", String(128), nullable=False, unique=True),
+    Column("name", String(256), nullable=False),
+    Column("email", String(256), nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("service_account", Boolean, nullable=False),
+    _ref("entity_id", "entities.id"),  # the user's own entity
+    _ref("default_entity_id", "entities.id"),
+    _time("created_at", nullable=False),
+    _time("deleted_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _id(),
+    _ref("user_id", "users.id", index=True),
+    Column("hash", String(64), nullable=False, unique=True),  # SHA-256 of the whole key; keys are random, so no salt
+    Column("redacted", String(64), nullable=False),
+    Column("description", Text, nullable=False),
+    _time("created_at", nullable=False),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("entity_id", _Id, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", _Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("role", String(16), nullable=False),  # admin | member
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    _id(),
+    _ref("entity_id", "entities.id"),
+    Column("name", String(128), nullable=False),
+    Column("name_key", String(128), nullable=False),  # lower case: some agents lower-case project names
+    Column("description", Text),
+    Column("access", String(16), nullable=False),
+    _ref("created_by", "users.id", nullable=True),
+    _time("created_at", nullable=False),
+    UniqueConstraint("entity_id", "name_key"),
+)
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+runs = Table(
+    "runs",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id"),
+    Column("name", String(128), nullable=False),  # the run id that the client chose
+    Column("display_name", Text, nullable=False),
+    _ref("created_by", "users.id"),
+    Column("config", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("system_metrics", Text, nullable=False),
+    Column("tags", Text, nullable=False),  # JSON list of strings
+    Column("group_name", Text),
+    Column("job_type", Text),
+    Column("notes", Text),
+    Column("description", Text),
+    Column("host", Text),
+    Column("program", Text),
+    Column("git_commit", Text),
+    Column("git_repo", Text),
+    Column("sweep", String(128)),
+    # The facts from which `run_state.state_of` tells the run's state.
+    _time("started_at"),  # first word from a client; null while only the queue knows of the run
+    _time("heartbeat_at"),
+    _time("ended_at"),
+    Column("exit_code", Integer),
+    Column("end_cause", String(16)),  # how somebody other than the run itself said that it ended: failed | killed | ...
+    Column("preempting", Boolean, nullable=False),
+    _time("stop_requested_at"),
+    _time("deleted_at"),
+    Column("history_lines", Integer, nullable=False),
+    Column("event_lines", Integer, nullable=False),
+    Column("log_lines", Integer, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+Index("ix_runs_project_id_created_at", runs.c.project_id, runs.c.created_at)
+
+run_lines = Table(
+    "run_lines",
+    metadata,
+    Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("stream", SmallInteger, primary_key=True),  # runs.Stream
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("step", BigInteger),  # of history lines
+    Column("content", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_run_lines_step", run_lines.c.run_id, run_lines.c.stream, run_lines.c.step)
+
+run_files = Table(
+    "run_files",
+    metadata,
+    _id(),
+    _ref("run_id", "runs.id"),
+    Column("name", Text, nullable=False),
+    Column("object_key", Text, nullable=False, index=True),
+    Column("size_bytes", BigInteger),  # null until the upload has arrived
+    Column("md5", String(32)),  # base64
+    _time("updated_at", nullable=False),
+    UniqueConstraint("run_id", "name"),
+)
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+artifact_types = Table(
+    "artifact_types",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id"),
+    Column("name", String(128), nullable=False),
+    Column("description", Text),
+    _time("created_at", nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+
+artifact_collections = Table(
+    "artifact_collections",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id"),
+    _ref("type_id", "artifact_types.id", index=True),
+    Column("kind", String(16), nullable=False),  # ArtifactSequence | ArtifactPortfolio
+    Column("name", String(256), nullable=False),
+    Column("description", Text),
+    Column("next_version", Integer, nullable=False),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    _time("deleted_at"),
+)
+Index(
+    "uq_artifact_collections_project_id_name",
+    artifact_collections.c.project_id,
+    artifact_collections.c.name,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _id(),
+    _ref("sequence_id", "artifact_collections.id"),
+    Column("state", String(16), nullable=False),  # PENDING | COMMITTED | DELETED
+    Column("digest", String(64), nullable=False),
+    Column("description", Text),
+    Column("metadata", Text),  # JSON text
+    Column("client_id", String(256), index=True),
+    Column("sequence_client_id", String(256), index=True),
+    Column("distributed_id", String(256)),
+    _ref("created_by_run", "runs.id", nullable=True),
+    _ref("created_by", "users.id", nullable=True),
+    Column("history_step", BigInteger),
+    Column("ttl_seconds", BigInteger),
+    Column("requested_aliases", Text, nullable=False),  # JSON list, applied at commit
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("file_count", Integer, nullable=False),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+)
+Index("ix_artifacts_sequence_id_digest", artifacts.c.sequence_id, artifacts.c.digest)
+
+artifact_memberships = Table(
+    "artifact_memberships",
+    metadata,
+    _id(),
+    _ref("collection_id", "artifact_collections.id"),
+    _ref("artifact_id", "artifacts.id", index=True),
+    Column("version_index", Integer, nullable=False),
+    _time("created_at", nullable=False),
+    UniqueConstraint("collection_id", "version_index"),
+    UniqueConstraint("collection_id", "artifact_id"),
+)
+
+artifact_aliases = Table(
+    "artifact_aliases",
+    metadata,
+    _id(),
+    _ref("collection_id", "artifact_collections.id"),
+    _ref("membership_id", "artifact_memberships.id", index=True),
+    Column("alias", String(128), nullable=False),
+    UniqueConstraint("collection_id", "alias"),
+)
+
+artifact_manifests = Table(
+    "artifact_manifests",
+    metadata,
+    _id(),
+    _ref("artifact_id", "artifacts.id", index=True),
+    Column("name", Text, nullable=False),
+    Column("kind", String(16), nullable=False),  # FULL | INCREMENTAL | PATCH
+    Column("digest", String(64), nullable=False),
+    _ref("base_artifact_id", "artifacts.id", nullable=True),
+    Column("object_key", Text, nullable=False),
+    _time("created_at", nullable=False),
+)
+
+artifact_entries = Table(
+    "artifact_entries",
+    metadata,
+    Column("artifact_id", _Id, ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", String(1024), primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("ref", Text),  # of references, which have no content here
+    sqlite_with_rowid=False,
+)
+
+artifact_contents = Table(
+    "artifact_contents",
+    metadata,
+    Column("entity_id", _Id, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", String(64), primary_key=True),  # base64 MD5; content is shared inside one entity only
+    Column("object_key", Text, nullable=False, index=True),
+    _ref("birth_artifact_id", "artifacts.id"),
+    Column("size_bytes", BigInteger),  # null until the upload has arrived
+    sqlite_with_rowid=False,
+)
+
+run_artifacts = Table(
+    "run_artifacts",
+    metadata,
+    Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("artifact_id", _Id, ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("role", String(8), primary_key=True),  # input | output
+    Column("used_as", Text),
+    _time("created_at", nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+resource_configs = Table(
+    "resource_configs",
+    metadata,
+    _id(),
+    _ref("entity_id", "entities.id"),
+    Column("resource", String(64), nullable=False),
+    Column("config", Text, nullable=False),  # JSON: {"resource_args": {<resource>: {...}}}
+    Column("template_variables", Text, nullable=False),  # JSON: {<name>: {"schema": {...}}}
+    _time("created_at", nullable=False),
+)
+
+run_queues = Table(
+    "run_queues",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id"),
+    Column("name", String(64), nullable=False),
+    Column("access", String(16), nullable=False),
+    Column("prioritization_mode", String(16), nullable=False),  # DISABLED | V0
+    _ref("resource_config_id", "resource_configs.id", nullable=True),
+    Column("external_links", Text, nullable=False),
+    _ref("created_by", "users.id"),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+
+launch_agents = Table(
+    "launch_agents",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id"),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("hostname", Text, nullable=False),
+    Column("queues", Text, nullable=False),  # JSON list of queue ids as on the wire
+    Column("status", String(16), nullable=False),  # POLLING | RUNNING | KILLED
+    Column("config", Text, nullable=False),
+    Column("version", Text),
+    Column("stop_polling", Boolean, nullable=False),
+    _ref("created_by", "users.id"),
+    _time("heartbeat_at", nullable=False),
+    _time("created_at", nullable=False),
+)
+
+run_queue_items = Table(
+    "run_queue_items",
+    metadata,
+    _id(),
+    _ref("queue_id", "run_queues.id"),
+    Column("state", String(16), nullable=False),  # PENDING | LEASED | CLAIMED | an end (protocol.states.ItemState)
+    Column("priority", SmallInteger, nullable=False),
+    Column("launch_spec", Text, nullable=False),
+    Column("spec_digest", String(64), nullable=False),  # finds identical pushes
+    _ref("created_by", "users.id"),
+    _ref("agent_id", "launch_agents.id", nullable=True, index=True),  # holder of the lease or the claim
+    _time("lease_expires_at"),
+    Column("run_name", String(128)),
+    _ref("run_id", "runs.id", nullable=True, index=True),
+    Column("status", String(32)),  # how far the agent says it is
+    Column("status_message", Text),
+    Column("exit_code", Integer),
+    Column("error", Text),  # JSON: message, stage, filePaths
+    Column("warnings", Text, nullable=False),  # JSON list of the same
+    _time("stop_requested_at"),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    _time("claimed_at"),
+    _time("ended_at"),
+)
+# The claim takes the first row of this index: its cost does not grow with the queue.
+Index(
+    "ix_run_queue_items_pending",
+    run_queue_items.c.queue_id,
+    run_queue_items.c.priority,
+    run_queue_items.c.id,
+    sqlite_where=text("state = 'PENDING'"),
+    postgresql_where=text("state = 'PENDING'"),
+)
+Index(
+    "ix_run_queue_items_leased",
+    run_queue_items.c.queue_id,
+    run_queue_items.c.lease_expires_at,
+    sqlite_where=text("state = 'LEASED'"),
+    postgresql_where=text("state = 'LEASED'"),
+)
+Index("ix_run_queue_items_queue_id_id", run_queue_items.c.queue_id, run_queue_items.c.id)
+
+item_log_chunks = Table(
+    "item_log_chunks",
+    metadata,
+    Column("item_id", _Id, ForeignKey("run_queue_items.id", ondelete="CASCADE"), primary_key=True),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),  # in bytes, of the first byte
+    Column("content", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
