@@ -95,7 +95,7 @@ def load_schema(tables: list[Resolvers]) -> GraphQLSchema:
     """Build the SDL's schema and attach the resolvers; a resolver for a field that the SDL lacks is an error."""
     schema = build_schema(resources.files("server").joinpath("schema.graphql").read_text("utf-8"))
     for name, serialize in _SCALARS.items():
-        cast("GraphQLScalarType", schema.type_map[name]).serialize = serialize  # type: ignore[method-assign]
+        cast("GraphQLScalarType", schema.type_map[name]).coerce_output_value = serialize  # type: ignore[method-assign]
     for table in tables:
         for (type_name, field_name), resolver in table.fields.items():
             parent = cast("GraphQLObjectType", schema.type_map[type_name])

@@ -4,4 +4,4 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Row
 
-AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
