@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 import structlog
 
-from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, Unauthenticated
+from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, NotFound, Unauthenticated
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class ControlPlane:
             raise Unauthenticated(f"The server at {self.base_url} does not accept the API key: {message}")
         if status in RETRYABLE_STATUS:
             raise ControlPlaneUnavailable(f"The server at {self.base_url} answers: {message}")
-        raise ControlPlaneRefused(message)
+        raise (NotFound if status == 404 else ControlPlaneRefused)(message)
 
 
 def _parsed(content: bytes) -> Any:

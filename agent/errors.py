@@ -44,6 +44,12 @@ class Unauthenticated(ControlPlaneRefused):
     code = "unauthenticated"
 
 
+class NotFound(ControlPlaneRefused):
+    """The server does not have it, or does not show it to us."""
+
+    code = "not_found"
+
+
 class ConfigError(LaunchbayError):
     """The agent's configuration cannot be used."""
 

@@ -77,7 +77,9 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
 def job_base_environment(own: Mapping[str, str], more: tuple[str, ...]) -> dict[str, str]:
     """Return what a local job sees of the agent's environment: harmless variables and those the operator lists."""
     allowed = HARMLESS_VARIABLES.union(more)
-    return {name: value for name, value in own.items() if name in allowed or name.startswith(HARMLESS_PREFIXES)}
+    seen = {name: value for name, value in own.items() if name in allowed or name.startswith(HARMLESS_PREFIXES)}
+    # A job's output goes to a file, where Python would hold back what it prints; people want to see it as it comes.
+    return {"PYTHONUNBUFFERED": "1", **seen}
 
 
 async def _working_folder(context: AgentContext, launch: Launch, resolved: Resolved) -> Path:

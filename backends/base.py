@@ -70,6 +70,8 @@ class Observation:
     started_at: float | None = None
     """Seconds since the epoch."""
     ended_at: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the launch was labelled with at its start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+FILE_COLUMNS = 500
+"""Width of a table that goes into a file or a pipe, where it must not be cut to a screen."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
@@ -23,12 +26,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if not lines:
         click.echo(empty)
         return
-    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers[:-1]:
+        table.add_column(header, no_wrap=True, overflow="fold")
+    table.add_column(headers[-1])
     for line in lines:
         table.add_row(*("" if cell is None else str(cell) for cell in line))
-    # Piped into a file, a table must not be cut at 80 columns.
     console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        console.width = FILE_COLUMNS
+    console.print(table)
 
 
 def ago(moment: str | None, now: datetime | None = None) -> str:

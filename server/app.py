@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from protocol.json_types import JsonObject
-from server import filestream, item_log_routes, storage_routes
+from server import artifact_routes, filestream, item_log_routes, storage_routes
 from server.authentication import Authenticator
 from server.context import Context, Services
 from server.errors import RequestError
@@ -38,6 +38,7 @@ def build_app(services: Services) -> web.Application:
     app.router.add_post("/files/{entity}/{project}/{run}/file_stream", _filestream)
     storage_routes.add(app, services)
     item_log_routes.add(app, _context)
+    artifact_routes.add(app, _context)
     return app
 
 

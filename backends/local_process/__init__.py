@@ -1,8 +1,8 @@
 """Launches as processes of this machine.
 
-Three roles. The *backend* lives in the agent. The *spawner* is a small helper process of the agent's that forks quickly.
-Each launch has a *shim*, forked by the spawner, which owns the job's process, outlives agent and spawner, and writes the
-exit status. What they share is the launch's folder (`records`); a lock on it says that shim or job still live.
+Three roles. The *backend* lives in the agent. The *spawner* is a small helper process of the agent's that forks
+quickly. Each launch has a *shim*, forked by the spawner, which owns the job's process, outlives agent and spawner, and
+writes the exit status. What they share is the launch's folder: `spawner` writes it, `records` reads it.
 """
 
 from pathlib import Path

@@ -1,13 +1,16 @@
-"""The local-process backend: starts through the spawner, watches through pidfds, stops process groups."""
+"""The local-process backend: starts through the spawner, watches through pidfds, stops process groups.
+
+What is known of a launch is kept here so that looking costs nothing while nothing happens. It is only a cache: every
+launch's folder has the truth, and a new backend on the same folders knows the same.
+"""
 
 import asyncio
-import contextlib
-import os
+import re
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from backends.base import (
     BackendError,
@@ -15,19 +18,26 @@ from backends.base import (
     Handle,
     LogChunk,
     Observation,
-    Phase,
     Snapshot,
     StartRequest,
 )
 from backends.local_process import records, spawner
-from backends.local_process.records import Record
+from backends.local_process.records import Process, Record
 from backends.local_process.spawning import Spawner
-
-T = TypeVar("T")
+from backends.local_process.watching import ExitWatch, Hints
 
 CHUNK_BYTES = 64 * 1024
-FOLLOW_SECONDS = 0.1
-"""How often a followed log is looked at. The file is on this machine, so a look costs next to nothing."""
+FOLLOW_SECONDS = (0.05, 1.0)
+"""How soon a followed log is looked at again: the first after output came, twice as long after each empty look."""
+LISTING_SECONDS = 2.0
+"""How often to list all folders, which is only to notice what others did to them."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    observation: Observation
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class LocalProcessBackend:
@@ -36,14 +46,15 @@ class LocalProcessBackend:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._spawner = Spawner()
-        self._seen: dict[Handle, Observation] | None = None
-        """What the last look told; None before the first one, which reads every folder."""
-        self._pidfds: dict[Handle, int] = {}
-        self._to_read: set[Handle] = set()
-        """Launches to read again: something happened to them, or there is no pidfd that would tell."""
-        self._hints: set[Handle] = set()
-        self._hinted = asyncio.Event()
-        self._kills: dict[Handle, asyncio.Task[None]] = {}
+        self._watch = ExitWatch(self._over)
+        self._hints = Hints()
+        self._starting: dict[Handle, asyncio.Task[None]] = {}
+        self._live: dict[Handle, _Live] = {}
+        self._ended: dict[Handle, Observation] = {}
+        self._changed: set[Handle] = set()
+        """Launches to read again."""
+        self._next_listing = 0.0
+        self._kills: dict[Handle, asyncio.TimerHandle] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -53,153 +64,157 @@ class LocalProcessBackend:
     async def start(self, request: StartRequest) -> Handle:
         """See `Backend.start`. A program that cannot be executed is a failed launch, not an error of the start."""
         handle = Handle(request.name)
-        reply = await self._spawner.start(
-            {
-                "folder": str(self._folder(handle)),
-                "command": list(request.command),
-                "environment": {**request.environment, **request.secrets},
-                "working_dir": str(request.working_dir) if request.working_dir else None,
-                "labels": dict(request.labels),
-            }
-        )
-        if error := reply.get("error"):
-            raise BackendError(f"The launch {request.name} could not be started on this machine: {error}")
-        self._to_read.add(handle)
-        self._hint(handle)
+        self._folder(handle)
+        environment = {**request.environment, **request.secrets}
+        _check(request, environment)
+        starting = self._starting.get(handle)
+        if starting is None:
+            starting = self._starting[handle] = asyncio.create_task(self._start(handle, request, environment))
+            starting.add_done_callback(lambda task: self._started(handle, task))
+        await asyncio.shield(starting)
         return handle
 
     async def observe(self) -> Snapshot:
         """See `Backend.observe`. Reads only the folders of launches to which something happened."""
-        if self._seen is None:
-            self._to_read.update(await _in_thread(self._all_handles))
-            self._seen = {}
-        handles = list(self._to_read)
-        self._to_read.difference_update(handles)
-        if len(handles) <= 8:  # a few small files; a thread would take longer than reading them
-            found = self._read(handles)
-        else:
-            found = await _in_thread(lambda: self._read(handles))
-        for handle, record in found.items():
-            self._seen[handle] = record.observation
-            if record.observation.phase.is_terminal:
-                self._unwatch(handle)
-            else:
-                self._watch(handle, record)
-        return dict(self._seen)
+        now = asyncio.get_running_loop().time()
+        known: dict[Handle, Observation] = {handle: live.observation for handle, live in self._live.items()}
+        known.update(self._ended)
+        changed = None if now >= self._next_listing else frozenset(self._changed)
+        present, read = await asyncio.to_thread(records.look, self._root, known.keys(), changed)
+        if changed is None:
+            self._next_listing = now + LISTING_SECONDS
+        for handle, record in read.items():
+            self._keep(handle, record)
+        for handle in known.keys() - present:
+            self._forget(handle)  # somebody removed its folder
+        return {handle: read[handle].observation if handle in read else known[handle] for handle in present}
 
-    async def changes(self) -> AsyncGenerator[frozenset[Handle]]:
-        """See `Backend.changes`."""
-        while True:
-            await self._hinted.wait()
-            self._hinted.clear()
-            hints = frozenset(self._hints)
-            self._hints.clear()
-            yield hints
+    def changes(self) -> AsyncGenerator[frozenset[Handle]]:
+        """See `Backend.changes`. Yields once at once."""
+        return self._hints.listen(frozenset(self._live))
 
     async def stop(self, handle: Handle, grace_seconds: float) -> None:
-        """See `Backend.stop`."""
+        """See `Backend.stop`. Asking again can shorten the grace period, never prolong it."""
         folder = self._folder(handle)
-        record = await _in_thread(lambda: records.read(folder) if folder.is_dir() else None)
-        if record is None or record.observation.phase.is_terminal or handle in self._kills:
+        if starting := self._starting.get(handle):
+            await asyncio.wait([starting])
+        record = await asyncio.to_thread(records.request_stop, folder)
+        if record is None or record.job is None:
             return
-        await _in_thread(lambda: records.mark_stop(folder))
-        _signal(record, signal.SIGTERM)
-        self._kills[handle] = asyncio.create_task(self._kill_later(handle, grace_seconds))
+        loop = asyncio.get_running_loop()
+        earlier = self._kills.get(handle)
+        if earlier is None:
+            record.job.signal_group(signal.SIGTERM)
+        elif earlier.when() <= loop.time() + grace_seconds:
+            return
+        else:
+            earlier.cancel()
+        self._keep(handle, record)
+        self._kills[handle] = loop.call_later(grace_seconds, self._kill, handle, record.job)
 
     async def logs(self, handle: Handle, since: int = 0, *, follow: bool = False) -> AsyncGenerator[LogChunk]:
         """See `Backend.logs`."""
         path = self._folder(handle) / spawner.OUTPUT
+        shortest, longest = FOLLOW_SECONDS
+        pause = shortest
         while True:
-            # Whether it has ended is asked before reading: what is there then is all there will be.
-            ended = not follow or not await _in_thread(lambda: records.is_locked(path.parent))
-            data = await _in_thread(lambda at=since: _read_at(path, at))
+            # Whether it lives is asked before reading: of a dead one, what is there then is all there will be.
+            live = await self._find_live(handle) if follow else None
+            data = await asyncio.to_thread(_read_at, path, since)
             if data:
                 yield LogChunk(since, data)
                 since += len(data)
-            elif ended:
+                pause = shortest
+            elif live is None:
                 return
             else:
-                await asyncio.sleep(FOLLOW_SECONDS)
+                await _wait(live.over, pause)
+                pause = min(2 * pause, longest)
 
     async def cleanup(self, handle: Handle) -> None:
-        """See `Backend.cleanup`."""
+        """See `Backend.cleanup`. Raises `BackendError` if the launch has not ended."""
         folder = self._folder(handle)
-        if await _in_thread(lambda: records.is_locked(folder)):
-            raise BackendError(f"The launch {handle} is still running; stop it before it is cleaned up.")
-        self._unwatch(handle)
-        self._to_read.discard(handle)
-        if self._seen is not None:
-            self._seen.pop(handle, None)
-        await _in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))
+        record = await asyncio.to_thread(records.read, folder)
+        if record and not record.observation.phase.is_terminal:
+            raise BackendError(f"The launch {handle} has not ended; stop it before it is cleaned up.")
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        self._forget(handle)
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        for task in self._kills.values():
-            task.cancel()
-        await asyncio.gather(*self._kills.values(), return_exceptions=True)
-        for handle in list(self._pidfds):
-            self._unwatch(handle)
         await self._spawner.close()
+        if self._starting:
+            await asyncio.wait(self._starting.values())
+        for kill in self._kills.values():
+            kill.cancel()
+        self._kills.clear()
+        self._watch.close()
+
+    async def _start(self, handle: Handle, request: StartRequest, environment: Mapping[str, str]) -> None:
+        status = await self._spawner.start(
+            self._folder(handle), request.command, environment, request.working_dir, request.labels
+        )
+        self._keep(handle, records.from_status(status, request.labels))
+        self._hints.publish(handle)
+
+    def _started(self, handle: Handle, task: asyncio.Task[None]) -> None:
+        del self._starting[handle]
+        if not task.cancelled():
+            task.exception()  # whoever asked for it has it, unless that task was cancelled: nobody is left to tell
 
     def _folder(self, handle: Handle) -> Path:
-        if not handle or "/" in handle or handle.startswith("."):
-            raise BackendError(f"{handle!r} is not a launch's name.")
+        if not NAME.fullmatch(handle):
+            raise BackendError(f"{handle!r} cannot be a launch's name: it must match {NAME.pattern}.")
         return self._root / handle
 
-    def _all_handles(self) -> list[Handle]:
-        return [Handle(entry.name) for entry in self._root.iterdir()] if self._root.is_dir() else []
+    def _keep(self, handle: Handle, record: Record) -> None:
+        if record.observation.phase.is_terminal:
+            self._over(handle)
+            self._changed.discard(handle)
+            self._ended[handle] = record.observation
+        elif handle not in self._ended:
+            over = self._live[handle].over if handle in self._live else asyncio.Event()
+            self._live[handle] = _Live(record.observation, over)
+            self._changed.discard(handle)
+            self._watch.add(handle, record)
 
-    def _read(self, handles: list[Handle]) -> dict[Handle, Record]:
-        return {handle: records.read(folder) for handle in handles if (folder := self._folder(handle)).is_dir()}
+    def _over(self, handle: Handle) -> None:
+        """Drop what is known of a live launch: it has ended, or should be looked at again."""
+        self._watch.discard(handle)
+        if live := self._live.pop(handle, None):
+            self._changed.add(handle)
+            live.over.set()
+            self._hints.publish(handle)
 
-    def _watch(self, handle: Handle, record: Record) -> None:
-        """Have the kernel tell when the shim ends; where it is gone already, when the job does."""
-        if handle in self._pidfds:
-            return
-        pidfd = record.shim.open() if record.shim else None
-        if pidfd is None and record.job:
-            pidfd = record.job.open()
-        if pidfd is None:
-            self._to_read.add(handle)  # it is just ending, or just starting: the next look will tell
-            asyncio.get_running_loop().call_later(FOLLOW_SECONDS, self._hint, handle)
-            return
-        self._pidfds[handle] = pidfd
-        asyncio.get_running_loop().add_reader(pidfd, self._ended, handle)
+    def _forget(self, handle: Handle) -> None:
+        self._over(handle)
+        self._changed.discard(handle)
+        self._ended.pop(handle, None)
+        if kill := self._kills.pop(handle, None):
+            kill.cancel()
 
-    def _ended(self, handle: Handle) -> None:
-        self._unwatch(handle)
-        self._to_read.add(handle)
-        self._hint(handle)
+    def _kill(self, handle: Handle, job: Process) -> None:
+        del self._kills[handle]
+        job.signal_group(signal.SIGKILL)
 
-    def _unwatch(self, handle: Handle) -> None:
-        pidfd = self._pidfds.pop(handle, None)
-        if pidfd is not None:
-            asyncio.get_running_loop().remove_reader(pidfd)
-            os.close(pidfd)
-        if task := self._kills.pop(handle, None):
-            task.cancel()
-
-    def _hint(self, handle: Handle) -> None:
-        self._hints.add(handle)
-        self._hinted.set()
-
-    async def _kill_later(self, handle: Handle, grace_seconds: float) -> None:
-        await asyncio.sleep(grace_seconds)
-        _signal(await _in_thread(lambda: records.read(self._folder(handle))), signal.SIGKILL)
+    async def _find_live(self, handle: Handle) -> _Live | None:
+        if handle in self._ended:
+            return None
+        if handle not in self._live:
+            record = await asyncio.to_thread(records.read, self._folder(handle))
+            if record is None:
+                return None
+            self._keep(handle, record)
+        return self._live.get(handle)
 
 
-def _signal(record: Record, number: signal.Signals) -> None:
-    """Signal the job's process group, unless the job is gone and its pid may be somebody else's."""
-    if record.job is None or record.observation.phase is not Phase.RUNNING:
-        return
-    pidfd = record.job.open()
-    if pidfd is None:
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(record.job.pid, number)
-    finally:
-        os.close(pidfd)
+def _check(request: StartRequest, environment: Mapping[str, str]) -> None:
+    """Refuse what no process can be given."""
+    if not request.command:
+        raise BackendError(f"The launch {request.name} has no command to run.")
+    for key in environment:
+        if not key or "=" in key or "\0" in key + environment[key]:
+            raise BackendError(f"The launch {request.name} has an environment variable {key!r} that cannot be set.")
 
 
 def _read_at(path: Path, offset: int) -> bytes:
@@ -211,5 +226,9 @@ def _read_at(path: Path, offset: int) -> bytes:
         return b""
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work)
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

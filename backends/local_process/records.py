@@ -1,15 +1,24 @@
-"""What a launch's folder tells. The spawner's shims write it; the backend only reads, and leaves stop markers."""
+"""What a launch's folder tells. The spawner's shims write it; the backend only reads, and leaves stop markers.
+
+Everything here blocks: it is called from threads.
+"""
 
 import fcntl
 import json
 import os
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from backends.base import Observation, Phase
+from backends.base import Handle, Observation, Phase
 from backends.local_process import spawner
+
+if TYPE_CHECKING:
+    from backends.local_process.spawner import Status
+
+LOST = "The process is gone and left no exit status: it was killed with its supervisor, or the machine restarted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +29,30 @@ class Process:
     started: int
     """Clock ticks since boot."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self.started != 0 and spawner.start_ticks(self.pid) == self.started
+
     def open(self) -> int | None:
-        """Return a pidfd, or None if the process is gone."""
+        """Return a pidfd, or None if the process is gone; `OSError` where the kernel has no pidfds."""
         try:
             handle = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        except (ProcessLookupError, ValueError):
             return None
-        if self.started and spawner.start_ticks(self.pid) != self.started:
+        if not self.is_alive:
             os.close(handle)
             return None
         return handle
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal the process group that it leads, unless it is gone and its pid may be somebody else's."""
+        if not self.is_alive:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +64,88 @@ class Record:
     job: Process | None = None
 
 
-def read(folder: Path) -> Record:
-    """Read a launch's folder."""
-    status = _status(folder)
+def read(folder: Path) -> Record | None:
+    """Read a launch's folder; None if nothing was ever started there."""
+    status = spawner.read_status(str(folder))
+    labels = _labels(folder)
     if status is None:
-        phase = Phase.STARTING if is_locked(folder) else Phase.LOST
-        return Record(Observation(phase, message="The launch was never started." if phase is Phase.LOST else ""))
-    shim = Process(status["shim"], status["shim_started"])
-    job = Process(status["pid"], status["pid_started"])
-    if status["state"] == "ended":
-        return Record(_ended(folder, status), shim, job)
-    if is_locked(folder):
-        return Record(Observation(Phase.RUNNING, started_at=status["started_at"]), shim, job)
-    # Between our reading the status and trying the lock the shim may have written the end.
-    status = _status(folder) or status
-    if status["state"] == "ended":
-        return Record(_ended(folder, status), shim, job)
-    message = (
-        "The process is gone and left no exit status: it was killed with its supervisor, or the machine restarted."
+        return Record(Observation(Phase.STARTING, labels=labels)) if _is_locked(folder) else None
+    record = from_status(status, labels)
+    if record.observation.phase.is_terminal or any(
+        process and process.is_alive for process in (record.shim, record.job)
+    ):
+        return record
+    # The shim may have written the end after we read the status and before we looked for it.
+    record = from_status(spawner.read_status(str(folder)) or status, labels)
+    if record.observation.phase.is_terminal:
+        return record
+    stopped = (folder / spawner.STOP_MARKER).exists()
+    phase, message = (Phase.STOPPED, "") if stopped else (Phase.LOST, LOST)
+    return Record(replace(record.observation, phase=phase, message=message))
+
+
+def from_status(status: "Status", labels: Mapping[str, str]) -> Record:
+    """Return what a status says by itself: running may be out of date, ended never is."""
+    shim = Process(status.get("shim", 0), status.get("shim_started", 0))
+    job = Process(status.get("pid", 0), status.get("pid_started", 0))
+    started_at = status.get("started_at")
+    if status.get("state") != "ended":
+        return Record(Observation(Phase.RUNNING, started_at=started_at, labels=labels), shim, job)
+    code, number = status.get("exit_code"), status.get("signal")
+    phase = Phase.STOPPED if status.get("stopped") else Phase.FAILED if code else Phase.FINISHED
+    observation = Observation(
+        phase,
+        exit_code=code,
+        reason=f"signal:{_name_of(number)}" if number else status.get("reason", ""),
+        message=status.get("message", ""),
+        started_at=started_at,
+        ended_at=status.get("ended_at"),
+        labels=labels,
     )
-    return Record(Observation(Phase.LOST, message=message, started_at=status["started_at"]), shim, job)
+    return Record(observation)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether the launch's shim or job still live."""
+def look(root: Path, known: Set[Handle], changed: Set[Handle] | None) -> tuple[Set[Handle], dict[Handle, Record]]:
+    """Return the launches that exist, and the records of those that are not known.
+
+    What exists is asked of the disk where `changed` is None; else it is what is known and what has changed.
+    """
+    names = _list(root) if changed is None else known | changed
+    read_now = {handle: record for handle in names - known if (record := read(root / handle))}
+    return (names & known) | read_now.keys(), read_now
+
+
+def request_stop(folder: Path) -> Record | None:
+    """Leave the stop marker, and return the record as it is after that; None if there is nothing to stop.
+
+    The marker makes the end be told as a stop, also after a restart of the agent.
+    """
+    record = read(folder)
+    if record is None or record.observation.phase.is_terminal:
+        return None
+    (folder / spawner.STOP_MARKER).touch()
+    return read(folder)
+
+
+def _list(root: Path) -> Set[Handle]:
+    try:
+        return {Handle(entry.name) for entry in os.scandir(root)}
+    except FileNotFoundError:
+        return frozenset()
+
+
+def _labels(folder: Path) -> Mapping[str, str]:
+    try:
+        return json.loads((folder / spawner.LABELS).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a shim is at work in the folder."""
     try:
         handle = os.open(folder / spawner.LOCK, os.O_RDWR)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -78,38 +156,8 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def mark_stop(folder: Path) -> None:
-    """Note that the launch was asked to stop, so that its end is told as that, also after a restart of the agent."""
-    (folder / spawner.STOP_MARKER).touch()
-
-
-def labels(folder: Path) -> dict[str, str]:
-    """Return what the launch was labelled with."""
+def _name_of(number: int) -> str:
     try:
-        return json.loads((folder / spawner.LABELS).read_text())
-    except FileNotFoundError:
-        return {}
-
-
-def _status(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / spawner.STATUS).read_text())
-    except FileNotFoundError:
-        return None
-
-
-def _ended(folder: Path, status: dict[str, Any]) -> Observation:
-    number: int | None = status["signal"]
-    code: int = status["exit_code"]
-    if (folder / spawner.STOP_MARKER).exists():
-        phase = Phase.STOPPED
-    else:
-        phase = Phase.FINISHED if code == 0 else Phase.FAILED
-    return Observation(
-        phase,
-        exit_code=code,
-        reason=f"signal:{signal.Signals(number).name}" if number else "",
-        message=status["message"],
-        started_at=status["started_at"],
-        ended_at=status["ended_at"],
-    )
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return str(number)

@@ -55,7 +55,8 @@ def command(
         spec["job"] = job
     if docker_image:
         spec["docker"] = {**spec.get("docker", {}), "docker_image": docker_image}
-    if bool(spec.get("job")) == bool(spec.get("docker", {}).get("docker_image")):
+    sources = [spec.get("job"), spec.get("docker", {}).get("docker_image"), spec.get("uri")]
+    if sum(bool(source) for source in sources) != 1:
         raise click.UsageError("Name exactly one of a job (-j) and an image (-d).")
     if name:
         spec["name"] = name

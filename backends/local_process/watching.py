@@ -1,0 +1,88 @@
+"""Tells when launches end, without polling, and passes the news on as hints."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from backends.base import Handle
+from backends.local_process.records import Record
+
+POLL_SECONDS = 1.0
+"""How often to look at a launch of which the kernel cannot tell: still starting, or no pidfds here."""
+
+
+class ExitWatch:
+    """Calls back once when a launch is over, or worth another look."""
+
+    def __init__(self, on_exit: Callable[[Handle], None]) -> None:
+        self._on_exit = on_exit
+        self._pidfds: dict[Handle, int] = {}
+        self._timers: dict[Handle, asyncio.TimerHandle] = {}
+
+    def add(self, handle: Handle, record: Record) -> None:
+        """Watch the launch's shim; where it is gone already, the job."""
+        if handle in self._pidfds or handle in self._timers:
+            return
+        loop = asyncio.get_running_loop()
+        delay = 0.0 if record.shim or record.job else POLL_SECONDS
+        try:
+            pidfd = (record.shim and record.shim.open()) or (record.job and record.job.open())
+        except OSError:
+            pidfd, delay = None, POLL_SECONDS
+        if pidfd:
+            self._pidfds[handle] = pidfd
+            loop.add_reader(pidfd, self._fire, handle)
+        else:
+            self._timers[handle] = loop.call_later(delay, self._fire, handle)
+
+    def discard(self, handle: Handle) -> None:
+        """Watch it no more."""
+        pidfd = self._pidfds.pop(handle, None)
+        if pidfd is not None:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+        if timer := self._timers.pop(handle, None):
+            timer.cancel()
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        for handle in [*self._pidfds, *self._timers]:
+            self.discard(handle)
+
+    def _fire(self, handle: Handle) -> None:
+        self.discard(handle)
+        self._on_exit(handle)
+
+
+@dataclass(eq=False)
+class _Listener:
+    pending: set[Handle] = field(default_factory=set[Handle])
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Hints:
+    """Passes handles on to whoever listens; what comes while a listener is busy is put together."""
+
+    def __init__(self) -> None:
+        self._listeners: set[_Listener] = set()
+
+    def publish(self, handle: Handle) -> None:
+        """Tell every listener."""
+        for listener in self._listeners:
+            listener.pending.add(handle)
+            listener.woken.set()
+
+    async def listen(self, first: frozenset[Handle]) -> AsyncGenerator[frozenset[Handle]]:
+        """Yield `first` at once, so that nothing is missed between subscribing and looking; then what is published."""
+        listener = _Listener()
+        self._listeners.add(listener)
+        try:
+            yield first
+            while True:
+                await listener.woken.wait()
+                listener.woken.clear()
+                handles, listener.pending = frozenset(listener.pending), set()
+                yield handles
+        finally:
+            self._listeners.discard(listener)
