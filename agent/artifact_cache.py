@@ -17,6 +17,7 @@ from typing import Any
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused, LaunchFailed
 from agent.single_flight import SingleFlight
+from protocol.json_types import dig
 from protocol.names import ArtifactName
 
 PARALLEL_DOWNLOADS = 8
@@ -52,9 +53,7 @@ class ArtifactCache:
             project=name.project,
             name=f"{name.collection}:{name.version}",
         )
-        project: dict[str, Any] = data["project"] or {}
-        membership: dict[str, Any] = project.get("artifactCollectionMembership") or {}
-        return _version(membership.get("artifact"), str(name))
+        return _version(dig(data, "project", "artifactCollectionMembership", "artifact"), str(name))
 
     async def by_id(self, artifact_id: str) -> ArtifactVersion:
         """Return a version by its id; `LaunchFailed` if it is gone."""

@@ -12,7 +12,7 @@ from typing import Any
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused
 from agent.launch import End, Launch
-from protocol.json_types import JsonObject
+from protocol.json_types import JsonObject, dig
 
 QUEUE_PROJECT = "model-registry"
 """The project in which every entity's queues live."""
@@ -52,8 +52,7 @@ async def server_facts(server: ControlPlane) -> ServerFacts:
     viewer = data["viewer"]
     if viewer is None:
         raise ControlPlaneRefused(f"The server at {server.base_url} does not know this API key.")
-    info: dict[str, Any] = data.get("serverInfo") or {}
-    features: list[dict[str, Any]] = info.get("features") or []
+    features: list[dict[str, Any]] = dig(data, "serverInfo", "features") or []
     enabled = {feature["name"] for feature in features if feature["isEnabled"]}
     return ServerFacts(viewer["entity"], viewer["username"], "LAUNCHBAY" in enabled)
 
@@ -226,8 +225,7 @@ async def _run(server: ControlPlane, entity: str, project: str, run_id: str, fie
         project=project,
         name=run_id,
     )
-    found: dict[str, Any] = data["project"] or {}
-    return found.get("run")
+    return dig(data, "project", "run")
 
 
 async def upload_file(server: ControlPlane, *, entity: str, agent_name: str, name: str, content: bytes) -> None:

@@ -15,7 +15,7 @@ from protocol.errors import LaunchbayError
 from protocol.json_types import JsonObject
 
 Handle = NewType("Handle", str)
-"""What a backend needs to find a launch again after a restart of the agent. Opaque to the agent, kept in its journal."""
+"""What a backend needs to find a launch again after a restart of the agent. Opaque to the agent, which keeps it."""
 
 Snapshot: TypeAlias = "Mapping[Handle, Observation]"
 """Everything of this agent's that the platform knows of, by handle. What is not in it does not exist."""
@@ -28,7 +28,7 @@ class BackendError(LaunchbayError):
 
 
 class BackendUnavailable(LaunchbayError):
-    """The platform could not be reached or is overloaded; nothing is known about the launch, and trying again is right."""
+    """The platform could not be reached or is overloaded; nothing is known, and trying again is right."""
 
     code = "backend_unavailable"
 
@@ -127,7 +127,8 @@ class Backend(Protocol):
         ...
 
     async def start(self, request: StartRequest) -> Handle:
-        """Start a launch. Idempotent by `request.name`: called twice, also across restarts of the agent, it starts once.
+        """Start a launch. Idempotent by `request.name`: called twice, also across restarts of the agent, it starts
+        only once.
 
         Raises `BackendError` if the platform refuses.
         """
@@ -142,7 +143,7 @@ class Backend(Protocol):
         ...
 
     async def stop(self, handle: Handle, grace_seconds: float) -> None:
-        """Ask politely, wait out the grace period, then kill. Returns once the request is under way; `observe` tells the end.
+        """Ask politely, wait out the grace period, then kill. Returns when that is under way; `observe` tells the end.
 
         Stopping what has ended, or was never started, does nothing.
         """

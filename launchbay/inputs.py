@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import yaml
@@ -13,12 +13,12 @@ def read_mapping(source: Path | str) -> dict[str, Any]:
     is_file = isinstance(source, Path) or (not source.lstrip().startswith("{") and Path(source).is_file())
     text = Path(source).read_text("utf-8") if is_file else str(source)
     try:
-        value = yaml.safe_load(text)  # JSON is YAML
+        value: Any = yaml.safe_load(text)  # JSON is YAML
     except yaml.YAMLError as error:
         raise click.UsageError(f"{source} is neither JSON nor YAML: {error}") from error
     if not isinstance(value, dict):
         raise click.UsageError(f"{source} must be a file, or text, that holds a mapping of keys to values.")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def key_values(pairs: Iterable[str], schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

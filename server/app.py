@@ -73,6 +73,7 @@ async def _context(request: web.Request) -> Context:
         viewer=viewer,
         base_url=f"{request.scheme}://{request.host}",
         wait_seconds=_preferred_wait(request.headers.get("Prefer", "")),
+        is_gone=lambda: request.transport is None or request.transport.is_closing(),
     )
 
 

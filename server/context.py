@@ -61,6 +61,9 @@ class Context:
     wait_seconds: float = 0
     """How long the client is willing to wait for an answer that is not there yet (`Prefer: wait=N`, RFC 7240)."""
 
+    is_gone: Callable[[], bool] = lambda: False
+    """Whether the client has hung up meanwhile. Nothing may be handed out to it then: it would be lost for a while."""
+
     @property
     def now(self) -> float:
         """Seconds since the epoch."""

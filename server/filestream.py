@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, update
 
-from protocol.json_types import JsonObject
+from protocol.json_types import JsonObject, dig
 from server.context import Context
 from server.errors import NotFound
 from server.storage import runs, streams
@@ -64,8 +64,7 @@ def _read(body: JsonObject) -> Update:
     files: Any = body.get("files") or {}
     events = _json_lines(files.get(EVENTS))
     history = [Line(line.number, line.content, _step(line.content)) for line in _json_lines(files.get(HISTORY))]
-    summary = files.get(SUMMARY) or {}
-    content: list[str] = summary.get("content") or []
+    content: list[str] = dig(files, SUMMARY, "content") or []
     exit_code = body.get("exitcode")
     return Update(
         history=history,

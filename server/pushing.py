@@ -1,8 +1,9 @@
-"""Completes a pushed launch spec from its queue: resource, resource args, template values. Pure; both push paths use it."""
+"""Completes a pushed launch spec from its queue: resource, resource args, template values. Pure."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from protocol import templates
 from protocol.json_types import Json, JsonObject
@@ -62,14 +63,14 @@ def read_object(text: str | None, what: str) -> JsonObject:
     if not text:
         return {}
     try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except ValueError as error:
         raise RequestError(f"{what} is not JSON: {error}.") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise RequestError(f"{what} must be a JSON object, not {value!r}.")
-    return value
+    return cast("JsonObject", value)
 
 
 def _resource_args(spec: JsonObject, queue: QueueRules, values: JsonObject) -> Json:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, String, and_, false, func, literal, not_, or_, true
 
@@ -52,9 +52,7 @@ def order(text: str | None) -> ColumnElement[Any]:
 
 
 def _all_of(raw: Any) -> ColumnElement[bool]:
-    if not isinstance(raw, dict):
-        raise RequestError(f"A filter must be an object, not {raw!r}.")
-    return and_(true(), *(_part(key, value) for key, value in raw.items()))
+    return and_(true(), *(_part(key, value) for key, value in _object(raw).items()))
 
 
 def _part(key: str, value: Any) -> ColumnElement[bool]:
@@ -78,7 +76,13 @@ def _part(key: str, value: Any) -> ColumnElement[bool]:
 def _comparison(column: ColumnElement[Any], key: str, value: Any) -> ColumnElement[bool]:
     if not isinstance(value, dict):
         return column.is_(None) if value is None else column == value
-    return and_(true(), *(_operator(column, key, name, operand) for name, operand in value.items()))
+    return and_(true(), *(_operator(column, key, name, operand) for name, operand in _object(value).items()))
+
+
+def _object(raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise RequestError(f"A filter must be an object, not {raw!r}.")
+    return cast("dict[str, Any]", raw)
 
 
 def _operator(column: ColumnElement[Any], key: str, name: str, operand: Any) -> ColumnElement[bool]:
@@ -100,8 +104,9 @@ def _operator(column: ColumnElement[Any], key: str, name: str, operand: Any) -> 
 def _tags(value: Any) -> ColumnElement[bool]:
     if value is None:
         return runs.c.tags == "[]"
-    wanted = value.get("$in") if isinstance(value, dict) else [value]
+    wanted: Any = _object(value).get("$in") if isinstance(value, dict) else [value]
     if not isinstance(wanted, list):
         raise RequestError(f"The tags filter {value!r} is not understood yet; use a tag or {{'$in': [...]}}.")
+    names = cast("list[str]", wanted)
     # Tags are stored as a JSON list, whose encoder quotes every tag the same way.
-    return or_(false(), *(func.instr(runs.c.tags, literal(json.dumps(tag), String)) > 0 for tag in wanted))
+    return or_(false(), *(func.instr(runs.c.tags, literal(json.dumps(tag), String)) > 0 for tag in names))

@@ -21,10 +21,11 @@ from backends.base import (
     Snapshot,
     StartRequest,
 )
+from backends.hints import Hints
 from backends.local_process import records, spawner
 from backends.local_process.records import Process, Record
 from backends.local_process.spawning import Spawner
-from backends.local_process.watching import ExitWatch, Hints
+from backends.local_process.watching import ExitWatch
 
 CHUNK_BYTES = 64 * 1024
 FOLLOW_SECONDS = (0.05, 1.0)

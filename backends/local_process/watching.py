@@ -1,9 +1,8 @@
-"""Tells when launches end, without polling, and passes the news on as hints."""
+"""Tells when launches end, without polling: through pidfds."""
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from backends.base import Handle
 from backends.local_process.records import Record
@@ -53,36 +52,3 @@ class ExitWatch:
     def _fire(self, handle: Handle) -> None:
         self.discard(handle)
         self._on_exit(handle)
-
-
-@dataclass(eq=False)
-class _Listener:
-    pending: set[Handle] = field(default_factory=set[Handle])
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class Hints:
-    """Passes handles on to whoever listens; what comes while a listener is busy is put together."""
-
-    def __init__(self) -> None:
-        self._listeners: set[_Listener] = set()
-
-    def publish(self, handle: Handle) -> None:
-        """Tell every listener."""
-        for listener in self._listeners:
-            listener.pending.add(handle)
-            listener.woken.set()
-
-    async def listen(self, first: frozenset[Handle]) -> AsyncGenerator[frozenset[Handle]]:
-        """Yield `first` at once, so that nothing is missed between subscribing and looking; then what is published."""
-        listener = _Listener()
-        self._listeners.add(listener)
-        try:
-            yield first
-            while True:
-                await listener.woken.wait()
-                listener.woken.clear()
-                handles, listener.pending = frozenset(listener.pending), set()
-                yield handles
-        finally:
-            self._listeners.discard(listener)

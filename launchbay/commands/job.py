@@ -8,6 +8,7 @@ import click
 from agent.control_plane import ControlPlane
 from launchbay.output import json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
+from protocol.json_types import dig
 
 
 @click.group()
@@ -37,10 +38,8 @@ def list_jobs(project: str, entity: str | None, as_json: bool) -> None:
             entity=owner,
             project=project,
         )
-        job_type = (data["project"] or {}).get("artifactType")
-        if job_type is None:
-            return []
-        return [_described(edge["node"], owner, project) for edge in job_type["artifactCollections"]["edges"]]
+        edges: list[Any] = dig(data, "project", "artifactType", "artifactCollections", "edges") or []
+        return [_described(edge["node"], owner, project) for edge in edges]
 
     jobs = with_server(work)
     if as_json:

@@ -15,6 +15,7 @@ from launchbay.inputs import key_values, read_mapping
 from launchbay.items import is_over, item_by_id
 from launchbay.output import json_option, print_json
 from launchbay.wire import default_entity, with_server
+from protocol.json_types import dig
 
 PRIORITIES = {"critical": 0, "high": 1, "medium": 2, "low": 3}
 POLL_SECONDS = 0.5
@@ -109,7 +110,7 @@ def _wait(item: Mapping[str, Any], as_json: bool) -> int:
     if as_json:
         print_json(item)
     else:
-        error = (item["error"] or {}).get("message") or ""
+        error = dig(item, "error", "message") or ""
         click.echo(f"Item {item['id']}: {item['state']} {error}".rstrip())
     return 0 if item["state"] == "FINISHED" else exits.RUN_FAILED
 
@@ -132,6 +133,5 @@ async def _schemas(server: ControlPlane, entity: str, queue: str) -> dict[str, A
         project=QUEUE_PROJECT,
         name=queue,
     )
-    found = (data["project"] or {}).get("runQueue") or {}
-    declared = (found.get("defaultResourceConfig") or {}).get("templateVariables") or []
+    declared: list[Any] = dig(data, "project", "runQueue", "defaultResourceConfig", "templateVariables") or []
     return {variable["name"]: json.loads(variable["schema"]) for variable in declared}

@@ -9,6 +9,7 @@ import click
 from agent.control_plane import ControlPlane
 from launchbay.items import ItemNotFound, is_over, item_by_id, item_of, run_path
 from launchbay.wire import default_entity, with_server
+from protocol.json_types import dig
 
 WAIT_SECONDS = 20.0
 PAGE_LINES = 1000
@@ -51,7 +52,7 @@ async def run_output(server: ControlPlane, entity: str, project: str, run: str, 
     cursor: str | None = None
     while True:
         data = await server.ask(
-            """query RunConsoleLogPage($entity: String!, $project: String!, $run: String!, $first: Int, $after: String) {
+            """query RunConsoleLog($entity: String!, $project: String!, $run: String!, $first: Int, $after: String) {
                  project(name: $project, entityName: $entity) {
                    run(name: $run) {
                      state
@@ -67,7 +68,7 @@ async def run_output(server: ControlPlane, entity: str, project: str, run: str, 
             first=PAGE_LINES,
             after=cursor,
         )
-        found = (data["project"] or {}).get("run")
+        found = dig(data, "project", "run")
         if found is None:
             raise ItemNotFound(f"There is no run {entity}/{project}/{run}.")
         lines = found["logLines"]

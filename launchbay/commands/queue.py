@@ -15,6 +15,7 @@ from launchbay.output import json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
 from protocol import templates
 from protocol.errors import LaunchbayError
+from protocol.json_types import Json, dig
 
 RESOURCES = ("local-process", "local-container", "kubernetes", "sagemaker", "gcp-vertex")
 
@@ -142,7 +143,7 @@ def render(name: str, entity: str | None, values: tuple[str, ...]) -> None:
     schemas = _schemas(queue)
     variables = templates.parse_variables({key: {"schema": schema} for key, schema in schemas.items()})
     given = templates.resolve_values(variables, key_values(values, schemas))
-    config = (queue["defaultResourceConfig"] or {}).get("config") or {}
+    config: Json = dig(queue, "defaultResourceConfig", "config") or {}
     click.echo(yaml.safe_dump(templates.render(config, given), sort_keys=False).rstrip())
 
 
@@ -176,7 +177,7 @@ async def _find(server: ControlPlane, entity: str | None, name: str) -> Mapping[
         project=QUEUE_PROJECT,
         name=name,
     )
-    queue = (data["project"] or {}).get("runQueue")
+    queue = dig(data, "project", "runQueue")
     if queue is None:
         raise QueueNotFound(f"Entity {owner!r} has no queue {name!r}. `launchbay queue list -e {owner}` shows them.")
     return queue
@@ -191,11 +192,11 @@ def _with_schemas(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resource(queue: Mapping[str, Any]) -> str:
-    return (queue["defaultResourceConfig"] or {}).get("resource") or "-"
+    return dig(queue, "defaultResourceConfig", "resource") or "-"
 
 
 def _schemas(queue: Mapping[str, Any]) -> dict[str, Any]:
-    declared = (queue["defaultResourceConfig"] or {}).get("templateVariables") or []
+    declared: list[Any] = dig(queue, "defaultResourceConfig", "templateVariables") or []
     return {variable["name"]: json.loads(variable["schema"]) for variable in declared}
 
 
@@ -206,6 +207,6 @@ def _described(queue: Mapping[str, Any]) -> dict[str, Any]:
         "resource": _resource(queue),
         "prioritization_mode": queue["prioritizationMode"],
         "waiting": queue["pendingCount"],
-        "config": (queue["defaultResourceConfig"] or {}).get("config") or {},
+        "config": dig(queue, "defaultResourceConfig", "config") or {},
         "template_variables": _schemas(queue),
     }

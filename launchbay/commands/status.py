@@ -10,6 +10,7 @@ from agent.operations import QUEUE_PROJECT
 from launchbay.items import queues_with_items
 from launchbay.output import ago, json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
+from protocol.json_types import dig
 
 AGENT_FIELDS = "id name hostname agentStatus heartbeatAt"
 
@@ -72,8 +73,8 @@ def _flat(queue: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(item: Mapping[str, Any]) -> str:
-    spec = item["runSpec"] or {}
-    return spec.get("job") or (spec.get("docker") or {}).get("docker_image") or spec.get("uri") or "-"
+    spec = item["runSpec"]
+    return dig(spec, "job") or dig(spec, "docker", "docker_image") or dig(spec, "uri") or "-"
 
 
 def _why(item: Mapping[str, Any]) -> str:

@@ -46,13 +46,14 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
 def _create(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
     now = context.now
     project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
-    names = [input.get("artifactCollectionName"), *(input.get("artifactCollectionNames") or [])]
-    name = next((each for each in names if each), None)
+    several: list[str] = input.get("artifactCollectionNames") or []
+    name: str | None = next((each for each in (input.get("artifactCollectionName"), *several) if each), None)
     if name is None:
         raise RequestError("An artifact needs the name of its collection.")
     sequence_id = collections.ensure_sequence(connection, project_id, input["artifactTypeName"], name, now)
     run = runs.by_name(connection, project_id, input["runName"]) if input.get("runName") else None
-    aliases = list(dict.fromkeys(alias["alias"] for alias in input.get("aliases") or []))
+    wanted: list[dict[str, str]] = input.get("aliases") or []
+    aliases = list(dict.fromkeys(alias["alias"] for alias in wanted))
     same = artifacts.by_digest(connection, sequence_id, input["digest"]) if input["enableDigestDeduplication"] else None
     if same is not None:
         # No commit will follow, so what was asked for is done here.
@@ -96,7 +97,7 @@ async def create_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonO
 
     manifest_id, key = await context.services.database.write(work)
     wire_id = ids.encode("ArtifactManifest", manifest_id)
-    file = {
+    file: JsonObject = {
         "id": wire_id,
         "name": MANIFEST_NAME,
         "uploadUrl": context.services.objects.upload_url(context.base_url, key, md5=input["digest"]),

@@ -27,7 +27,7 @@ TTL_INHERITED = -1
 FILES_PER_PAGE = 50
 
 
-# --- shapes ------------------------------------------------------------------------------------------------------------
+# --- shapes -----------------------------------------------------------------------------------------------------------
 
 
 def node(row: AnyRow, aliases: Sequence[Alias]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:
     return row
 
 
-# --- versions ----------------------------------------------------------------------------------------------------------
+# --- versions ---------------------------------------------------------------------------------------------------------
 
 
 @resolvers.field("Query", "artifact")
@@ -254,7 +254,7 @@ async def _of_run(run: dict[str, Any], info: Info, role: str, page: Page) -> Jso
     return await info.context.services.database.read(work)
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 @resolvers.field("Artifact", "currentManifest")
@@ -329,7 +329,7 @@ def _file(row: AnyRow, context: Context) -> JsonObject:
     }
 
 
-# --- types and collections ---------------------------------------------------------------------------------------------
+# --- types and collections --------------------------------------------------------------------------------------------
 
 
 @resolvers.field("Project", "artifactType")

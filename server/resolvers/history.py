@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
 from protocol.json_types import JsonObject
 from server.graphql import Info, Resolvers
@@ -83,7 +83,7 @@ def _lookup(row: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
             return _MISSING
-        value = value[part]
+        value = cast("dict[str, Any]", value)[part]
     return value
 
 
@@ -92,9 +92,9 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _finite(entry) for key, entry in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [_finite(entry) for entry in cast("list[Any]", value)]
     return value
 
 
@@ -109,7 +109,7 @@ def _thinned(rows: list[JsonObject], count: int) -> list[JsonObject]:
 async def history_keys(run: dict[str, Any], info: Info) -> JsonObject:
     """Return the last step and the keys of the last row."""
     lines = await info.context.services.database.read(streams.tail, run["row_id"], Stream.HISTORY, 1)
-    keys = json.loads(lines[0].content) if lines else {}
+    keys: dict[str, Any] = json.loads(lines[0].content) if lines else {}
     return {"lastStep": run["row"].last_step, "keys": {key: {"typeCounts": []} for key in keys}}
 
 
@@ -160,11 +160,12 @@ async def log_lines(
 def _console_line(line: Line) -> JsonObject:
     """Read a structured line (`{"ts":..., "content":...}`); older clients send text with a prefix."""
     try:
-        parsed = json.loads(line.content)
+        parsed: Any = json.loads(line.content)
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict) or "content" not in parsed:
         return {"number": line.number, "line": line.content}
+    parsed = cast("dict[str, Any]", parsed)
     return {
         "number": line.number,
         "timestamp": parsed.get("ts"),

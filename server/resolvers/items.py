@@ -99,7 +99,7 @@ async def pop(_: object, info: Info, input: dict[str, Any]) -> JsonObject | None
     queue = await context.services.database.read(look)
     deadline = context.now + context.wait_seconds
     with context.services.wakeups.listening([("queue", queue.id)]) as event:
-        while True:
+        while not context.is_gone():
             if agent_id is not None:
                 context.services.heartbeats.beat(launch_agents, agent_id, context.now)
             taken, expiry = await context.services.database.write(_take, queue, agent_id, context.now)
@@ -111,6 +111,7 @@ async def pop(_: object, info: Info, input: dict[str, Any]) -> JsonObject | None
                 return None
             # A lease that ends wakes nobody, so the look is repeated then.
             await wait(event, left if expiry is None else min(left, max(expiry - context.now, 0.05)))
+    return None
 
 
 def _take(
@@ -269,7 +270,11 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     def work(connection: Connection) -> int | None:
         row = _visible(connection, context, input["runQueueItemId"])
         if row.state == ItemState.PENDING:
-            message = {"message": "Stopped while it waited in the queue.", "stage": "queue", "filePaths": []}
+            message: JsonObject = {
+                "message": "Stopped while it waited in the queue.",
+                "stage": "queue",
+                "filePaths": [],
+            }
             claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(message))
             return None
         if ItemState(row.state).is_ended:

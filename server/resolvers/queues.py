@@ -168,8 +168,15 @@ async def upsert_run_queue(_: object, info: Info, input: dict[str, Any]) -> Json
         if known:
             queues.change(connection, known.id, context.now, **values)
         else:
-            mine = {"user_id": context.viewer.id, "now": context.now, "access": "PROJECT"}
-            queues.create(connection, project_id, name, **mine, **values)
+            queues.create(
+                connection,
+                project_id,
+                name,
+                user_id=context.viewer.id,
+                now=context.now,
+                access="PROJECT",
+                **values,
+            )
 
     await context.services.database.write(work)
     return {"success": True, "configSchemaValidationErrors": []}

@@ -1,11 +1,11 @@
 """Runs: made and changed with `upsertBucket`, read as `project.run`, listed as `project.runs`."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Connection
 
-from protocol.json_types import JsonObject
+from protocol.json_types import JsonObject, dig
 from protocol.states import RunState
 from server import ids, run_filters
 from server.context import Context
@@ -138,7 +138,7 @@ async def upsert_bucket(_: object, info: Info, input: dict[str, Any]) -> JsonObj
         if input.get("id"):
             row = by_storage_id(connection, context, input["id"])
             if _is_client_start(input):
-                runs.revive(connection, row.id, context.now)
+                runs.revive(connection, row, context.now)
             runs.change(connection, row.id, context.now, **_changes(input))
             return runs.by_id(connection, row.id), False
         return _upsert_by_name(connection, context, input)
@@ -158,7 +158,7 @@ async def rewind_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
         row = find(connection, context, input.get("entityName"), input.get("projectName"), input["runName"])
         step = int(input["metricValue"])
         left = streams.truncate_after(connection, row.id, step)
-        runs.revive(connection, row.id, context.now)
+        runs.revive(connection, row, context.now)
         runs.change(connection, row.id, context.now, history_lines=left, last_step=min(row.last_step, step))
         return runs.by_id(connection, row.id)
 
@@ -177,11 +177,11 @@ async def update_run_state(_: object, info: Info, input: dict[str, Any]) -> Json
     def work(connection: Connection) -> None:
         row = by_storage_id(connection, context, input["id"])
         state = runs.state(row, context.now)
-        if state not in allowed.get(input["state"], set()):
-            raise RequestError(f"invalid state transition of run {row.name!r}: {state} -> {input['state']}")
+        if row.sweep is not None or state not in allowed.get(input["state"], set()):
+            whose = f"of sweep {row.sweep!r}" if row.sweep else ""
+            raise RequestError(f"invalid state transition of run {row.name!r} {whose}: {state} -> {input['state']}")
         if input["state"] == "pending":
-            fresh = {"started_at": None, "ended_at": None, "end_cause": None, "exit_code": None, "preempting": False}
-            runs.change(connection, row.id, context.now, **fresh)
+            runs.wait_again(connection, row.id, context.now)
         else:
             runs.record_end(connection, row.id, "failed", None, context.now)
 
@@ -251,9 +251,9 @@ def _upsert_by_name(connection: Connection, context: Context, input: dict[str, A
     if known.deleted_at is not None:
         raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
     if _is_client_start(input):
-        runs.restart(connection, known.id, context.now)
-    elif input.get("state") is None and known.started_at is None and "_wandb" in (input.get("config") or ""):
-        runs.revive(connection, known.id, context.now)
+        runs.restart(connection, known, context.now)
+    elif known.started_at is None and _starts_without_host(input):
+        runs.revive(connection, known, context.now)
     runs.change(connection, known.id, context.now, **_changes(input))
     return runs.by_id(connection, known.id), False
 
@@ -284,6 +284,13 @@ def _is_client_start(input: dict[str, Any]) -> bool:
     return input.get("host") is not None or input.get("jobProgram") is not None
 
 
+def _starts_without_host(input: dict[str, Any]) -> bool:
+    """Whether a run that waits has begun, though no host is named: the public API says so, or a client's config does."""
+    if input.get("state") is not None:
+        return input["state"] == "running"
+    return "_wandb" in (input.get("config") or "")
+
+
 def _check_id(name: str) -> None:
     if not name or len(name) > 128 or set(name).intersection(FORBIDDEN_ID_CHARS.split()):
         raise RequestError(f"{name!r} cannot be a run id: use 1 to 128 characters without {FORBIDDEN_ID_CHARS}")
@@ -292,5 +299,8 @@ def _check_id(name: str) -> None:
 @resolvers.field("Run", "wandbConfig")
 async def wandb_config(parent: dict[str, Any], _: Info, keys: list[str] | None = None) -> JsonObject:
     """Return the client's own part of the config, restricted to some keys."""
-    own = json.loads(parent["config"]).get("_wandb", {}).get("value", {})
-    return {key: own[key] for key in keys or own if key in own}
+    own = dig(json.loads(parent["config"]), "_wandb", "value")
+    if not isinstance(own, dict):
+        return {}
+    entries = cast("JsonObject", own)
+    return {key: entries[key] for key in keys or entries if key in entries}

@@ -99,7 +99,7 @@ def pending_count(connection: Connection, queue_id: int) -> int:
 
 def rules(row: AnyRow) -> QueueRules:
     """Return what a queue says about its items."""
-    config = json.loads(row.config) if row.config else {}
+    config: dict[str, Any] = json.loads(row.config) if row.config else {}
     return QueueRules(
         name=row.name,
         resource=row.resource,

@@ -1,13 +1,12 @@
 """Runs: what is recorded of them, and how they change."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, insert, select, update
 
 from protocol.states import RunState
-from server.run_state import RunFacts, state_of
+from server.run_state import HEARTBEAT_TIMEOUT_SECONDS, RunFacts, state_of
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, projects, run_lines, runs, users
 
@@ -66,6 +65,26 @@ def state(row: AnyRow, now: float) -> RunState:
     return state_of(facts(row), now)
 
 
+def state_expression(now: float) -> ColumnElement[str]:
+    """Return `run_state.state_of` in SQL, for filters and orders. A test holds that the two agree."""
+    silent = now - func.coalesce(runs.c.heartbeat_at, runs.c.started_at) > HEARTBEAT_TIMEOUT_SECONDS
+    own_end = case(
+        (func.coalesce(runs.c.exit_code, 0) == 0, RunState.FINISHED.value),
+        (runs.c.preempting, RunState.PREEMPTED.value),
+        (runs.c.stop_requested_at.is_not(None), RunState.KILLED.value),
+        else_=RunState.FAILED.value,
+    )
+    return case(
+        (runs.c.end_cause.is_not(None), runs.c.end_cause),
+        (runs.c.ended_at.is_not(None), own_end),
+        (runs.c.started_at.is_(None), RunState.PENDING.value),
+        (and_(silent, runs.c.preempting), RunState.PREEMPTED.value),
+        (silent, RunState.CRASHED.value),
+        (runs.c.preempting, RunState.PREEMPTING.value),
+        else_=RunState.RUNNING.value,
+    )
+
+
 def create(connection: Connection, project_id: int, name: str, *, user_id: int, now: float, **values: Any) -> int:
     """Add a run; what is not given is empty."""
     row = {
@@ -113,10 +132,15 @@ def ensure_pending(
 
 
 def request_stop(connection: Connection, run_id: int, now: float) -> None:
-    """Note that somebody wants the run stopped; the first wish counts."""
+    """Note that somebody wants the run stopped; the first wish counts. No effect on a run that has ended."""
     connection.execute(
         update(runs)
-        .where(runs.c.id == run_id, runs.c.stop_requested_at.is_(None), runs.c.ended_at.is_(None))
+        .where(
+            runs.c.id == run_id,
+            runs.c.stop_requested_at.is_(None),
+            runs.c.ended_at.is_(None),
+            runs.c.end_cause.is_(None),
+        )
         .values(stop_requested_at=now, updated_at=now)
     )
 
@@ -130,28 +154,37 @@ def record_end(connection: Connection, run_id: int, cause: str, exit_code: int |
     )
 
 
-def restart(connection: Connection, run_id: int, now: float) -> None:
+def restart(connection: Connection, row: AnyRow, now: float) -> None:
     """Forget what an earlier run of the same id left: `wandb.init` with a known id and without resume."""
-    connection.execute(run_lines.delete().where(run_lines.c.run_id == run_id))
-    fresh = {"history_lines": 0, "event_lines": 0, "log_lines": 0, "last_step": -1, "summary": "{}"}
-    change(connection, run_id, now, **fresh, **_alive(now))
+    connection.execute(run_lines.delete().where(run_lines.c.run_id == row.id))
+    counters = {"history_lines": 0, "event_lines": 0, "log_lines": 0, "last_step": -1}
+    change(connection, row.id, now, **counters, summary="{}", system_metrics="{}")
+    revive(connection, row, now)
 
 
-def revive(connection: Connection, run_id: int, now: float) -> None:
-    """Note that a client has taken the run up, perhaps again."""
-    change(connection, run_id, now, **_alive(now))
+def revive(connection: Connection, row: AnyRow, now: float) -> None:
+    """Note that a client has taken the run up, perhaps again.
 
-
-def _alive(now: float) -> Mapping[str, Any]:
-    return {
-        "started_at": func.coalesce(runs.c.started_at, now),
+    A wish to stop belongs to one life of the run: it goes with a life that has ended, but holds for one that waits to
+    start or goes on.
+    """
+    over = state(row, now).is_ended
+    alive = {
+        "started_at": now if row.started_at is None else row.started_at,
         "heartbeat_at": now,
         "ended_at": None,
         "exit_code": None,
         "end_cause": None,
         "preempting": False,
-        "stop_requested_at": None,
+        "stop_requested_at": None if over else row.stop_requested_at,
     }
+    change(connection, row.id, now, **alive)
+
+
+def wait_again(connection: Connection, run_id: int, now: float) -> None:
+    """Note that the run is going to be started once more."""
+    names = ("started_at", "heartbeat_at", "ended_at", "exit_code", "end_cause", "stop_requested_at")
+    change(connection, run_id, now, **dict.fromkeys(names), preempting=False)
 
 
 def count(connection: Connection, project_id: int, condition: ColumnElement[bool] | None = None) -> int:

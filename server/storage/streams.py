@@ -4,14 +4,18 @@ A line is stored under its number, replacing what was there. So a request that i
 nothing, and a progress bar that rewrites its line is one line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Select, delete, func, select
 
 from server.storage.tables import run_lines
 from server.storage.upsert import upsert
+
+_FETCHED = 1000
+_MAX_PARAMETERS = 500
+"""Below every engine's limit."""
 
 
 class Stream(IntEnum):
@@ -70,10 +74,10 @@ def sample(connection: Connection, run_id: int, stream: Stream, total: int, coun
     if total <= count:
         return page(connection, run_id, stream, 0, count)
     last = total - 1
-    numbers = sorted({round(index * last / (count - 1)) for index in range(count)}) if count > 1 else [last]
+    numbers = [index * last // (count - 1) for index in range(count)] if count > 1 else [last]
     lines: list[Line] = []
-    for start in range(0, len(numbers), 500):  # below every engine's limit of parameters
-        chosen = numbers[start : start + 500]
+    for start in range(0, len(numbers), _MAX_PARAMETERS):
+        chosen = numbers[start : start + _MAX_PARAMETERS]
         found = connection.execute(
             _of(run_id, stream).where(run_lines.c.number.in_(chosen)).order_by(run_lines.c.number)
         )
@@ -81,18 +85,24 @@ def sample(connection: Connection, run_id: int, stream: Stream, total: int, coun
     return lines
 
 
+def each_with(connection: Connection, run_id: int, words: Sequence[str]) -> Iterator[Line]:
+    """Go through the history lines that contain all the words, whatever their case, holding few of them at a time."""
+    statement = _of(run_id, Stream.HISTORY).order_by(run_lines.c.number)
+    for word in words:
+        statement = statement.where(run_lines.c.content.contains(word, autoescape=True))
+    for row in connection.execution_options(yield_per=_FETCHED).execute(statement):
+        yield Line(row.number, row.content, row.step)
+
+
 def truncate_after(connection: Connection, run_id: int, step: int) -> int:
-    """Remove history after a step; returns how many lines are left."""
-    connection.execute(
-        delete(run_lines).where(
-            run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY), run_lines.c.step > step
-        )
-    )
-    left = select(func.count()).where(run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
-    return connection.scalar(left) or 0
+    """Remove history after a step; returns the number of the line that comes next."""
+    of_history = (run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
+    connection.execute(delete(run_lines).where(*of_history, run_lines.c.step > step))
+    last = connection.scalar(select(func.max(run_lines.c.number)).where(*of_history))
+    return 0 if last is None else last + 1
 
 
-def _of(run_id: int, stream: Stream):
+def _of(run_id: int, stream: Stream) -> Select[int, str, int]:
     return select(run_lines.c.number, run_lines.c.content, run_lines.c.step).where(
         run_lines.c.run_id == run_id, run_lines.c.stream == int(stream)
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import start
+
 from server.context import Context, Services, Viewer
 from server.graphql import Executor, load_schema
 from server.resolvers import ALL_RESOLVERS
+from server.start import opened
 from server.storage import users
 
 
@@ -33,8 +34,8 @@ def clock() -> Clock:
 @pytest.fixture
 async def services(tmp_path: Path, clock: Clock) -> AsyncIterator[Services]:
     """A server's services; user `admin` exists."""
-    async with start.opened(tmp_path / "data") as opened:
-        yield replace(opened, clock=clock)
+    async with opened(tmp_path / "data") as services:
+        yield replace(services, clock=clock)
 
 
 @dataclass
