@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat; the README quotes what these commands print."""
