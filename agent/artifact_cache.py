@@ -77,9 +77,12 @@ class ArtifactCache:
         await asyncio.to_thread(temporary.mkdir, parents=True)
         manifest = await self._manifest(version)
         urls = await self._urls(version)
-        async with asyncio.TaskGroup() as downloads:
-            for path, entry in manifest.items():
-                downloads.create_task(self._download_file(temporary, path, entry, urls))
+        try:
+            async with asyncio.TaskGroup() as downloads:
+                for path, entry in manifest.items():
+                    downloads.create_task(self._download_file(temporary, path, entry, urls))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors  # one is enough to know, and callers look for its class
         await asyncio.to_thread(temporary.rename, folder)
 
     async def _download_file(

@@ -53,7 +53,10 @@ class Capacity:
             self._waiting.append(turn)
             try:
                 await turn
-            finally:
+            except asyncio.CancelledError:
                 self._waiting.remove(turn)
+                self.changed()  # it may have been this one's turn
+                raise
+            self._waiting.remove(turn)
             if self.free > 0:
                 return

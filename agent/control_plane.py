@@ -45,6 +45,8 @@ class ControlPlane:
         self.api_key = api_key
         self._random = random
         self._headers = {"User-Agent": "launchbay", "X-WANDB-USERNAME": username}
+        self._credentials = {"Authorization": aiohttp.encode_basic_auth("api", api_key)}
+        """Sent to the server alone, never to the URLs that it hands out: those carry their own proof."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "ControlPlane":
@@ -64,7 +66,7 @@ class ControlPlane:
 
     async def execute(self, document: str, variables: Mapping[str, Any] | None = None, *, wait: float = 0) -> Answer:
         """Send one GraphQL operation. With `wait`, the server may take that many seconds for its answer."""
-        headers = {**self._headers, "Content-Type": "application/json"}
+        headers = {**self._headers, **self._credentials, "Content-Type": "application/json"}
         if wait:
             headers["Prefer"] = f"wait={wait:g}"
         body = orjson.dumps({"query": document, "variables": variables or {}})
@@ -74,7 +76,6 @@ class ControlPlane:
                     f"{self.base_url}/graphql",
                     data=body,
                     headers=headers,
-                    auth=aiohttp.BasicAuth("api", self.api_key),
                 ) as response:
                     content = await response.read()
                     self._check(response.status, content)
@@ -109,7 +110,7 @@ class ControlPlane:
         self, method: str, path: str, *, data: bytes | None = None, wait: float = 0, **query: str | int
     ) -> bytes:
         """Send a plain request to an endpoint of the server itself, with credentials."""
-        headers = {**self._headers, **({"Prefer": f"wait={wait:g}"} if wait else {})}
+        headers = {**self._headers, **self._credentials, **({"Prefer": f"wait={wait:g}"} if wait else {})}
         try:
             async with (
                 asyncio.timeout(CALL_TIMEOUT_SECONDS + wait),
@@ -119,7 +120,6 @@ class ControlPlane:
                     data=data,
                     params=query,
                     headers=headers,
-                    auth=aiohttp.BasicAuth("api", self.api_key),
                 ) as response,
             ):
                 content = await response.read()

@@ -36,11 +36,13 @@ class Process:
 
     def open(self) -> int | None:
         """Return a pidfd, or None if the process is gone; `OSError` where the kernel has no pidfds."""
+        if not self.is_alive:
+            return None
         try:
             handle = os.pidfd_open(self.pid)
-        except (ProcessLookupError, ValueError):
+        except ProcessLookupError:
             return None
-        if not self.is_alive:
+        if not self.is_alive:  # it ended in between, and the pidfd may be somebody else's
             os.close(handle)
             return None
         return handle

@@ -1,0 +1,76 @@
+"""The journal brings back what it was told, and holds no secret."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StateFolderInUse
+from agent.journal import Identity, Journal
+from agent.launch import End, Launch, Outcome, Stage
+from backends.base import Handle
+
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+def launch(item_id: str = "item-1") -> Launch:
+    """Return a launch just claimed."""
+    return Launch(item_id, 1, "q", {"project": "p", "_wandb_api_key": SECRET}, "run-1")
+
+
+async def test_launches_come_back_as_they_stood(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path)
+    first, second = launch(), launch("item-2")
+    await journal.record(first)
+    second.stage, second.resource, second.handle = Stage.ENDED, "local-process", Handle("h")
+    second.end = End(Outcome.FAILED, "because", 3, "signal:SIGKILL", "run")
+    second.stop_requested, second.log_offset = True, 17
+    await journal.record(second)
+    await journal.close()
+
+    journal = await Journal.open(tmp_path)
+    again = await journal.launches()
+    await journal.close()
+    for found in again:
+        found.spec = {}
+    first.spec = second.spec = {}
+    assert again == [first, second]
+
+
+async def test_a_later_record_replaces_the_earlier_and_a_forgotten_launch_is_gone(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path)
+    held = launch()
+    await journal.record(held)
+    held.move(Stage.PREPARING)
+    await journal.record(held)
+    assert [found.stage for found in await journal.launches()] == [Stage.PREPARING]
+    await journal.forget(held)
+    assert await journal.launches() == []
+    await journal.close()
+
+
+async def test_the_identity_is_kept(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path)
+    assert await journal.identity() is None
+    await journal.remember_identity(Identity("http://a", "e", "id-1", "name-1"))
+    await journal.remember_identity(Identity("http://a", "e", "id-2", "name-2"))
+    await journal.close()
+    journal = await Journal.open(tmp_path)
+    assert await journal.identity() == Identity("http://a", "e", "id-2", "name-2")
+    await journal.close()
+
+
+async def test_no_secret_is_written(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path)
+    await journal.record(launch())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not any(SECRET.encode() in path.read_bytes() for path in files)
+    await journal.close()
+
+
+async def test_a_state_folder_has_one_owner(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path)
+    with pytest.raises(StateFolderInUse, match="--state-dir"):
+        await Journal.open(tmp_path)
+    await journal.close()
+    await (await Journal.open(tmp_path)).close()

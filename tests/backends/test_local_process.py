@@ -1,0 +1,498 @@
+"""The local-process backend keeps the contract, and what only processes can do wrong."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from backends.base import Backend, BackendError, BackendUnavailable, Handle, Phase, StartRequest
+from backends.local_process import create, spawner
+from backends.local_process.spawner import start_ticks
+from backends.registry import load
+from tests.backends.contract import (
+    LIMIT_SECONDS,
+    BackendContract,
+    Program,
+    end_of,
+    listen,
+    observed,
+    output_of,
+    printed,
+    within,
+    within_each,
+)
+
+AGENT = """
+import asyncio, json, sys
+from pathlib import Path
+from backends.base import StartRequest
+from backends.local_process import create
+
+async def main():
+    order = json.loads(sys.stdin.readline())
+    backend = create(Path(order["state_dir"]), "doomed", {})
+    await backend.start(StartRequest(order["name"], order["command"], {}))
+    print("started", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+class ProcessHarness:
+    """Commands are small shell scripts, with every part quoted by us."""
+
+    exact_environment: ClassVar[bool] = True
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+
+    def open(self) -> Backend:
+        return create(self.state_dir, "test", {})
+
+    def command(self, program: Program) -> Sequence[str]:
+        if program.shows == "environment":
+            return ["/usr/bin/env", "-0"]
+        if program.shows == "working_dir":
+            return ["/bin/pwd"]
+        return sh(
+            "trap '' TERM" if program.ignores_term else ":",
+            _print(program.prints),
+            "exec sleep 1000" if program.seconds is None else f"sleep {program.seconds}" if program.seconds else ":",
+            _print(program.last_words),
+            f"kill -{int(program.dies_by)} $$" if program.dies_by else f"exit {program.exit_code}",
+        )
+
+    def missing_program(self) -> Sequence[str]:
+        return ["no-such-program", "--flag"]
+
+    async def start_and_crash(self, request: StartRequest) -> None:
+        order = {"state_dir": str(self.state_dir), "name": request.name, "command": list(request.command)}
+        agent = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", AGENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert agent.stdin
+        assert agent.stdout
+        agent.stdin.write(json.dumps(order).encode() + b"\n")
+        assert await agent.stdout.readline() == b"started\n"
+        agent.kill()
+        await agent.wait()
+
+    def in_plain_sight(self) -> bytes:
+        files = [path for path in self.state_dir.rglob("*") if path.is_file() and path.name != spawner.OUTPUT]
+        lines = [line for path in Path("/proc").glob("[0-9]*/cmdline") if (line := _contents(path))]
+        return b"\n".join([*(bytes(path) + path.read_bytes() for path in files), *lines])
+
+    def folder(self, name: str = "launch-1") -> Path:
+        return self.state_dir / "launches" / name
+
+    def status(self, name: str = "launch-1") -> dict[str, Any]:
+        return json.loads((self.folder(name) / spawner.STATUS).read_bytes())
+
+    def kill_everything(self) -> None:
+        for file in self.state_dir.rglob(spawner.STATUS):
+            status = json.loads(file.read_bytes())
+            if status["state"] == "running" and start_ticks(status["pid"]) == status["pid_started"]:
+                os.killpg(status["pid"], signal.SIGKILL)
+
+
+def sh(*steps: str) -> list[str]:
+    """A shell script of these steps."""
+    return ["/bin/sh", "-c", "\n".join(steps)]
+
+
+def _print(data: bytes) -> str:
+    octal = "".join(f"\\{byte:03o}" for byte in data)
+    return f"printf {shlex.quote(octal)}" if data else ":"
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[ProcessHarness]:
+    harness = ProcessHarness(tmp_path / "state")
+    yield harness
+    harness.kill_everything()
+
+
+@pytest.fixture
+async def backend(harness: ProcessHarness) -> AsyncGenerator[Backend]:
+    backend = harness.open()
+    yield backend
+    await backend.close()
+
+
+class TestLocalProcessBackend(BackendContract):
+    """Uses the module's fixture `harness`."""
+
+
+async def launch(backend: Backend, *steps: str, name: str = "launch-1") -> Handle:
+    return await backend.start(StartRequest(name, sh(*steps), {"PATH": "/usr/bin:/bin"}))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something in /proc or in a folder, which cannot tell by itself."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+# --- what a job is given ---------------------------------------------------------------------------------------------
+
+
+async def test_job_inherits_nothing_from_the_agent(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", "the agent's own")
+    read_end, write_end = os.pipe()
+    os.set_inheritable(write_end, True)
+    old = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        handle = await launch(
+            backend, "ls -l /proc/$$/fd", "grep -E 'Sig(Ign|Blk)' /proc/self/status", "env", "readlink /proc/self/fd/0"
+        )
+    finally:
+        signal.signal(signal.SIGPIPE, old)
+        os.close(read_end)
+        os.close(write_end)
+    await end_of(backend, handle)
+    output = (await output_of(backend, handle)).decode()
+    handles = {line.split(" -> ")[0].split()[-1] for line in output.splitlines() if " -> " in line}
+    assert handles == {"0", "1", "2"}
+    assert "WANDB" not in output
+    assert [line.split()[1] for line in output.splitlines() if line.startswith("Sig")] == ["0" * 16] * 2
+    assert output.endswith("/dev/null\n")
+
+
+async def test_job_leads_its_own_session(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "exec sleep 1000")
+    pid = harness.status()["pid"]
+    assert os.getsid(pid) == os.getpgid(pid) == pid
+    (helper,) = _spawners()
+    assert len({pid, harness.status()["shim"], helper, os.getsid(0)}) == 4
+    assert [os.getsid(each) for each in (harness.status()["shim"], helper)] == [harness.status()["shim"], helper]
+    await backend.stop(handle, 5)
+    await end_of(backend, handle)
+
+
+async def test_job_without_a_working_folder_runs_in_an_empty_one(backend: Backend) -> None:
+    handle = await launch(backend, "ls -A")
+    await end_of(backend, handle)
+    assert await output_of(backend, handle) == b""
+
+
+async def test_large_environment_arrives(backend: Backend) -> None:
+    environment = {f"BIG_{n}": "x" * 100_000 for n in range(6)}
+    request = StartRequest("launch-1", ["/bin/sh", "-c", "echo ${#BIG_0} ${#BIG_5}"], environment)
+    handle = await backend.start(request)
+    await end_of(backend, handle)
+    assert await output_of(backend, handle) == b"100000 100000\n"
+
+
+@pytest.mark.parametrize("name", ["", "..", "../up", "a/b", "/etc", ".hidden", "a\0b", "a\n", "x" * 300])
+async def test_names_cannot_leave_the_folder(backend: Backend, name: str) -> None:
+    with pytest.raises(BackendError, match="cannot be a launch's name"):
+        await backend.start(StartRequest(name, ["/bin/true"], {}))
+    with pytest.raises(BackendError, match="cannot be a launch's name"):
+        await backend.cleanup(Handle(name))
+
+
+@pytest.mark.parametrize("environment", [{"A=B": "c"}, {"": "c"}, {"A": "b\0c"}])
+async def test_impossible_environment_is_refused(backend: Backend, environment: dict[str, str]) -> None:
+    with pytest.raises(BackendError, match="environment variable"):
+        await backend.start(StartRequest("launch-1", ["/bin/true"], environment))
+
+
+# --- programs that cannot run ----------------------------------------------------------------------------------------
+
+
+async def test_program_that_may_not_be_executed(backend: Backend, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    handle = await backend.start(StartRequest("launch-1", [str(script)], {}))
+    seen = await end_of(backend, handle)
+    assert (seen.exit_code, seen.reason) == (126, "not_executable")
+    assert str(script) in seen.message
+
+
+async def test_working_folder_that_is_missing(backend: Backend, tmp_path: Path) -> None:
+    request = StartRequest("launch-1", ["/bin/true"], {}, working_dir=tmp_path / "gone")
+    seen = await end_of(backend, await backend.start(request))
+    assert (seen.phase, seen.exit_code, seen.reason) == (Phase.FAILED, 126, "bad_working_dir")
+    assert str(tmp_path / "gone") in seen.message
+
+
+async def test_folder_that_cannot_be_used_is_an_error(harness: ProcessHarness, backend: Backend) -> None:
+    harness.state_dir.mkdir()
+    (harness.state_dir / "launches").write_text("a file in the way")
+    with pytest.raises(BackendError, match="could not be started"):
+        await launch(backend, "true")
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+async def test_stop_reaches_the_whole_group(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "(trap '' TERM; echo up; exec sleep 1000) &", "wait")
+    await printed(backend, handle, b"up\n")
+    group = harness.status()["pid"]
+    await backend.stop(handle, 30)
+    await end_of(backend, handle)
+    await until(lambda: group not in _groups())
+
+
+async def test_kill_reaches_the_whole_group(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "trap '' TERM", "sleep 1000 &", "echo up", "wait")
+    await printed(backend, handle, b"up\n")
+    group = harness.status()["pid"]
+    await backend.stop(handle, 0.1)
+    assert (await end_of(backend, handle)).exit_code == 137
+    await until(lambda: group not in _groups())
+
+
+async def test_daemon_of_a_job_does_not_hold_the_launch(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "mkfifo up", "setsid sh -c 'echo $$; : >up; exec sleep 1000' &", ": <up", "exit 2")
+    assert (await end_of(backend, handle)).exit_code == 2
+    output = b"".join([data async for data in within_each(backend, handle)])
+    os.kill(int(output), 0)
+    await backend.cleanup(handle)
+    os.kill(int(output), signal.SIGKILL)
+    assert not harness.folder().exists()
+
+
+def _groups() -> set[int]:
+    """The process groups that have a live member."""
+    groups: set[int] = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        fields = _contents(path).rpartition(b")")[2].split()
+        if fields and fields[0] != b"Z":
+            groups.add(int(fields[2]))
+    return groups
+
+
+# --- exactly one start, whatever is killed ---------------------------------------------------------------------------
+
+
+async def test_shim_killed_before_the_record_leaves_no_job(harness: ProcessHarness, backend: Backend) -> None:
+    _block_first_status(harness)
+    starting = asyncio.create_task(launch(backend, "echo ran"))
+    await until(lambda: _processes_in(harness.folder()))
+    await until(lambda: _processes_in(harness.folder() / spawner.WORK))
+    (shim,) = _processes_in(harness.folder())
+    os.kill(shim, signal.SIGKILL)
+    await until(lambda: not _processes_in(harness.folder() / spawner.WORK))
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert await backend.observe() == {}
+
+    (harness.folder() / f".{spawner.STATUS}").unlink()
+    again = harness.open()
+    handle = await launch(again, "echo ran")
+    assert (await end_of(again, handle)).phase is Phase.FINISHED
+    assert await output_of(again, handle) == b"ran\n"
+    await again.close()
+
+
+async def test_stop_before_the_job_runs_keeps_it_from_running(harness: ProcessHarness, backend: Backend) -> None:
+    _block_first_status(harness)
+    starting = asyncio.create_task(launch(backend, "echo ran"))
+    await until(lambda: _processes_in(harness.folder() / spawner.WORK))
+    restarted = harness.open()
+    handle = Handle("launch-1")
+    assert (await restarted.observe())[handle].phase is Phase.STARTING
+    await restarted.stop(handle, 5)
+    assert (await asyncio.to_thread((harness.folder() / f".{spawner.STATUS}").read_bytes)).startswith(b"{")
+    assert await starting == handle
+    assert (await end_of(restarted, handle)).phase is Phase.STOPPED
+    assert await output_of(restarted, handle) == b""
+    await restarted.close()
+
+
+async def test_folder_without_a_status_was_never_started(harness: ProcessHarness, backend: Backend) -> None:
+    harness.folder().mkdir(parents=True)
+    (harness.folder() / spawner.LABELS).write_text("{tor")
+    (harness.folder() / spawner.LOCK).touch()
+    assert await backend.observe() == {}
+    await backend.stop(Handle("launch-1"), 0)
+    handle = await launch(backend, "echo ran")
+    assert (await end_of(backend, handle)).phase is Phase.FINISHED
+
+
+async def test_torn_status_counts_as_started(harness: ProcessHarness, backend: Backend) -> None:
+    harness.folder().mkdir(parents=True)
+    (harness.folder() / spawner.STATUS).touch()
+    handle = await launch(backend, "echo ran twice")
+    seen = await end_of(backend, handle)
+    assert seen.phase is Phase.LOST
+    assert await output_of(backend, handle) == b""
+    (harness.folder() / spawner.STATUS).unlink()
+
+
+async def test_cancelled_start_starts_all_the_same(harness: ProcessHarness, backend: Backend) -> None:
+    starting = asyncio.create_task(launch(backend, "echo ran"))
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert (await end_of(backend, Handle("launch-1"))).phase is Phase.FINISHED
+
+
+async def test_spawner_killed_while_asked_is_unavailable(harness: ProcessHarness, backend: Backend) -> None:
+    await launch(backend, "true", name="first")
+    (pid,) = _spawners()
+    os.kill(pid, signal.SIGSTOP)
+    starting = asyncio.create_task(launch(backend, "echo ran"))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(BackendUnavailable, match="died"):
+        await starting
+    handle = await launch(backend, "echo ran")
+    await end_of(backend, handle)
+    assert await output_of(backend, handle) == b"ran\n"
+
+
+def _block_first_status(harness: ProcessHarness) -> None:
+    """Have the shim wait, after it forked the job and before it records that, until somebody reads the pipe."""
+    harness.folder().mkdir(parents=True)
+    os.mkfifo(harness.folder() / f".{spawner.STATUS}")
+
+
+def _processes_in(folder: Path) -> list[int]:
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if path.readlink() == folder:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def _spawners() -> list[int]:
+    """This process's own spawners."""
+    pids = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    return [pid for pid in pids if b"spawner.py" in _contents(Path(f"/proc/{pid}/cmdline"))]
+
+
+# --- ends without a witness ------------------------------------------------------------------------------------------
+
+
+async def test_job_outlives_its_shim_and_is_lost_in_the_end(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "exec sleep 1000")
+    status = harness.status()
+    os.kill(status["shim"], signal.SIGKILL)
+    await observed(backend, handle, lambda seen: start_ticks(status["shim"]) == 0)
+    async with aclosing(listen(backend)) as hints:
+        await anext(hints)
+        assert (await backend.observe())[handle].phase is Phase.RUNNING
+        with pytest.raises(TimeoutError):  # the job is watched now: no looking again and again
+            await within(0.1, anext(hints))
+    os.kill(status["pid"], signal.SIGKILL)
+    seen = await end_of(backend, handle)
+    assert (seen.phase, seen.exit_code) == (Phase.LOST, None)
+    assert "no exit status" in seen.message
+
+
+async def test_stop_works_without_the_shim(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "trap '' TERM", "echo up", "exec sleep 1000")
+    await printed(backend, handle, b"up\n")
+    os.kill(harness.status()["shim"], signal.SIGKILL)
+    await backend.stop(handle, 0.1)
+    assert (await end_of(backend, handle)).phase is Phase.STOPPED
+
+
+async def test_shim_ignores_the_signals_of_a_shutdown(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "sleep 0.3", "exit 5")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(harness.status()["shim"], number)
+    assert (await end_of(backend, handle)).exit_code == 5
+
+
+async def test_launch_of_before_a_reboot_is_lost(harness: ProcessHarness, backend: Backend) -> None:
+    harness.folder().mkdir(parents=True)
+    # The pids exist again, as somebody else's.
+    status = {"state": "running", "pid": os.getpid(), "pid_started": 1, "shim": os.getpid(), "shim_started": 1}
+    (harness.folder() / spawner.STATUS).write_text(json.dumps(status))
+    handle = Handle("launch-1")
+    assert (await backend.observe())[handle].phase is Phase.LOST
+    await backend.stop(handle, 0)  # must not kill us
+    assert await launch(backend, "echo ran") == handle
+    assert (await backend.observe())[handle].phase is Phase.LOST
+
+
+async def test_removed_folder_is_noticed(harness: ProcessHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.local_process.backend.LISTING_SECONDS", 0.0)
+    backend = harness.open()
+    handle = await launch(backend, "true")
+    await end_of(backend, handle)
+    harness.folder().rename(harness.state_dir / "elsewhere")
+    assert await backend.observe() == {}
+    await backend.close()
+
+
+async def test_watching_without_pidfds(harness: ProcessHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(pid: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", unsupported)
+    monkeypatch.setattr("backends.local_process.watching.POLL_SECONDS", 0.05)
+    backend = harness.open()
+    handle = await launch(backend, "sleep 0.2", "exit 6")
+    assert (await end_of(backend, handle)).exit_code == 6
+    await backend.close()
+
+
+# --- the backend itself ----------------------------------------------------------------------------------------------
+
+
+async def test_close_leaves_nothing_but_the_job(harness: ProcessHarness) -> None:
+    before = _open_files()
+    backend = harness.open()
+    await launch(backend, "exec sleep 1000")
+    await backend.observe()
+    await backend.close()
+    await backend.close()
+    assert _open_files() == before
+    assert _spawners() == []
+    assert len(asyncio.all_tasks()) == 1
+    assert start_ticks(harness.status()["pid"])
+    with pytest.raises(BackendUnavailable, match="closed"):
+        await launch(backend, "true", name="late")
+
+
+def _open_files() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+async def test_what_runs_costs_no_reading(
+    harness: ProcessHarness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await launch(backend, "exec sleep 1000")
+    first = await backend.observe()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("backends.local_process.records.read", fail)
+    assert await backend.observe() == first
+    assert first[handle].phase is Phase.RUNNING
+
+
+def test_backend_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    backend = load("local-process")(tmp_path, "agent", {})
+    assert backend.capabilities.runs_locally
+
+
+def test_unknown_backend_names_the_known_ones() -> None:
+    with pytest.raises(BackendError, match=r"'local-proces'.*local-process"):
+        load("local-proces")

@@ -1,0 +1,117 @@
+"""Agents and commands as separate processes, for tests of the launch path."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.conftest import LiveServer
+
+BIN = Path(sys.executable).parent
+WAIT_SECONDS = 60.0
+
+# Jobs without code: the entry point is all there is. They use the Python that runs the tests, which has `wandb`.
+INIT_AND_LOG = "import wandb\nwith wandb.init() as run: run.log({'value': run.config.get('value', 1)})"
+
+
+def python(code: str) -> list[str]:
+    """Return an entry point that runs some Python."""
+    return [sys.executable, "-c", code]
+
+
+def spec(entry_point: list[str], project: str, **more: Any) -> dict[str, Any]:
+    """Return a launch spec of a job without code."""
+    overrides = {"entry_point": entry_point, **more.pop("overrides", {})}
+    return {"entity": "admin", "project": project, "uri": "placeholder-test", "overrides": overrides, **more}
+
+
+def run(server: LiveServer, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment (`launchbay` or `wandb`) as the server's first user."""
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        env=server.environment(**env),
+        cwd=server.folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS + 30,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def make_queue(server: LiveServer, name: str) -> None:
+    """Make a local-process queue."""
+    run(server, "launchbay", "queue", "create", name)
+
+
+def push(server: LiveServer, queue: str, launch_spec: dict[str, Any], *arguments: str) -> str:
+    """Push a launch spec; returns the item's id."""
+    text = json.dumps(launch_spec)
+    return json.loads(run(server, "launchbay", "launch", "-q", queue, "-c", text, "--json", *arguments).stdout)["id"]
+
+
+def item(server: LiveServer, item_id: str) -> dict[str, Any]:
+    """Return an item as `launchbay status` tells it."""
+    status = json.loads(run(server, "launchbay", "status", "--json", "-n", "100").stdout)
+    return next(found for queue in status["queues"] for found in queue["items"] if found["id"] == item_id)
+
+
+def wait_for(server: LiveServer, item_id: str, *states: str) -> dict[str, Any]:
+    """Wait until an item is in one of these states."""
+    return until(lambda: (found := item(server, item_id))["state"] in states and found, f"{item_id} to be {states}")
+
+
+def logs(server: LiveServer, item_id: str, *arguments: str) -> str:
+    """Return what `launchbay logs` prints of an item."""
+    return run(server, "launchbay", "logs", item_id, *arguments).stdout
+
+
+def until(check: Callable[[], Any], what: str) -> Any:
+    """Return the first true value of a check."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited too long for {what}")
+
+
+@contextmanager
+def agent(
+    server: LiveServer, queue: str, state_dir: Path, *arguments: str, **env: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an agent while the block runs; then ask it to end."""
+    command = [str(BIN / "launchbay"), "agent", "-q", queue, "-j", "4", "--state-dir", str(state_dir), *arguments]
+    with background(server, command, state_dir.with_suffix(".log"), **env) as process:
+        yield process
+
+
+@contextmanager
+def background(server: LiveServer, command: list[str], log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in the background while the block runs; its output goes to a file."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=server.environment(**env),
+            cwd=server.folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
