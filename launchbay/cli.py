@@ -44,6 +44,9 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="launchbay")
 def launchbay() -> None:
     """Run machine-learning jobs from a queue: an open launch agent, and the control plane that feeds it."""
+    from launchbay.logs import configure_logging
+
+    configure_logging(-1)  # daemons say more; a command's standard output is for its result
 
 
 def main() -> None:

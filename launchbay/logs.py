@@ -7,8 +7,8 @@ import structlog
 
 
 def configure_logging(verbosity: int) -> None:
-    """Set up structlog once per process. 0 shows what happened, 1 and more also how."""
-    level = logging.INFO if verbosity == 0 else logging.DEBUG
+    """Set up structlog. 0 shows what happened, 1 and more also how, less than 0 only what went wrong."""
+    level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity == 0 else logging.DEBUG
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[

@@ -73,7 +73,7 @@ def md5(content: bytes) -> str:
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeServer]:
+def fake() -> FakeServer:
     """A server for one artifact."""
     return FakeServer()
 
@@ -103,7 +103,7 @@ async def test_a_damaged_file_is_refused_and_nothing_is_kept(
     cache: ArtifactCache, fake: FakeServer, tmp_path: Path
 ) -> None:
     fake.damaged = "main.py"
-    with pytest.raises(LaunchFailed, match="'main.py' of the code artifact arrived damaged"):
+    with pytest.raises(LaunchFailed, match=r"'main\.py' of the code artifact arrived damaged"):
         await cache.fetch(await cache.find(NAME))
     assert [path.suffix for path in (tmp_path / "artifacts").iterdir()] == [".part"]
     fake.damaged = ""

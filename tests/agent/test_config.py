@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agent import config
 from agent.config import AgentConfig
+from agent.config import load as load_config
 from agent.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def load(tmp_path: Path, text: str = "", environment: dict[str, str] | None = No
     """Load a configuration from a file of this text."""
     path = tmp_path / "launch-config.yaml"
     path.write_text(text)
-    return config.load(path, environment or {}, flags)
+    return load_config(path, environment or {}, flags)
 
 
 def test_flags_go_over_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -71,5 +71,5 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load(tmp_path / "none.yaml", {}, {"queues": ("q",)})
-    assert config.load(None, {}, {"queues": ("q",)}, default_path=tmp_path / "none.yaml").queues == ("q",)
+        load_config(tmp_path / "none.yaml", {}, {"queues": ("q",)})
+    assert load_config(None, {}, {"queues": ("q",)}, default_path=tmp_path / "none.yaml").queues == ("q",)

@@ -1,0 +1,80 @@
+"""Commands as processes: exit codes, completion, and `dev`."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from launchbay import __version__
+
+BIN = Path(sys.executable).parent
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a launchbay command in a clean environment."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return subprocess.run(
+        [str(BIN / "launchbay"), *arguments],
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"launchbay, version {__version__}\n"
+
+
+def test_wrong_usage_is_2(tmp_path: Path) -> None:
+    assert run("launch").returncode == 2
+    assert run("no-such-command").returncode == 2
+    unknown = run("status", HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"))
+    assert unknown.returncode == 2
+    assert "No API key" in unknown.stderr
+
+
+def test_completion_knows_the_commands() -> None:
+    assert "_LAUNCHBAY_COMPLETE" in run("completion", "bash").stdout
+    words = {"COMP_WORDS": "launchbay que", "COMP_CWORD": "1", "_LAUNCHBAY_COMPLETE": "bash_complete"}
+    assert "queue" in run(**words).stdout
+
+
+def test_a_user_gets_a_key_once_and_a_team(tmp_path: Path) -> None:
+    made = run("user", "create", "alice", "--team", "vision", "--data-dir", str(tmp_path / "data"))
+    assert len(made.stdout.strip()) == 40
+    again = run("user", "create", "alice", "--data-dir", str(tmp_path / "data"))
+    assert again.returncode != 0
+    assert "is taken" in again.stderr
+    assert made.stdout.strip().encode() not in (tmp_path / "data" / "launchbay.db").read_bytes()
+
+
+def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = tmp_path / "dev"
+    with (tmp_path / "dev.log").open("wb") as log:
+        dev = subprocess.Popen(
+            [str(BIN / "launchbay"), "dev", "--port", str(port), "--data-dir", str(data)], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 40
+        while "Launchbay is running" not in (tmp_path / "dev.log").read_text():
+            assert dev.poll() is None, (tmp_path / "dev.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        key = (data / "server" / "admin-api-key").read_text().strip()
+        env = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": key}
+        spec = {"project": "p", "uri": "placeholder", "overrides": {"entry_point": ["sh", "-c", "echo hello"]}}
+        launched = run("launch", "-q", "local-process", "-c", json.dumps(spec), "--wait", "--json", **env)
+        assert launched.returncode == 7, launched.stderr  # it never calls wandb.init
+        assert run("logs", json.loads(launched.stdout)["id"], **env).stdout == "hello\n"
+    finally:
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(30) == 0
