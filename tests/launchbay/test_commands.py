@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from launchbay import __version__
+from launchbay.cli import __version__
 
 BIN = Path(sys.executable).parent
 
