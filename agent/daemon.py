@@ -14,7 +14,7 @@ import structlog
 from agent import claim, operations, report
 from agent.capacity import Capacity
 from agent.context import AgentContext
-from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped
+from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped, NoLongerOurs
 from agent.launch import End, Launch, Outcome, Stage
 from agent.prepare import backend_for, prepare
 from agent.resolve import Resolved, resolve
@@ -51,6 +51,9 @@ class Held:
         self.stop = asyncio.Event()
         self.stop_sent = False
         self.streaming: asyncio.Task[None] | None = None
+        # Whether the server knows that the launch is being prepared, and so may give it back if we fall silent. Of one
+        # that an earlier agent left we do not know, and have to assume it.
+        self.progress_told = launch.stage is Stage.PREPARING
         if launch.stop_requested:
             self.stop.set()
 
@@ -226,8 +229,7 @@ class Daemon:
         structlog.contextvars.bind_contextvars(item=launch.item_id, attempt=launch.attempt, queue=launch.queue)
         try:
             if launch.stage is Stage.CLAIMED and not await claim.acknowledge(self._context, launch):
-                await self._context.journal.forget(launch)
-                self._release(held)
+                await self._forget(held)
                 return
             if launch.stage in {Stage.PREPARING, Stage.STARTING}:
                 await self._bring_up(held)
@@ -236,6 +238,9 @@ class Daemon:
                 self._look[launch.resource].set()
             elif launch.stage is Stage.ENDED:
                 await self._settle(held)
+        except NoLongerOurs as error:
+            log.warning("let go of the launch", reason=str(error))
+            await self._forget(held)
         except LaunchStopped as error:
             await self._end_early(held, End(Outcome.STOPPED, str(error)))
         except LaunchFailed as error:
@@ -250,13 +255,11 @@ class Daemon:
 
     async def _bring_up(self, held: Held) -> None:
         launch, context = held.launch, self._context
-        told = False
 
         async def tell(what: str) -> None:
-            nonlocal told
             log.info(what)
             if context.facts.is_launchbay:
-                told = True
+                held.progress_told = True
                 await context.server.persist(
                     lambda: operations.tell_progress(
                         context.server, launch.item_id, context.identity.agent_id, "preparing", what
@@ -271,7 +274,7 @@ class Daemon:
         resolved, request = await _unless(held.stop, make_ready())
         launch.resource = resolved.spec.resource
         # From here on a stop goes through the backend: a start that was cut short might have happened all the same.
-        await start(context, launch, backend_for(context, resolved.spec), request, progress_told=told)
+        await start(context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told)
         log.info("started", run=launch.run_id)
 
     async def _end_early(self, held: Held, end: End) -> None:
@@ -291,9 +294,7 @@ class Daemon:
             held.streaming.cancel()
             await asyncio.wait([held.streaming])
         await report.report(self._context, launch)
-        await tidy(self._context, launch)
-        await self._context.journal.forget(launch)
-        self._release(held)
+        await self._forget(held)
 
     async def _stream_log(self, launch: Launch) -> None:
         backend = self._context.backends[launch.resource]
@@ -304,7 +305,10 @@ class Daemon:
             await report.send_log(self._context, launch, chunk.offset, chunk.data)
             await asyncio.sleep(LOG_PAUSE_SECONDS)
 
-    def _release(self, held: Held) -> None:
+    async def _forget(self, held: Held) -> None:
+        """Remove every trace of a launch from this machine."""
+        await tidy(self._context, held.launch)
+        await self._context.journal.forget(held.launch)
         self._held.pop(held.launch.item_id, None)
         self._capacity.changed()
 

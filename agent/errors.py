@@ -26,6 +26,12 @@ class LaunchStopped(LaunchbayError):
     code = "launch_stopped"
 
 
+class NoLongerOurs(LaunchbayError):
+    """The server gave the item back to its queue, because this agent was silent for too long while preparing it."""
+
+    code = "no_longer_ours"
+
+
 class ControlPlaneUnavailable(LaunchbayError):
     """The server cannot be reached, or answers that it is overloaded."""
 

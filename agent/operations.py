@@ -176,14 +176,15 @@ async def finish(server: ControlPlane, launch: Launch, end: End, agent_id: str, 
     return str(data["finishRunQueueItem"]["itemState"])
 
 
-async def tell_progress(server: ControlPlane, item_id: str, agent_id: str, status: str, message: str) -> None:
-    """Tell a Launchbay server how far a launch is, and what it waits for."""
-    await server.ask(
+async def tell_progress(server: ControlPlane, item_id: str, agent_id: str, status: str, message: str) -> bool:
+    """Tell a Launchbay server how far a launch is, and what it waits for; whether the item is still this agent's."""
+    data = await server.ask(
         """mutation UpdateRunQueueItemStatus($input: UpdateRunQueueItemStatusInput!) {
              updateRunQueueItemStatus(input: $input) { success }
            }""",
         input={"runQueueItemId": item_id, "launchAgentId": agent_id, "status": status, "message": message},
     )
+    return bool(data["updateRunQueueItemStatus"]["success"])
 
 
 async def wait_for_orders(

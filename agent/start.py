@@ -10,6 +10,7 @@ import structlog
 
 from agent import operations
 from agent.context import AgentContext
+from agent.errors import NoLongerOurs
 from agent.launch import Launch, Stage
 from backends.base import Backend, BackendUnavailable, StartRequest
 
@@ -21,15 +22,20 @@ RETRY_SECONDS = 1.0
 async def start(
     context: AgentContext, launch: Launch, backend: Backend, request: StartRequest, *, progress_told: bool
 ) -> None:
-    """Start the launch; returns when the backend has it. Raises `BackendError` if the platform refuses for good."""
+    """Start the launch; returns when the backend has it.
+
+    Raises `BackendError` if the platform refuses for good, and `NoLongerOurs` if the item was given to somebody else.
+    """
     if progress_told and context.facts.is_launchbay:
-        # The server may give an item back whose agent died while preparing. From here on it must not.
-        await context.server.persist(
+        # The server gives an item back whose agent falls silent while preparing it. From here on it must not.
+        ours = await context.server.persist(
             lambda: operations.tell_progress(
                 context.server, launch.item_id, context.identity.agent_id, "starting", "starting"
             ),
             doing="telling that it starts",
         )
+        if not ours:
+            raise NoLongerOurs
     if launch.stage is Stage.PREPARING:
         launch.move(Stage.STARTING)
     await context.journal.record(launch)

@@ -7,7 +7,7 @@ import structlog
 
 from agent.context import AgentContext
 from agent.launch import Launch
-from backends.base import BackendUnavailable
+from backends.base import BackendError, BackendUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +18,7 @@ async def tidy(context: AgentContext, launch: Launch) -> None:
     if backend is not None and launch.handle is not None:
         try:
             await backend.cleanup(launch.handle)
-        except BackendUnavailable as error:
+        except (BackendError, BackendUnavailable) as error:
             log.warning("cannot clean up", error=str(error))
     folder = context.folder_of(launch.name)
 

@@ -24,6 +24,7 @@ from random import Random
 from typing import Any
 
 import psutil
+
 from agent.control_plane import ControlPlane
 from agent.operations import QUEUE_PROJECT
 
@@ -63,8 +64,7 @@ async def measure(folder: Path, jobs: int, stock_jobs: int, trickle: int) -> lis
     results = [bare_spawns(jobs)]
     with server(folder) as (base_url, key):
         async with ControlPlane(base_url, key, random=Random(1)) as control:
-            queue_ids = await make_queue(control)
-            del queue_ids
+            await make_queue(control)
             ours = ["launchbay", "agent", "-q", QUEUE, "-j", "-1", "--state-dir", str(folder / "agent")]
             stock = ["wandb", "launch-agent", "-q", QUEUE, "-j", "-1"]
             results.append(await contestant("launchbay agent", ours, control, folder, jobs, trickle))

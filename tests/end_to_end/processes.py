@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def until(check: Callable[[], Any], what: str) -> Any:
 @contextmanager
 def agent(
     server: LiveServer, queue: str, state_dir: Path, *arguments: str, **env: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """Run an agent while the block runs; then ask it to end."""
     command = [str(BIN / "launchbay"), "agent", "-q", queue, "-j", "4", "--state-dir", str(state_dir), *arguments]
     with background(server, command, state_dir.with_suffix(".log"), **env) as process:
@@ -94,7 +94,7 @@ def agent(
 
 
 @contextmanager
-def background(server: LiveServer, command: list[str], log: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def background(server: LiveServer, command: list[str], log: Path, **env: str) -> Generator[subprocess.Popen[bytes]]:
     """Run a process in the background while the block runs; its output goes to a file."""
     with log.open("ab") as output:
         process = subprocess.Popen(

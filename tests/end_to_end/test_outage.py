@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(data_dir: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def serving(data_dir: Path, port: int) -> Generator[subprocess.Popen[bytes]]:
     """Run a server on a port while the block runs, and kill it at the end: it has to stand that."""
     command = [str(BIN / "launchbay"), "server", "--data-dir", str(data_dir), "--port", str(port)]
     with data_dir.with_suffix(".log").open("ab") as log:
