@@ -1,15 +1,16 @@
 """Which command a launch runs."""
 
 from protocol.errors import SpecError
-from protocol.job_file import JobFile
+from protocol.job_file import ImageJobSource, JobFile
 from protocol.launch_spec import ImageSource, LaunchSpec, is_scheduler, without_stray_quotes
 
 
 def launch_command(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
     """Return entry point and arguments: the spec's override, else the job's own; empty means the image's default."""
     entry_point = spec.overrides.entry_point or (job.entry_point if job else ())
-    args = spec.overrides.args or (job.args if job else ())
-    if not entry_point and not isinstance(spec.source, ImageSource):
+    image = job.source if job and isinstance(job.source, ImageJobSource) else None
+    args = spec.overrides.args or (image.args if image else ())
+    if not entry_point and not image and not isinstance(spec.source, ImageSource):
         raise SpecError("There is no command to run: the job has no entry point. Give one with --entry-point.")
     if is_scheduler(spec):
         args = without_stray_quotes(args)

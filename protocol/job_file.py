@@ -35,6 +35,8 @@ class ImageJobSource:
     """Code in a container image."""
 
     image: str
+    args: tuple[str, ...] = ()
+    """Of legacy jobs: what the image gets if the launch gives no arguments of its own."""
 
 
 JobCode: TypeAlias = GitSource | CodeArtifactSource | ImageJobSource
@@ -46,8 +48,6 @@ class JobFile:
 
     source: JobCode
     entry_point: tuple[str, ...]
-    args: tuple[str, ...]
-    """Of legacy image jobs."""
     runtime: str | None
     """Python version, as `3.11` or `3.11.7`."""
     input_types: JsonObject
@@ -66,7 +66,6 @@ def parse_job_file(raw: JsonObject) -> JobFile:
     return JobFile(
         source=_code(job.required_text("source_type"), source),
         entry_point=_entry_point(source.texts("entrypoint")),
-        args=source.texts("args"),
         runtime=_version(job.text("runtime")),
         input_types=job.object("input_types"),
         output_types=job.object("output_types"),
@@ -85,31 +84,33 @@ def _code(kind: str, source: Reader) -> JobCode:
     if kind == "artifact":
         return _code_artifact(source.required_text("artifact"))
     if kind == "image":
-        return ImageJobSource(source.required_text("image"))
+        return ImageJobSource(source.required_text("image"), source.texts("args"))
     raise JobFileError(f"`source_type` is {kind!r}; it must be repo, artifact or image.")
 
 
 def _code_artifact(uri: str) -> CodeArtifactSource:
-    if uri.startswith(_BY_ID):
-        return CodeArtifactSource(uri.removeprefix(_BY_ID), None)
+    wrong = JobFileError(f"`source.artifact` is {uri!r}; it must be {_BY_ID}ID or {_BY_NAME}E/P/NAME:ALIAS.")
+    artifact_id = uri.removeprefix(_BY_ID)
+    if artifact_id and artifact_id != uri:
+        return CodeArtifactSource(artifact_id, None)
+    if not uri.startswith(_BY_NAME):
+        raise wrong
     try:
         return CodeArtifactSource(None, parse_job_reference(uri.removeprefix(_BY_NAME)))
     except SpecError as error:
-        raise JobFileError(
-            f"`source.artifact` is {uri!r}; it must be {_BY_ID}ID or {_BY_NAME}E/P/NAME:ALIAS."
-        ) from error
+        raise wrong from error
 
 
 def _entry_point(words: tuple[str, ...]) -> tuple[str, ...]:
     """Repair what client 0.31 writes for captured jobs: `pythonCPython 3.11` where `python3.11` is meant."""
-    if words and (match := re.fullmatch(r"python[A-Za-z]+ (\d+\.\d+)", words[0])):
+    if words and (match := re.fullmatch(r"python[A-Za-z]+ ([0-9]+\.[0-9]+)[0-9.]*", words[0])):
         return (f"python{match[1]}", *words[1:])
     return words
 
 
 def _version(runtime: str | None) -> str | None:
     """Return the dotted number: client 0.31 writes the implementation's name in front of it."""
-    match = re.search(r"\d+(?:\.\d+)*", runtime or "")
+    match = re.search(r"[0-9]+(?:\.[0-9]+)+", runtime or "")
     return match[0] if match else None
 
 

@@ -1,7 +1,7 @@
 """The launch spec: what an item asks for. Read once, strictly, into frozen values; unknown keys are left alone."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,8 +13,9 @@ from protocol.names import ArtifactName, parse_job_reference
 DEFAULT_RESOURCE = "local-container"
 SCHEDULER_URI = "placeholder-uri-scheduler"
 REDACTED = "<redacted>"
+MAX_DEPTH = 64
 _RESOURCE_KEYS = {"gcp-vertex": ("vertex", "gcp-vertex"), "vertex": ("vertex", "gcp-vertex")}
-_SECRET_KEY = re.compile(r"api_?key|token|password|passwd|secret|credential", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"api_?key|token(?!iz)|password|passwd|secret|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class LaunchSpec:
 def parse_launch_spec(raw: JsonObject) -> LaunchSpec:
     """Read a launch spec; `SpecError` says which key is wrong and what is allowed."""
     spec = Reader(raw, SpecError)
+    _check_depth(raw)
     resource = spec.text("resource") or DEFAULT_RESOURCE
     source = _source(spec)
     if isinstance(source, ImageSource) and resource == "local-process":
@@ -100,7 +102,7 @@ def parse_launch_spec(raw: JsonObject) -> LaunchSpec:
         python_version=spec.text("python_version"),
         resume_count=spec.integer("_resume_count"),
         job=spec.text("job"),
-        api_key=spec.text("_wandb_api_key"),
+        api_key=_api_key(raw),
         raw=raw,
     )
 
@@ -121,15 +123,47 @@ def without_stray_quotes(args: Sequence[str]) -> tuple[str, ...]:
 
 def redacted(raw: JsonObject) -> JsonObject:
     """Return a copy that may be logged or kept: whatever looks like a secret by its key is cut out."""
-    return {key: REDACTED if _SECRET_KEY.search(key) and value else _redacted(value) for key, value in raw.items()}
+    return _redacted_object(raw, 0)
 
 
-def _redacted(value: Json) -> Json:
+def _redacted_object(raw: JsonObject, depth: int) -> JsonObject:
+    return {
+        key: REDACTED if value and _SECRET_KEY.search(key) else _redacted(value, depth + 1)
+        for key, value in raw.items()
+    }
+
+
+def _redacted(value: Json, depth: int) -> Json:
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        return value
+    if depth > MAX_DEPTH:
+        return REDACTED  # no such spec can be run, but it must be possible to log it
     if isinstance(value, Mapping):
-        return redacted(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_redacted(entry) for entry in value]
-    return value
+        return _redacted_object(value, depth)
+    return [_redacted(entry, depth + 1) for entry in value]
+
+
+def _check_depth(raw: JsonObject) -> None:
+    """Refuse what would exhaust the stack of those who walk through it."""
+    level: list[Json] = [raw]
+    for _ in range(MAX_DEPTH):
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return
+    raise SpecError(f"The launch spec is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _parts(value: Json) -> Iterable[Json]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
+def _api_key(raw: JsonObject) -> str | None:
+    key = raw.get("_wandb_api_key")
+    if key is not None and not isinstance(key, str):
+        raise SpecError("`_wandb_api_key` must be a string. (What it is instead is not shown: it may be a secret.)")
+    return key or None
 
 
 def _source(spec: Reader) -> Source:

@@ -22,6 +22,7 @@ def expand(value: Json, macros: Mapping[str, str]) -> Json:
 
 def launch_macros(spec: LaunchSpec, run_id: str, image: str | None) -> dict[str, str]:
     """Return the macros of a launch. What is not known is left out, so that it stays visible."""
+    # The stock agent lower-cases the project here. Our runs keep its spelling, and so does what is named after it.
     macros = {
         "project_name": spec.project,
         "entity_name": spec.entity,

@@ -43,11 +43,17 @@ def artifact_name(raw: str) -> str:
     return name if len(name) <= ARTIFACT_NAME_CHARS else f"{name[:63]}..{name[-63:]}"
 
 
+def same_project(a: str, b: str) -> bool:
+    """Whether two names mean one project: stock agents lower-case them, so spelling does not count."""
+    return a.lower() == b.lower()
+
+
 def parse_job_reference(text: str) -> ArtifactName:
     """Read `entity/project/job-name:alias-or-version`; `SpecError` if it has another form."""
     match = re.fullmatch(r"([^/:]+)/([^/:]+)/([^/:]+):([^/:]+)", text)
     if match is None:
         raise SpecError(
-            f"Invalid job specification {text!r}. A job must be of the form: <entity>/<project>/<job-name>:<alias>"
+            f"Invalid job specification {text!r}. A job must be of the form: "
+            "<entity>/<project>/<job-name>:<alias-or-version>"
         )
     return ArtifactName(*match.groups())

@@ -1,7 +1,6 @@
 """The variables that every launched run gets, by which the stock client in it knows what it is part of."""
 
 import json
-from collections.abc import Mapping
 
 from protocol.launch_spec import LaunchSpec
 
@@ -41,18 +40,14 @@ def run_environment(
     present = {name: value for name, value in values.items() if value is not None}
     return {
         **present,
-        **split_variable("WANDB_CONFIG", _json(spec.overrides.run_config), max_value_chars),
-        **split_variable("WANDB_LAUNCH_FILE_OVERRIDES", _json(spec.overrides.files), max_value_chars),
+        **split_variable("WANDB_CONFIG", json.dumps(spec.overrides.run_config), max_value_chars),
+        **split_variable("WANDB_LAUNCH_FILE_OVERRIDES", json.dumps(spec.overrides.files), max_value_chars),
     }
 
 
-def split_variable(name: str, text: str, max_chars: int) -> Mapping[str, str]:
+def split_variable(name: str, text: str, max_chars: int) -> dict[str, str]:
     """Return one variable, or `NAME_0`, `NAME_1`, ... if the text is too long for one."""
     if len(text) <= max_chars:
         return {name: text}
     pieces = [text[start : start + max_chars] for start in range(0, len(text), max_chars)]
     return {f"{name}_{number}": piece for number, piece in enumerate(pieces)}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value)

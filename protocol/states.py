@@ -22,7 +22,14 @@ class RunState(StrEnum):
     @property
     def is_ended(self) -> bool:
         """Whether it is over, as far as one can know: a late word from the client revives a crashed run."""
-        return self not in {RunState.PENDING, RunState.RUNNING, RunState.PREEMPTING}
+        return self in RUN_STATES_ENDED
+
+
+RUN_STATES_ENDED: frozenset[RunState] = frozenset(RunState) - {
+    RunState.PENDING,
+    RunState.RUNNING,
+    RunState.PREEMPTING,
+}
 
 
 class ItemState(StrEnum):

@@ -1,5 +1,7 @@
 """Puts the server together: routes, authentication, and one shape for every error."""
 
+import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -18,6 +20,8 @@ from server.resolvers import ALL_RESOLVERS
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """File streams send up to 10 MiB a request; the limit leaves room, as a 413 would end a run's stream for ever."""
+SMALL_BODY_BYTES = 64 * 1024
+"""Larger ones are decoded in a thread, so that nobody else waits for them."""
 MAX_WAIT_SECONDS = 60
 
 SERVICES = web.AppKey("services", Services)
@@ -83,18 +87,23 @@ def _preferred_wait(header: str) -> float:
 
 
 async def _json(request: web.Request) -> JsonObject:
-    # The standard library reads the bare NaN and Infinity that the stock client writes; orjson does not.
     raw = await request.read()
-    try:
-        body = cast("object", orjson.loads(raw))
-    except orjson.JSONDecodeError:
-        try:
-            body = await request.json()
-        except ValueError as error:
-            raise RequestError(f"The request's body is not JSON: {error}.") from error
+    body = await asyncio.to_thread(_decoded, raw) if len(raw) > SMALL_BODY_BYTES else _decoded(raw)
     if not isinstance(body, dict):
         raise RequestError("The request's body must be a JSON object.")
     return cast("JsonObject", body)
+
+
+def _decoded(raw: bytes) -> object:
+    # The standard library reads the bare NaN and Infinity that the stock client writes; orjson does not.
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise RequestError(f"The request's body is not JSON: {error}.") from error
 
 
 def _answer(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -8,6 +8,7 @@ from random import Random, SystemRandom
 from server.database import Database
 from server.errors import Forbidden
 from server.heartbeats import Heartbeats
+from server.intervals import Intervals
 from server.object_store import LocalObjectStore
 from server.wakeups import Wakeups
 
@@ -20,6 +21,7 @@ class Services:
     objects: LocalObjectStore
     heartbeats: Heartbeats
     wakeups: Wakeups = field(default_factory=Wakeups)
+    intervals: Intervals = field(default_factory=Intervals)
     clock: Callable[[], float] = time.time
     random: Random = field(default_factory=SystemRandom)
 

@@ -4,15 +4,17 @@ A 4xx answer would end the stream for the rest of the run, so a line that cannot
 only a run that was deleted, or never was, is told so.
 """
 
+import asyncio
 import json
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import orjson
 import structlog
 from sqlalchemy import Connection, update
 
-from protocol.json_types import JsonObject, dig
+from protocol.json_types import JsonObject
 from server.context import Context
 from server.errors import NotFound
 from server.storage import runs, streams
@@ -20,19 +22,29 @@ from server.storage.streams import Line, Stream
 from server.storage.tables import runs as runs_table
 
 HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
+MAX_LINE_NUMBER = 2**31 - 2
+MAX_STEP = 2**62
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a request says of one stream."""
+
+    lines: list[Line]
+    end: int
+    """Number of the line that comes next. A line that was skipped keeps its number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """One request, understood."""
 
-    history: list[Line]
-    events: list[Line]
-    console: list[Line]
+    history: Part
+    events: Part
+    console: Part
     summary: str | None
-    system_metrics: str | None
     preempting: bool
     complete: bool
     exit_code: int | None
@@ -40,14 +52,16 @@ class Update:
     @property
     def is_heartbeat(self) -> bool:
         """Whether it says only that the run lives."""
-        return not (self.history or self.events or self.console or self.summary or self.preempting or self.complete)
+        ends = self.history.end or self.events.end or self.console.end
+        return not (ends or self.summary or self.preempting or self.complete)
 
 
 async def receive(context: Context, entity: str, project: str, run: str, body: JsonObject) -> JsonObject:
     """Take in one request; tells the client whether somebody wants the run stopped."""
     context.viewer.must_use(entity)
-    change = _read(body)
     database = context.services.database
+    # A request may hold 10 MiB of lines, which take longer to read than other requests should wait.
+    change = await asyncio.to_thread(read, body) if body.get("files") else read(body)
     if change.is_heartbeat:
         row = await database.read(runs.find, entity, project, run)
         if row is not None and row.started_at is not None and row.ended_at is None and row.end_cause is None:
@@ -60,74 +74,101 @@ def _answer(stop_requested_at: float | None) -> JsonObject:
     return {"stopped": True} if stop_requested_at is not None else {}
 
 
-def _read(body: JsonObject) -> Update:
-    files: Any = body.get("files") or {}
-    events = _json_lines(files.get(EVENTS))
-    history = [Line(line.number, line.content, _step(line.content)) for line in _json_lines(files.get(HISTORY))]
-    content: list[str] = dig(files, SUMMARY, "content") or []
+def read(body: JsonObject) -> Update:
+    """Understand a request as far as it can be understood; what cannot be is skipped with a warning."""
+    files = body.get("files")
+    summary = _objects(files, SUMMARY).lines
     exit_code = body.get("exitcode")
     return Update(
-        history=history,
-        events=events,
-        console=_lines(files.get(CONSOLE)),
-        summary=content[-1] if content else None,
-        system_metrics=events[-1].content if events else None,
+        history=_objects(files, HISTORY),
+        events=_objects(files, EVENTS),
+        console=_console(files),
+        summary=summary[-1].content if summary else None,
         preempting=bool(body.get("preempting")),
         complete=bool(body.get("complete")),
         exit_code=exit_code if isinstance(exit_code, int) else None,
     )
 
 
-def _lines(part: Mapping[str, Any] | None) -> list[Line]:
-    if not part:
-        return []
-    offset = int(part.get("offset") or 0)
-    return [Line(offset + index, content) for index, content in enumerate(part.get("content") or [])]
+def _console(files: object) -> Part:
+    offset, content = _content(files, CONSOLE)
+    lines = [Line(number, str(text)) for number, text in enumerate(content, offset)]
+    return Part(lines, offset + len(content) if content else 0)
 
 
-def _json_lines(part: Mapping[str, Any] | None) -> list[Line]:
-    """Return the lines that hold a JSON object. A bad one becomes an empty object, to keep the numbers dense."""
-    checked: list[Line] = []
-    for line in _lines(part):
+def _objects(files: object, name: str) -> Part:
+    """Return the lines that hold a JSON object."""
+    offset, content = _content(files, name)
+    lines: list[Line] = []
+    for number, text in enumerate(content, offset):
+        parsed = _object(text)
+        if parsed is not None:
+            lines.append(Line(number, str(text), _step(parsed.get("_step"))))
+    if len(lines) < len(content):
+        log.warning("skipped lines that are no JSON object", stream=name, lines=len(content) - len(lines))
+    return Part(lines, offset + len(content) if content else 0)
+
+
+def _content(files: object, name: str) -> tuple[int, list[object]]:
+    """Return the number of the first line, and the lines."""
+    part = cast("dict[str, object]", files).get(name) if isinstance(files, dict) else None
+    if part is None:
+        return 0, []
+    told = cast("dict[str, object]", part) if isinstance(part, dict) else {}
+    offset, content = told.get("offset", 0), told.get("content")
+    if not isinstance(content, list) or not isinstance(offset, int):
+        log.warning("skipped a stream without offset and content", stream=name)
+        return 0, []
+    lines = cast("list[object]", content)
+    if not 0 <= offset <= MAX_LINE_NUMBER - len(lines):
+        log.warning("skipped a stream with an impossible offset", stream=name, offset=offset)
+        return 0, []
+    return offset, lines
+
+
+def _object(text: object) -> dict[str, Any] | None:
+    """Return the JSON object in a line, which may hold bare NaN and infinities; None if there is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        parsed: object = orjson.loads(text)
+    except orjson.JSONDecodeError:
         try:
-            good = isinstance(json.loads(line.content), dict)
-        except ValueError:
-            good = False
-        if not good:
-            log.warning("a line of a file stream is not a JSON object", line=line.content[:200])
-        checked.append(line if good else Line(line.number, "{}"))
-    return checked
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else None
 
 
-def _step(content: str) -> int | None:
-    step = json.loads(content).get("_step")
-    return int(step) if isinstance(step, int | float) else None
+def _step(step: object) -> int | None:
+    if isinstance(step, int | float) and math.isfinite(step) and abs(step) < MAX_STEP:
+        return int(step)
+    return None
 
 
 def _apply(connection: Connection, entity: str, project: str, run: str, change: Update, now: float) -> float | None:
     row = runs.find(connection, entity, project, run)
     if row is None:
-        raise NotFound(f"There is no run {entity}/{project}/{run}: it was deleted.")
+        raise NotFound(f"There is no run {entity}/{project}/{run}, or it was deleted.")
     values: dict[str, Any] = {"heartbeat_at": now, "updated_at": now}
     if row.started_at is None:
         values["started_at"] = now
     if not change.complete and (row.ended_at is not None or row.end_cause is not None):
-        values.update(ended_at=None, exit_code=None, end_cause=None)  # a late word: it lives after all
-    for stream, lines, counter in (
+        # A late word: it lives after all.
+        values.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
+    for stream, part, counter in (
         (Stream.HISTORY, change.history, "history_lines"),
         (Stream.EVENTS, change.events, "event_lines"),
         (Stream.CONSOLE, change.console, "log_lines"),
     ):
-        if lines:
-            streams.store(connection, row.id, stream, lines)
-            values[counter] = max(getattr(row, counter), lines[-1].number + 1)
-    steps = [line.step for line in change.history if line.step is not None]
-    if steps:
-        values["last_step"] = max(row.last_step, *steps)
+        streams.store(connection, row.id, stream, part.lines)
+        if part.end:
+            values[counter] = max(getattr(row, counter), part.end)
+    values["last_step"] = max([row.last_step, *(line.step for line in change.history.lines if line.step is not None)])
     if change.summary is not None:
         values["summary"] = change.summary
-    if change.system_metrics is not None:
-        values["system_metrics"] = change.system_metrics
+    if change.events.lines:
+        values["system_metrics"] = change.events.lines[-1].content
     if change.preempting:
         values["preempting"] = True
     if change.complete:

@@ -4,11 +4,14 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 
+import structlog
 from sqlalchemy import Connection, Table, bindparam, update
 
 from server.database import Database
 
 FLUSH_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
 
 
 class Heartbeats:
@@ -25,14 +28,23 @@ class Heartbeats:
     async def flush(self) -> None:
         """Write down what was heard since the last time."""
         heard, self._heard = self._heard, defaultdict(dict)
-        if heard:
+        if not heard:
+            return
+        try:
             await self._database.write(_store, heard)
+        except BaseException:
+            for table, beats in heard.items():
+                self._heard[table] = {**beats, **self._heard[table]}  # what came meanwhile is newer
+            raise
 
     async def run(self) -> None:
         """Flush for ever."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:  # the supervisor: a full disk now must not make every run look crashed later
+                log.exception("heartbeats could not be written; they are kept for the next try")
 
 
 def _store(connection: Connection, heard: Mapping[Table, Mapping[int, float]]) -> None:

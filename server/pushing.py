@@ -33,6 +33,7 @@ def complete(spec: JsonObject, queue: QueueRules, given_values: JsonObject, auth
     completed["author"] = spec.get("author") or author
     _check_source(completed)
     if queue.resource is None:
+        templates.resolve_values({}, values)  # tells of a value that no variable is there for
         return completed
     resource = spec.get("resource") or queue.resource
     if resource != queue.resource:

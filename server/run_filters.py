@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, String, and_, false, func, literal, not_, or_, true
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_, true
 
 from server.errors import RequestError
+from server.storage.runs import state_expression
 from server.storage.tables import runs
 
-_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+Columns: TypeAlias = Mapping[str, ColumnElement[Any]]
+
+_TEXTS: Columns = {
     "name": runs.c.name,
     "display_name": runs.c.display_name,
     "displayName": runs.c.display_name,
@@ -21,6 +24,8 @@ _COLUMNS: Mapping[str, ColumnElement[Any]] = {
     "notes": runs.c.notes,
     "description": runs.c.description,
     "commit": runs.c.git_commit,
+}
+_TIMES: Columns = {
     "created_at": runs.c.created_at,
     "createdAt": runs.c.created_at,
     "updated_at": runs.c.updated_at,
@@ -30,53 +35,97 @@ _COLUMNS: Mapping[str, ColumnElement[Any]] = {
 }
 
 
-def condition(text: str | None) -> ColumnElement[bool] | None:
+def condition(text: str | None, now: float) -> ColumnElement[bool] | None:
     """Return the SQL of a filter; `RequestError` names what is not understood."""
     if not text:
         return None
     try:
-        raw = json.loads(text)
+        raw: Any = json.loads(text)
     except ValueError as error:
         raise RequestError(f"The filter is not JSON: {error}.") from error
-    return _all_of(raw) if raw else None
+    return _all_of(raw, {**_TEXTS, "state": state_expression(now)}) if raw else None
 
 
-def order(text: str | None) -> ColumnElement[Any]:
-    """Return the SQL of an order string, `+created_at` or `-created_at`."""
+def order(text: str | None, now: float) -> ColumnElement[Any]:
+    """Return the SQL of an order string, `+created_at` or `-created_at`. Runs without the value come last."""
     wanted = text or "+created_at"
     name = wanted.lstrip("+-")
-    column = _COLUMNS.get(name)
+    columns: Columns = {**_TEXTS, **_TIMES, "state": state_expression(now)}
+    column = columns.get(name)
     if column is None:
-        raise RequestError(f"Runs cannot be ordered by {name!r} yet. Use one of: {', '.join(sorted(_COLUMNS))}.")
+        raise RequestError(f"Runs cannot be ordered by {name!r} yet. Use one of: {', '.join(sorted(columns))}.")
     return column.desc().nulls_last() if wanted.startswith("-") else column.asc().nulls_last()
 
 
-def _all_of(raw: Any) -> ColumnElement[bool]:
-    return and_(true(), *(_part(key, value) for key, value in _object(raw).items()))
+def _all_of(raw: Any, columns: Columns) -> ColumnElement[bool]:
+    return and_(true(), *(_part(key, value, columns) for key, value in _object(raw).items()))
 
 
-def _part(key: str, value: Any) -> ColumnElement[bool]:
+def _part(key: str, value: Any, columns: Columns) -> ColumnElement[bool]:
     match key:
         case "$and":
-            return and_(true(), *(_all_of(part) for part in value))
+            return and_(true(), *(_all_of(part, columns) for part in _list(key, value)))
         case "$or":
-            return or_(false(), *(_all_of(part) for part in value))
+            return or_(false(), *(_all_of(part, columns) for part in _list(key, value)))
         case "$nor":
-            return not_(or_(false(), *(_all_of(part) for part in value)))
+            return not_(or_(false(), *(_all_of(part, columns) for part in _list(key, value))))
         case "tags":
             return _tags(value)
         case _:
-            column = _COLUMNS.get(key)
+            column = columns.get(key)
             if column is None:
-                known = ", ".join(sorted([*_COLUMNS, "tags"]))
+                known = ", ".join(sorted([*columns, "tags"]))
                 raise RequestError(f"Runs cannot be filtered by {key!r} yet. Use one of: {known}.")
-            return _comparison(column, key, value)
+            operators = _object(value) if isinstance(value, dict) else {"$eq": value}
+            return and_(true(), *(_operator(column, key, name, operand) for name, operand in operators.items()))
 
 
-def _comparison(column: ColumnElement[Any], key: str, value: Any) -> ColumnElement[bool]:
-    if not isinstance(value, dict):
-        return column.is_(None) if value is None else column == value
-    return and_(true(), *(_operator(column, key, name, operand) for name, operand in _object(value).items()))
+def _operator(column: ColumnElement[Any], key: str, name: str, operand: Any) -> ColumnElement[bool]:
+    match name:
+        case "$eq":
+            return column.is_(None) if operand is None else _known(column, column == _text(key, operand))
+        case "$ne":
+            return column.is_not(None) if operand is None else or_(column != _text(key, operand), column.is_(None))
+        case "$in":
+            return _known(column, column.in_(_texts(key, operand)))
+        case "$nin":
+            return or_(column.not_in(_texts(key, operand)), column.is_(None))
+        case "$exists":
+            return column.is_not(None) if operand else column.is_(None)
+        case _:
+            raise _not_understood(key, name)
+
+
+def _known(column: ColumnElement[Any], comparison: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Make the comparison false where there is no value. In SQL it would be null, and so would its negation."""
+    return and_(column.is_not(None), comparison)
+
+
+def _tags(value: Any) -> ColumnElement[bool]:
+    if value is None:
+        return runs.c.tags == "[]"
+    operators = _object(value) if isinstance(value, dict) else {"$eq": value}
+    return and_(true(), *(_tag_operator(name, operand) for name, operand in operators.items()))
+
+
+def _tag_operator(name: str, operand: Any) -> ColumnElement[bool]:
+    match name:
+        case "$eq":
+            return _has_tag(_text("tags", operand))
+        case "$ne":
+            return not_(_has_tag(_text("tags", operand)))
+        case "$in":
+            return or_(false(), *(_has_tag(tag) for tag in _texts("tags", operand)))
+        case "$nin":
+            return not_(or_(false(), *(_has_tag(tag) for tag in _texts("tags", operand))))
+        case _:
+            raise _not_understood("tags", name)
+
+
+def _has_tag(tag: str) -> ColumnElement[bool]:
+    # Tags are stored as a JSON list, whose encoder quotes every tag the same way. Unlike LIKE, `replace` respects case
+    # on every engine.
+    return func.replace(runs.c.tags, json.dumps(tag), "") != runs.c.tags
 
 
 def _object(raw: Any) -> dict[str, Any]:
@@ -85,28 +134,21 @@ def _object(raw: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", raw)
 
 
-def _operator(column: ColumnElement[Any], key: str, name: str, operand: Any) -> ColumnElement[bool]:
-    match name:
-        case "$eq":
-            return column.is_(None) if operand is None else column == operand
-        case "$ne":
-            return column.is_not(None) if operand is None else or_(column != operand, column.is_(None))
-        case "$in":
-            return column.in_(operand)
-        case "$nin":
-            return or_(column.not_in(operand), column.is_(None))
-        case "$exists":
-            return column.is_not(None) if operand else column.is_(None)
-        case _:
-            raise RequestError(f"The filter {{{key!r}: {{{name!r}: ...}}}} is not understood yet.")
+def _list(key: str, raw: Any) -> list[Any]:
+    if not isinstance(raw, list):
+        raise RequestError(f"The filter {key!r} takes a list, not {raw!r}.")
+    return cast("list[Any]", raw)
 
 
-def _tags(value: Any) -> ColumnElement[bool]:
-    if value is None:
-        return runs.c.tags == "[]"
-    wanted: Any = _object(value).get("$in") if isinstance(value, dict) else [value]
-    if not isinstance(wanted, list):
-        raise RequestError(f"The tags filter {value!r} is not understood yet; use a tag or {{'$in': [...]}}.")
-    names = cast("list[str]", wanted)
-    # Tags are stored as a JSON list, whose encoder quotes every tag the same way.
-    return or_(false(), *(func.instr(runs.c.tags, literal(json.dumps(tag), String)) > 0 for tag in names))
+def _texts(key: str, raw: Any) -> list[str]:
+    return [_text(key, entry) for entry in _list(key, raw)]
+
+
+def _text(key: str, raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise RequestError(f"The filter by {key!r} takes a string, not {raw!r}.")
+    return raw
+
+
+def _not_understood(key: str, operator: str) -> RequestError:
+    return RequestError(f"The filter {{{key!r}: {{{operator!r}: ...}}}} is not understood yet.")

@@ -1,6 +1,9 @@
 """Why an item is not running yet, and what to do about it: one function, in words for people."""
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -10,15 +13,23 @@ from server.storage import agents, queue_items
 from server.storage.rows import AnyRow
 
 
-def waiting_reason(connection: Connection, row: AnyRow, now: float) -> str:
-    """Return the reason for an item that waits, is leased, or is claimed."""
-    match ItemState(row.state):
-        case ItemState.LEASED:
-            return f"Being picked up by agent {row.agent_name or 'unknown'}."
-        case ItemState.CLAIMED:
-            return _with_agent(row, now)
-        case _:
-            return _in_queue(connection, row, now)
+def waiting_reasons(connection: Connection, rows: Sequence[AnyRow], now: float) -> dict[int, str]:
+    """Return by item the reason for each that waits, is leased, or is claimed; others are left out."""
+    reasons: dict[int, str] = {}
+    waiting: defaultdict[int, list[AnyRow]] = defaultdict(list)
+    for row in rows:
+        match queue_items.state(row, now):
+            case ItemState.PENDING:
+                waiting[row.queue_id].append(row)
+            case ItemState.LEASED:
+                reasons[row.id] = f"Being picked up by agent {row.agent_name or 'unknown'}."
+            case ItemState.CLAIMED:
+                reasons[row.id] = _with_agent(row, now)
+            case _:
+                pass
+    for queued in waiting.values():
+        reasons |= _in_queue(connection, queued, now)
+    return reasons
 
 
 def _with_agent(row: AnyRow, now: float) -> str:
@@ -26,23 +37,37 @@ def _with_agent(row: AnyRow, now: float) -> str:
     if row.agent_heartbeat_at is not None and now - row.agent_heartbeat_at > agents.ALIVE_SECONDS:
         silent = int(now - row.agent_heartbeat_at)
         return f"With agent {agent}, which was not heard of for {silent} s. Start it again: it goes on where it was."
+    if row.stop_requested_at is not None:
+        return f"With agent {agent}, which was told to stop it."
     return f"With agent {agent}: {row.status_message or row.status or 'starting'}."
 
 
-def _in_queue(connection: Connection, row: AnyRow, now: float) -> str:
-    serving = agents.serving(connection, row.project_id, ids.encode("RunQueue", row.queue_id), now)
+def _in_queue(connection: Connection, rows: Sequence[AnyRow], now: float) -> dict[int, str]:
+    """Return the reasons for items that wait in one queue."""
+    first = rows[0]
+    serving = agents.serving(connection, first.project_id, ids.encode("RunQueue", first.queue_id), now)
     if not serving:
-        return (
-            f"No agent serves queue {row.queue_name!r}. "
-            f"Start one: launchbay agent -q {row.queue_name} -e {row.entity_name}"
-        )
-    ahead = queue_items.ahead_of(connection, row)
-    behind = f"{ahead} item(s) are ahead of it" if ahead else "it is next"
-    if all(_is_full(connection, agent) for agent in serving):
-        return f"All {len(serving)} agent(s) of queue {row.queue_name!r} are full (max_jobs); {behind}."
-    return f"Waiting for an agent; {behind}."
+        command = f"launchbay agent -q {first.queue_name} -e {first.entity_name}"
+        return dict.fromkeys([row.id for row in rows], f"No agent serves this queue. Start one with: {command}")
+    held = agents.held(connection, [agent.id for agent in serving])
+    if all(_is_full(agent, held.get(agent.id, 0)) for agent in serving):
+        why = f"All agents of this queue ({len(serving)}) are at max_jobs"
+    else:
+        why = "Waiting for an agent"
+    ahead = queue_items.positions(connection, first.queue_id, [row.id for row in rows])
+    return {row.id: f"{why}; {_place(ahead.get(row.id, 0))}." for row in rows}
 
 
-def _is_full(connection: Connection, agent: AnyRow) -> bool:
-    limit = json.loads(agent.config).get("max_jobs", 1)
-    return limit != -1 and agents.held(connection, agent.id) >= int(limit)
+def _place(ahead: int) -> str:
+    if not ahead:
+        return "it is next"
+    return "1 item is ahead" if ahead == 1 else f"{ahead} items are ahead"
+
+
+def _is_full(agent: AnyRow, held: int) -> bool:
+    config: Any = json.loads(agent.config)
+    try:
+        limit = int(config["max_jobs"])
+    except (KeyError, TypeError, ValueError):
+        limit = 1  # what agents do without the key
+    return limit != -1 and held >= limit

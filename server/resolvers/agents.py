@@ -1,12 +1,14 @@
 """Launch agents: registered, heard of, told what to do."""
 
+import asyncio
 import json
 import re
-import secrets
+from random import Random
 from typing import Any
 
 from sqlalchemy import Connection
 
+from protocol import names
 from protocol.json_types import JsonObject
 from server import ids
 from server.errors import NotFound
@@ -56,15 +58,17 @@ async def launch_agent(
     context = info.context
     agent_id = ids.decode("LaunchAgent", id)
     known = {ids.decode("RunQueueItem", item) for item in knownStopRequests or []}
-    deadline = context.now + context.wait_seconds
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + context.wait_seconds
     with context.services.wakeups.listening([("agent", agent_id)]) as event:
         while True:
-            context.services.heartbeats.beat(launch_agents, agent_id, context.now)
             row, stops = await context.services.database.read(_orders, agent_id)
             if not context.viewer.may_use(row.entity_name):
                 raise NotFound("There is no such agent.")
-            left = deadline - context.now
-            if row.stop_polling or {stop.item_id for stop in stops} != known or left <= 0:
+            context.services.heartbeats.beat(launch_agents, agent_id, context.now)
+            left = deadline - clock()
+            news = row.stop_polling or {stop.item_id for stop in stops} != known
+            if news or left <= 0 or context.is_gone():
                 return {**node(row), "stopRequests": [_stop_request(stop) for stop in stops]}
             await wait(event, left)
 
@@ -90,8 +94,7 @@ async def stop_requests(agent: dict[str, Any], info: Info) -> list[JsonObject]:
 async def create_launch_agent(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Register an agent under a name that can be a run id and a label."""
     context = info.context
-    host = re.sub(r"[^a-z0-9-]+", "-", input["hostname"].lower()).strip("-") or "agent"
-    name = f"{host[: MAX_NAME_CHARS - 9].rstrip('-')}-{secrets.token_hex(4)}"
+    name = _fresh_name(input["hostname"], context.services.random)
 
     def work(connection: Connection) -> int:
         project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
@@ -109,6 +112,13 @@ async def create_launch_agent(_: object, info: Info, input: dict[str, Any]) -> J
 
     agent_id = await context.services.database.write(work)
     return {"launchAgentId": ids.encode("LaunchAgent", agent_id)}
+
+
+def _fresh_name(hostname: str, random: Random) -> str:
+    """Return a name that nobody has, which can be a run id and a Kubernetes label."""
+    suffix = names.run_id(random)
+    host = re.sub(r"[^a-z0-9-]+", "-", hostname.lower())[: MAX_NAME_CHARS - len(suffix) - 1].strip("-")
+    return f"{host or 'agent'}-{suffix}"
 
 
 @resolvers.field("Mutation", "updateLaunchAgent")

@@ -30,22 +30,22 @@ async def create_run_files(_: object, info: Info, input: dict[str, Any]) -> Json
         if not name or len(name) > MAX_NAME_CHARS or name.startswith("/") or ".." in name.split("/"):
             raise RequestError(f"{name!r} cannot be a run file's name.")
 
-    def work(connection: Connection) -> tuple[int, dict[str, str]]:
+    def work(connection: Connection) -> tuple[int, dict[str, AnyRow]]:
         row = run_resolvers.find(connection, context, input["entityName"], input["projectName"], input["runName"])
         # Keys are made here and not of the names, which may hold anything.
         fresh = [f"runs/{row.id}/{secrets.token_hex(8)}" for _ in names]
         return row.id, run_files.announce(connection, row.id, names, fresh, context.now)
 
-    run_id, keys = await context.services.database.write(work)
+    run_id, rows = await context.services.database.write(work)
     files = [
         {
-            "id": ids.encode("RunFile", index),
+            "id": ids.encode("RunFile", rows[name].id),
             "name": name,
             "displayName": name,
-            "sizeBytes": 0,
-            "uploadUrl": context.services.objects.upload_url(context.base_url, keys[name]),
+            "sizeBytes": rows[name].size_bytes or 0,
+            "uploadUrl": context.services.objects.upload_url(context.base_url, rows[name].object_key),
         }
-        for index, name in enumerate(names)
+        for name in names
     ]
     return {"runID": ids.encode("RunRow", run_id), "uploadHeaders": [], "files": files}
 

@@ -2,7 +2,11 @@
 
 import json
 import math
-from typing import Any, cast
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server.graphql import Info, Resolvers
@@ -11,6 +15,8 @@ from server.storage import streams
 from server.storage.streams import Line, Stream
 
 resolvers = Resolvers()
+
+T = TypeVar("T")
 
 DEFAULT_SAMPLES = 500
 DEFAULT_LOG_LINES = 1000
@@ -56,14 +62,54 @@ async def _sampled(run: dict[str, Any], info: Info, spec: dict[str, Any]) -> lis
         return []
     database = info.context.services.database
     samples = int(spec.get("samples") or DEFAULT_SAMPLES)
-    if spec.get("minStep") is not None:
-        # Here the upper bound belongs to the range.
-        first, last = int(spec["minStep"]), int(spec.get("maxStep", run["row"].last_step))
-        found = await database.read(streams.steps, run["row_id"], first, last + 1)
-    else:
-        found = await database.read(streams.steps, run["row_id"], 0, run["row"].last_step + 1)
-    rows = [row for row in (_picked(line, keys) for line in found) if row is not None]
-    return _thinned(rows, samples)
+    if spec.get("minStep") is None:
+        return await database.read(_of_run, run["row_id"], run["historyLineCount"], keys, samples)
+    # Here the upper bound belongs to the range.
+    first, last = int(spec["minStep"]), int(spec.get("maxStep", run["row"].last_step))
+    return await database.read(_of_steps, run["row_id"], first, last, keys, samples)
+
+
+def _of_steps(
+    connection: Connection, run_id: int, first: int, last: int, keys: list[str], samples: int
+) -> list[JsonObject]:
+    return thinned(_with_all(streams.steps(connection, run_id, first, last + 1), keys), samples)
+
+
+def _of_run(connection: Connection, run_id: int, total: int, keys: list[str], samples: int) -> list[JsonObject]:
+    """Sample the rows that have all keys. Mostly all rows have them; if not, the whole run has to be looked through."""
+    lines = streams.sample(connection, run_id, Stream.HISTORY, total, samples)
+    rows = list(_with_all(lines, keys))
+    if total <= samples or len(rows) == len(lines):
+        return rows
+    # Other characters may be escaped in the stored text.
+    words = [f'"{key}"' for key in keys if re.fullmatch(r"[A-Za-z0-9_ -]+", key)]
+    return thinned(_with_all(streams.each_with(connection, run_id, words), keys), samples)
+
+
+def thinned(rows: Iterable[T], count: int) -> list[T]:
+    """Return at most `count` rows, spread evenly, the first and the last among them; holds twice as many at most."""
+    kept: list[T] = []
+    stride = 1
+    index = -1
+    row: T | None = None
+    for index, row in enumerate(rows):
+        if index % stride == 0:
+            kept.append(row)
+        if len(kept) > 2 * count:
+            kept, stride = kept[::2], stride * 2
+    if row is not None and index % stride:
+        kept.append(row)
+    if len(kept) <= count:
+        return kept
+    last = len(kept) - 1
+    return [kept[position * last // max(count - 1, 1)] for position in range(count)]
+
+
+def _with_all(lines: Iterable[Line], keys: list[str]) -> Iterator[JsonObject]:
+    for line in lines:
+        row = _picked(line, keys)
+        if row is not None:
+            yield row
 
 
 def _picked(line: Line, keys: list[str]) -> JsonObject | None:
@@ -96,13 +142,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(entry) for entry in cast("list[Any]", value)]
     return value
-
-
-def _thinned(rows: list[JsonObject], count: int) -> list[JsonObject]:
-    if len(rows) <= count:
-        return rows
-    last = len(rows) - 1
-    return [rows[round(index * last / max(count - 1, 1))] for index in range(count)]
 
 
 @resolvers.field("Run", "historyKeys")

@@ -1,25 +1,38 @@
 """Run queue items: taken, acknowledged, ended, stopped, and why one waits."""
 
+import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
+from protocol.launch_spec import REDACTED
 from protocol.states import ItemState, RunState
 from server import ids
 from server.context import Context
 from server.errors import NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
-from server.storage import claims, queue_items, queues, runs, users
+from server.resolvers import runs as run_resolvers
+from server.resolvers.batches import Batch
+from server.storage import agents, claims, queue_items, queues, runs, users
 from server.storage.rows import AnyRow
 from server.storage.tables import launch_agents
 from server.times import iso
-from server.waiting import waiting_reason
+from server.waiting import waiting_reasons
 from server.wakeups import wait
 
 resolvers = Resolvers()
+
+QUEUE_PROJECT = "model-registry"
+"""Where queues live unless somebody says otherwise."""
+ABANDONED_SECONDS = 10.0
+"""How often a queue is searched for claims of agents that are gone."""
+ACK_REFUSED = "Error acking run queue item"
+"""How a stock agent begins the message of a failure that only says that the item is somebody else's."""
 
 _ENDS = {
     "finished": ("finished", ItemState.FINISHED),
@@ -29,22 +42,38 @@ _ENDS = {
     "lost": ("crashed", ItemState.CRASHED),
 }
 """What an agent says -> how the run ended, and what becomes of the item."""
+_UNTOLD = {
+    "finished": "The job exited successfully but never called wandb.init.",
+    "failed": "The job failed.",
+    "stopped": "Stopped on request.",
+    "preempted": "The job was preempted.",
+    "lost": "The job was lost: its platform does not know it any more.",
+}
+"""What is said of an end that the agent does not explain."""
 
 
-def node(row: AnyRow, now: float) -> dict[str, Any]:
-    """Shape an item's row for the SDL."""
+def nodes(rows: Sequence[AnyRow], context: Context) -> list[dict[str, Any]]:
+    """Shape items' rows for the SDL. What is costly to tell is told for all of them at once."""
+    now = context.now
+    reasons = Batch(lambda: context.services.database.read(waiting_reasons, rows, now))
+    queue_ids = sorted({row.queue_id for row in rows})
+    of_queues = Batch(lambda: context.services.database.read(queues.by_ids, queue_ids))
+    return [{**_node(row, now), "reasons": reasons, "queues": of_queues} for row in rows]
+
+
+def _node(row: AnyRow, now: float) -> dict[str, Any]:
     state = queue_items.state(row, now)
     run = queue_items.run_state(row, now)
     # A client that waits for the run to start waits for this name to appear.
     shown_run = row.run_name if state.is_ended or (run is not None and run is not RunState.PENDING) else None
     return {
-        "row": row,
         "row_id": row.id,
+        "run_row_id": row.run_id,
         "id": ids.encode("RunQueueItem", row.id),
         "state": state.value,
         "associatedRunId": shown_run,
         "priority": row.priority,
-        "runSpec": json.loads(row.launch_spec),
+        "runSpec": _without_key(json.loads(row.launch_spec)),
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
         "claimedAt": iso(row.claimed_at),
@@ -54,9 +83,15 @@ def node(row: AnyRow, now: float) -> dict[str, Any]:
         "warnings": json.loads(row.warnings),
         "createdBy": row.username,
         "status": row.status,
-        "runQueue": {"row_id": row.queue_id, "id": ids.encode("RunQueue", row.queue_id), "name": row.queue_name},
-        "agent": _agent(row),
+        "queue_row_id": row.queue_id,
+        # Who lost a lease or a claim may still get it back, but does not have it.
+        "agent": None if state is ItemState.PENDING else _agent(row),
     }
+
+
+def _without_key(spec: JsonObject) -> JsonObject:
+    """Cut out the API key that a spec may carry for its run: it is for the agent alone."""
+    return {**spec, "_wandb_api_key": REDACTED} if spec.get("_wandb_api_key") else spec
 
 
 def _agent(row: AnyRow) -> JsonObject | None:
@@ -75,15 +110,23 @@ def _agent(row: AnyRow) -> JsonObject | None:
 async def run_queue_item(_: object, info: Info, id: str) -> dict[str, Any]:
     """Return an item."""
     context = info.context
-    return node(await context.services.database.read(_visible, context, id), context.now)
+    return nodes([await context.services.database.read(_visible, context, id)], context)[0]
 
 
 @resolvers.field("RunQueueItem", "waitingReason")
-async def reason(item: dict[str, Any], info: Info) -> str | None:
+async def reason(item: dict[str, Any], _: Info) -> str | None:
     """Say why an item is not running yet."""
-    if ItemState(item["state"]).is_ended or item["state"] == ItemState.RUNNING:
+    return await item["reasons"].get(item["row_id"])
+
+
+@resolvers.field("RunQueueItem", "associatedRun")
+async def associated_run(item: dict[str, Any], info: Info) -> dict[str, Any] | None:
+    """Return an item's run, also while it is pending, if the viewer may see it."""
+    if item["run_row_id"] is None:
         return None
-    return await info.context.services.database.read(waiting_reason, item["row"], info.context.now)
+    context = info.context
+    row = await context.services.database.read(runs.by_id, item["run_row_id"])
+    return run_resolvers.node(row, context.now) if context.viewer.may_use(row.entity_name) else None
 
 
 @resolvers.field("Mutation", "popFromRunQueue")
@@ -92,33 +135,65 @@ async def pop(_: object, info: Info, input: dict[str, Any]) -> JsonObject | None
     context = info.context
     context.viewer.must_use(input["entityName"])
     agent_id = ids.decode("LaunchAgent", input["launchAgentId"]) if input.get("launchAgentId") else None
+    look = await context.services.database.write(_first_look, context, input, agent_id)
+    if look.returned:
+        context.services.wakeups.notify(("queue", look.queue_id))
+    if look.taken is None and context.wait_seconds > 0:
+        look = await _wait_for_item(context, look.queue_id, agent_id)
+    if look.taken is None:
+        return None
+    spec = json.loads(look.taken.launch_spec)
+    return {"runQueueItemId": ids.encode("RunQueueItem", look.taken.id), "runSpec": spec}
 
-    def look(connection: Connection) -> AnyRow:
-        return queues.find(connection, input["entityName"], input["projectName"], input["queueName"])
 
-    queue = await context.services.database.read(look)
-    deadline = context.now + context.wait_seconds
-    with context.services.wakeups.listening([("queue", queue.id)]) as event:
-        while not context.is_gone():
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at a queue brought."""
+
+    queue_id: int
+    taken: AnyRow | None
+    next_expiry: float | None
+    """When the first lease ends, if nothing was taken."""
+    returned: bool = False
+    """Whether more than this one may have come back to the queue."""
+
+
+async def _wait_for_item(context: Context, queue_id: int, agent_id: int | None) -> _Look:
+    """Look whenever something may have come, until there is an item or the client's patience is over."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + context.wait_seconds
+    with context.services.wakeups.listening([("queue", queue_id)]) as event:
+        while True:
             if agent_id is not None:
                 context.services.heartbeats.beat(launch_agents, agent_id, context.now)
-            taken, expiry = await context.services.database.write(_take, queue, agent_id, context.now)
-            if taken is not None:
-                spec = json.loads(taken.launch_spec)
-                return {"runQueueItemId": ids.encode("RunQueueItem", taken.id), "runSpec": spec}
-            left = deadline - context.now
-            if left <= 0:
-                return None
+            if context.is_gone():
+                return _Look(queue_id, None, None)
+            look = await context.services.database.write(_look, queue_id, agent_id, context.now)
+            left = deadline - clock()
+            if look.taken is not None or left <= 0:
+                return look
             # A lease that ends wakes nobody, so the look is repeated then.
-            await wait(event, left if expiry is None else min(left, max(expiry - context.now, 0.05)))
-    return None
+            until_expiry = left if look.next_expiry is None else max(look.next_expiry - context.now, 0.05)
+            await wait(event, min(left, until_expiry))
 
 
-def _take(
-    connection: Connection, queue: AnyRow, agent_id: int | None, now: float
-) -> tuple[AnyRow | None, float | None]:
-    taken = claims.take(connection, queue.id, agent_id, now)
-    return taken, None if taken else claims.next_expiry(connection, queue.id)
+def _first_look(connection: Connection, context: Context, input: dict[str, Any], agent_id: int | None) -> _Look:
+    """Find the queue and take an item, in one transaction."""
+    queue = queues.find(connection, input["entityName"], input["projectName"] or QUEUE_PROJECT, input["queueName"])
+    if agent_id is not None:
+        agents.must_exist(connection, agent_id, queue.project_id)
+        context.services.heartbeats.beat(launch_agents, agent_id, context.now)
+    returned: Sequence[int] = ()
+    # Nobody is taken for dead before he had the time to speak to this server, which may have been away itself.
+    chore = ("abandoned items", queue.id)
+    if context.services.intervals.due(chore, context.now, first=agents.ALIVE_SECONDS, every=ABANDONED_SECONDS):
+        returned = claims.return_abandoned(connection, queue.id, context.now)
+    return replace(_look(connection, queue.id, agent_id, context.now), returned=len(returned) > 1)
+
+
+def _look(connection: Connection, queue_id: int, agent_id: int | None, now: float) -> _Look:
+    taken = claims.take(connection, queue_id, agent_id, now)
+    return _Look(queue_id, taken, None if taken else claims.next_expiry(connection, queue_id))
 
 
 @resolvers.field("Mutation", "ackRunQueueItem")
@@ -134,24 +209,32 @@ async def acknowledge(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
         if claimed is None:
             return False
         spec = json.loads(claimed.launch_spec)
-        if spec.get("entity") and spec.get("project") and claimed.run_id is None:
-            entity_id = users.entity_id(connection, spec["entity"])
-            project_id = project_resolvers.ensure_of_entity(
-                connection, entity_id, spec["project"], claimed.created_by, context.now
-            )
-            run_id = runs.ensure_pending(
-                connection,
-                project_id,
-                input["runName"],
-                user_id=claimed.created_by,
-                now=context.now,
-                display_name=spec.get("name"),
-                sweep=spec.get("sweep_id"),
-            )
-            claims.link_run(connection, item_id, run_id)
+        run_id = _ensure_run(connection, claimed, spec, context.now)
+        if claimed.run_id not in {None, run_id}:
+            # An agent that is gone had chosen it. Nobody will start it any more.
+            runs.record_end(connection, claimed.run_id, "failed", None, context.now)
+        claims.link_run(connection, item_id, run_id)
+        if spec.get("run_id"):
+            # Only then can another item have had the same run.
+            queue_items.settle_earlier(connection, item_id, run_id, context.now)
         return True
 
     return {"success": await context.services.database.write(work)}
+
+
+def _ensure_run(connection: Connection, item: AnyRow, spec: dict[str, Any], now: float) -> int:
+    """Return the run of a claimed item, made as pending, and its project with it, if they are not there yet."""
+    entity_id = users.entity_id(connection, spec["entity"])
+    project = spec["project"] or run_resolvers.DEFAULT_PROJECT
+    return runs.ensure_pending(
+        connection,
+        project_resolvers.ensure_of_entity(connection, entity_id, project, item.created_by, now),
+        item.run_name,
+        user_id=item.created_by,
+        now=now,
+        display_name=spec.get("name"),
+        sweep=spec.get("sweep_id"),
+    )
 
 
 @resolvers.field("Mutation", "failRunQueueItem")
@@ -159,7 +242,8 @@ async def fail(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Fail an item for good.
 
     A stock agent whose acknowledgement was refused fails the item all the same, though it is somebody else's by then,
-    and does not say who it is. So an item whose run is alive, or that has ended, is left alone, and that is a success.
+    and does not say who it is, but what has happened to it. So a claim is left alone if that is the reason, or if its
+    run has started; so is an item that has ended. That is a success: an error would stop the agent from going on.
     """
     context = info.context
     error = _problem(input)
@@ -167,13 +251,15 @@ async def fail(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     def work(connection: Connection) -> None:
         row = _visible(connection, context, input["runQueueItemId"])
         run = queue_items.run_state(row, context.now)
-        if ItemState(row.state).is_ended or (run is not None and run is not RunState.PENDING):
+        started = run is not None and run is not RunState.PENDING
+        if ItemState(row.state).is_ended or started or error["message"].startswith(ACK_REFUSED):
             return
         claims.end(connection, row.id, ItemState.FAILED, context.now, error=json.dumps(error))
         if row.run_id is not None:
             runs.record_end(connection, row.run_id, "failed", None, context.now)
 
     await context.services.database.write(work)
+    _wake_log_readers(context, input["runQueueItemId"])
     return {"success": True}
 
 
@@ -184,27 +270,29 @@ async def finish(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     if input["state"] not in _ENDS:
         raise RequestError(f"A launch cannot end as {input['state']!r}; use one of: {', '.join(_ENDS)}.")
 
-    def work(connection: Connection) -> tuple[str, int]:
+    def work(connection: Connection) -> str:
         row = _visible(connection, context, input["runQueueItemId"])
         stored = ItemState(row.state)
         agent = ids.decode("LaunchAgent", input["launchAgentId"]) if input.get("launchAgentId") else row.agent_id
         if stored.is_ended or agent != row.agent_id:
-            return stored, row.id
+            return stored
         state, values = _ending(connection, row, input, context.now)
         claims.end(connection, row.id, state, context.now, exit_code=input.get("exitCode"), **values)
-        return state, row.id
+        return state
 
-    state, item_id = await context.services.database.write(work)
-    context.services.wakeups.notify(("item-log", item_id))
+    state = await context.services.database.write(work)
+    _wake_log_readers(context, input["runQueueItemId"])
     return {"success": True, "itemState": state}
 
 
 def _ending(connection: Connection, row: AnyRow, input: dict[str, Any], now: float) -> tuple[ItemState, dict[str, Any]]:
     cause, state = _ENDS[input["state"]]
     run = queue_items.run_state(row, now)
-    error = {"error": json.dumps(_problem({**input, "stage": "run"}))}
+    message = input.get("message") or input.get("reason") or _UNTOLD[input["state"]]
+    error = {"error": json.dumps(_problem({**input, "message": message, "stage": "run"}))}
     if run is None or run is RunState.PENDING:
-        stopped = input["state"] == "stopped"
+        wished = row.stop_requested_at is not None or row.run_stop_requested_at is not None
+        stopped = wished or input["state"] == "stopped"
         if row.run_id is not None:
             runs.record_end(connection, row.run_id, "killed" if stopped else "failed", input.get("exitCode"), now)
         return (ItemState.STOPPED if stopped else ItemState.FAILED), error
@@ -234,28 +322,32 @@ async def warn(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
 @resolvers.field("Mutation", "updateRunQueueItemStatus")
 async def update_status(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Note how far an agent says that a launch is."""
+    """Note how far an agent says that a launch is; without success if it is not his (any more)."""
     context = info.context
 
-    def work(connection: Connection) -> None:
-        row = _visible(connection, context, input["runQueueItemId"])
-        if row.state == ItemState.CLAIMED:
-            told = {"status": input["status"], "status_message": input.get("message")}
-            queue_items.change(connection, row.id, context.now, **told)
+    agent_id = ids.decode("LaunchAgent", input["launchAgentId"]) if input.get("launchAgentId") else None
 
-    await context.services.database.write(work)
-    return {"success": True}
+    def work(connection: Connection) -> bool:
+        row = _visible(connection, context, input["runQueueItemId"])
+        return claims.note_progress(connection, row.id, agent_id, input["status"], input.get("message"), context.now)
+
+    return {"success": await context.services.database.write(work)}
 
 
 @resolvers.field("Mutation", "deleteFromRunQueue")
 async def delete(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Take an item out of its queue. One that an agent has claimed is stopped first, by its agent."""
+    """Take an item out of its queue. One that a living agent has claimed is stopped first, by its agent."""
     context = info.context
 
     def work(connection: Connection) -> None:
         row = _visible(connection, context, input["runQueueItemId"])
-        if row.state == ItemState.CLAIMED:
-            raise RequestError("This item is with an agent. Stop it instead: launchbay stop ITEM.")
+        if row.queue_id != ids.decode("RunQueue", input["queueID"]):
+            raise NotFound("There is no such item in this queue.")
+        live = queue_items.state(row, context.now) in {ItemState.CLAIMED, ItemState.RUNNING}
+        if live and context.now - (row.agent_heartbeat_at or 0) <= agents.ALIVE_SECONDS:
+            raise RequestError(
+                f"This item is with agent {row.agent_name!r}. Stop it first: launchbay stop {input['runQueueItemId']}"
+            )
         queue_items.remove(connection, row.id)
 
     await context.services.database.write(work)
@@ -264,18 +356,15 @@ async def delete(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
 @resolvers.field("Mutation", "stopRunQueueItem")
 async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Stop an item: one that waits ends at once, one that an agent holds is stopped by it."""
+    """Stop an item: one that waits ends at once, one that an agent has claimed is stopped by it."""
     context = info.context
 
     def work(connection: Connection) -> int | None:
         row = _visible(connection, context, input["runQueueItemId"])
-        if row.state == ItemState.PENDING:
-            message: JsonObject = {
-                "message": "Stopped while it waited in the queue.",
-                "stage": "queue",
-                "filePaths": [],
-            }
-            claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(message))
+        if row.state in {ItemState.PENDING, ItemState.LEASED}:
+            # Who holds the lease learns of it when he wants to acknowledge.
+            error = _problem({"message": "Stopped while it waited in the queue.", "stage": "queue"})
+            claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(error))
             return None
         if ItemState(row.state).is_ended:
             return None
@@ -287,7 +376,13 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     agent_id = await context.services.database.write(work)
     if agent_id is not None:
         context.services.wakeups.notify(("agent", agent_id))
+    _wake_log_readers(context, input["runQueueItemId"])
     return {"success": True}
+
+
+def _wake_log_readers(context: Context, wire_id: str) -> None:
+    """Let those look again who follow an item's output: there may be no more to come."""
+    context.services.wakeups.notify(("item-log", ids.decode("RunQueueItem", wire_id)))
 
 
 def _visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:

@@ -2,35 +2,43 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from protocol import templates
 from protocol.json_types import JsonObject
+from protocol.states import ItemState
 from server import ids, pushing
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import items as item_resolvers
 from server.resolvers import projects as project_resolvers
+from server.resolvers.batches import Batch
 from server.resolvers.paging import Page, connection_of
-from server.storage import claims, queue_items, queues, users
+from server.storage import claims, projects, queue_items, queues, users
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
 
-QUEUE_PROJECT = "model-registry"
 RESOURCES = ("local-container", "local-process", "kubernetes", "sagemaker", "gcp-vertex")
 MAX_NAME_CHARS = 64
 TWIN_SECONDS = 60.0
 
 
-def node(row: AnyRow) -> dict[str, Any]:
-    """Shape a queue's row for the SDL."""
+def nodes(rows: Sequence[AnyRow], context: Context) -> list[dict[str, Any]]:
+    """Shape queues' rows for the SDL. What is costly to tell is told for all of them at once."""
+    queue_ids = [row.id for row in rows]
+    waiting = Batch(lambda: context.services.database.read(queues.pending_counts, queue_ids))
+    return [{**_node(row), "waiting": waiting} for row in rows]
+
+
+def _node(row: AnyRow) -> dict[str, Any]:
     return {
-        "row": row,
         "row_id": row.id,
+        "project_row_id": row.project_id,
         "id": ids.encode("RunQueue", row.id),
         "name": row.name,
         "createdBy": ids.encode("User", row.created_by),
@@ -38,7 +46,7 @@ def node(row: AnyRow) -> dict[str, Any]:
         "prioritizationMode": row.prioritization_mode,
         "defaultResourceConfigID": _config_id(row.resource_config_id),
         "externalLinks": json.loads(row.external_links),
-        "defaultResourceConfig": _config(row) if row.resource_config_id else None,
+        "defaultResourceConfig": _config(row, row.resource_config_id) if row.resource_config_id else None,
     }
 
 
@@ -46,10 +54,11 @@ def _config_id(number: int | None) -> str | None:
     return ids.encode("DefaultResourceConfig", number) if number else None
 
 
-def _config(row: AnyRow) -> JsonObject:
+def _config(row: AnyRow, number: int) -> JsonObject:
     variables: dict[str, Any] = json.loads(row.template_variables)
     compact = {"separators": (",", ":")}
     return {
+        "id": _config_id(number),
         "resource": row.resource,
         "config": json.loads(row.config),
         "templateVariables": [
@@ -62,14 +71,14 @@ def _config(row: AnyRow) -> JsonObject:
 @resolvers.field("Project", "runQueues")
 async def run_queues(project: dict[str, Any], info: Info) -> list[dict[str, Any]]:
     """List a project's queues."""
-    return [node(row) for row in await info.context.services.database.read(queues.in_project, project["row_id"])]
+    return nodes(await info.context.services.database.read(queues.in_project, project["row_id"]), info.context)
 
 
 @resolvers.field("Project", "runQueue")
 async def run_queue(project: dict[str, Any], info: Info, name: str) -> dict[str, Any] | None:
     """Return a queue of a project, or null."""
     row = await info.context.services.database.read(queues.by_name, project["row_id"], name)
-    return node(row) if row else None
+    return nodes([row], info.context)[0] if row else None
 
 
 @resolvers.field("Entity", "defaultResourceConfig")
@@ -77,23 +86,53 @@ async def default_resource_config(entity: dict[str, Any], info: Info, id: str) -
     """Return a resource config of an entity."""
     config_id = ids.decode("DefaultResourceConfig", id)
     row = await info.context.services.database.read(queues.config_by_id, entity["row_id"], config_id)
-    return _config(row) if row else None
+    return _config(row, row.id) if row else None
+
+
+@resolvers.field("RunQueueItem", "runQueue")
+async def queue_of_item(item: dict[str, Any], info: Info) -> dict[str, Any] | None:
+    """Return the queue that an item was pushed to."""
+    row = await item["queues"].get(item["queue_row_id"])
+    return nodes([row], info.context)[0] if row else None
+
+
+@resolvers.field("RunQueue", "project")
+async def project_of_queue(queue: dict[str, Any], info: Info) -> dict[str, Any] | None:
+    """Return the project that a queue is in."""
+    row = await info.context.services.database.read(projects.by_id, queue["project_row_id"])
+    return project_resolvers.node(row) if row else None
 
 
 @resolvers.field("RunQueue", "pendingCount")
-async def pending_count(queue: dict[str, Any], info: Info) -> int:
+async def pending_count(queue: dict[str, Any], _: Info) -> int:
     """Count what waits."""
-    return await info.context.services.database.read(queues.pending_count, queue["row_id"])
+    return await queue["waiting"].get(queue["row_id"]) or 0
 
 
 @resolvers.field("RunQueue", "runQueueItems")
 async def queue_items_of(
-    queue: dict[str, Any], info: Info, first: int | None = None, after: str | None = None
+    queue: dict[str, Any],
+    info: Info,
+    first: int | None = None,
+    after: str | None = None,
+    states: list[str] | None = None,
 ) -> JsonObject:
     """List a queue's items, newest first."""
+    context = info.context
     page = Page.of(first, after, 100)
-    rows = await info.context.services.database.read(queue_items.in_queue, queue["row_id"], page.after, page.limit + 1)
-    return connection_of([(row.id, item_resolvers.node(row, info.context.now)) for row in rows], page)
+    wanted = frozenset(_item_state(state) for state in states or ())
+    rows = await context.services.database.read(
+        queue_items.in_queue, queue["row_id"], page.after, page.limit + 1, wanted, context.now
+    )
+    shaped = zip(rows, item_resolvers.nodes(rows, context), strict=True)
+    return connection_of([(row.id, node) for row, node in shaped], page)
+
+
+def _item_state(name: str) -> ItemState:
+    try:
+        return ItemState(name.upper())
+    except ValueError as error:
+        raise RequestError(f"{name!r} is no state of an item; use {', '.join(ItemState)}.") from error
 
 
 @resolvers.field("RunQueue", "runQueueItem")
@@ -103,7 +142,7 @@ async def queue_item(queue: dict[str, Any], info: Info, id: str) -> dict[str, An
         row = await info.context.services.database.read(queue_items.by_id, ids.decode("RunQueueItem", id))
     except NotFound:
         return None
-    return item_resolvers.node(row, info.context.now) if row.queue_id == queue["row_id"] else None
+    return item_resolvers.nodes([row], info.context)[0] if row.queue_id == queue["row_id"] else None
 
 
 @resolvers.field("Mutation", "createDefaultResourceConfig")
@@ -130,6 +169,10 @@ async def create_run_queue(_: object, info: Info, input: dict[str, Any]) -> Json
 
     def work(connection: Connection) -> int:
         project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
+        entity_id = users.entity_id(connection, input["entityName"])
+        own_config = ids.decode("DefaultResourceConfig", config_id) if config_id else None
+        if own_config and queues.config_by_id(connection, entity_id, own_config) is None:
+            raise NotFound(f"Entity {input['entityName']!r} has no resource config {config_id!r}.")
         if queues.by_name(connection, project_id, name):
             raise Conflict(f"Entity {input['entityName']!r} has a queue {name!r} already. Choose another name.")
         return queues.create(
@@ -140,7 +183,7 @@ async def create_run_queue(_: object, info: Info, input: dict[str, Any]) -> Json
             now=context.now,
             access=input["access"],
             prioritization_mode=input.get("prioritizationMode") or "DISABLED",
-            resource_config_id=ids.decode("DefaultResourceConfig", config_id) if config_id else None,
+            resource_config_id=own_config,
         )
 
     queue_id = await context.services.database.write(work)
@@ -167,6 +210,8 @@ async def upsert_run_queue(_: object, info: Info, input: dict[str, Any]) -> Json
         known = queues.by_name(connection, project_id, name)
         if known:
             queues.change(connection, known.id, context.now, **values)
+            if values["prioritization_mode"] == "DISABLED":
+                queues.forget_priorities(connection, known.id)
         else:
             queues.create(
                 connection,
@@ -204,7 +249,9 @@ async def push_by_name(_: object, info: Info, input: dict[str, Any]) -> JsonObje
     context.viewer.must_use(input["entityName"])
 
     def find(connection: Connection) -> AnyRow:
-        return queues.find(connection, input["entityName"], input["projectName"] or QUEUE_PROJECT, input["queueName"])
+        return queues.find(
+            connection, input["entityName"], input["projectName"] or item_resolvers.QUEUE_PROJECT, input["queueName"]
+        )
 
     item_id, spec = await _push(context, find, input, by_id=False)
     return {"runQueueItemId": item_id, "runSpec": json.dumps(spec)}
@@ -234,12 +281,15 @@ async def _push(context: Context, find: Any, input: dict[str, Any], *, by_id: bo
         rules = queues.rules(queue)
         spec = pushing.complete(raw, rules, values, context.viewer.username)
         context.viewer.must_use(str(spec["entity"]))
+        if spec["project"]:
+            project_resolvers.check_name(str(spec["project"]))
         priority = pushing.check_priority(input.get("priority"), rules)
         # The stock client pushes by name, and when the answer is slow pushes the same again by id. So a push by id
-        # finds its twin. Two pushes by name are two launches: people do run the same job twice.
+        # finds its twin, once. Two pushes by name are two launches, and so are two by id: people do run the same job
+        # twice.
         if by_id:
             since = context.now - TWIN_SECONDS
-            twin = queue_items.recent_twin(connection, queue.id, context.viewer.id, digest, since)
+            twin = queue_items.take_twin(connection, queue.id, context.viewer.id, digest, since)
             if twin is not None:
                 return queue.id, twin, spec
         item_id = claims.push(
@@ -248,7 +298,7 @@ async def _push(context: Context, find: Any, input: dict[str, Any], *, by_id: bo
             now=context.now,
             priority=priority,
             launch_spec=json.dumps(spec),
-            spec_digest=digest,
+            spec_digest="" if by_id else digest,
             created_by=context.viewer.id,
         )
         return queue.id, item_id, spec

@@ -3,7 +3,7 @@
 import json
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection
+from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject, dig
 from protocol.states import RunState
@@ -115,9 +115,9 @@ async def run_list(
     """List the project's runs."""
     context = info.context
     page = Page.of(first, after)
-    condition = run_filters.condition(filters)
+    condition, wanted_order = run_filters.condition(filters, context.now), run_filters.order(order, context.now)
     rows = await context.services.database.read(
-        runs.listing, project["row_id"], condition, run_filters.order(order), page.after, page.limit + 1
+        runs.listing, project["row_id"], condition, wanted_order, page.after, page.limit + 1
     )
     return connection_of([(page.after + index + 1, node(row, context.now)) for index, row in enumerate(rows)], page)
 
@@ -125,8 +125,9 @@ async def run_list(
 @resolvers.field("Project", "runCount")
 async def run_count(project: dict[str, Any], info: Info, filters: str | None = None) -> int:
     """Count the project's runs."""
-    condition: ColumnElement[bool] | None = run_filters.condition(filters)
-    return await info.context.services.database.read(runs.count, project["row_id"], condition)
+    context = info.context
+    condition = run_filters.condition(filters, context.now)
+    return await context.services.database.read(runs.count, project["row_id"], condition)
 
 
 @resolvers.field("Mutation", "upsertBucket")
@@ -178,8 +179,8 @@ async def update_run_state(_: object, info: Info, input: dict[str, Any]) -> Json
         row = by_storage_id(connection, context, input["id"])
         state = runs.state(row, context.now)
         if row.sweep is not None or state not in allowed.get(input["state"], set()):
-            whose = f"of sweep {row.sweep!r}" if row.sweep else ""
-            raise RequestError(f"invalid state transition of run {row.name!r} {whose}: {state} -> {input['state']}")
+            whose = f" (of sweep {row.sweep!r})" if row.sweep else ""
+            raise RequestError(f"invalid state transition of run {row.name!r}{whose}: {state} -> {input['state']}")
         if input["state"] == "pending":
             runs.wait_again(connection, row.id, context.now)
         else:
@@ -274,9 +275,22 @@ def _create(connection: Connection, context: Context, project_id: int, name: str
 
 def _changes(input: dict[str, Any]) -> dict[str, Any]:
     values = {column: input[field] for field, column in _DIRECT.items() if input.get(field) is not None}
+    for column in ("config", "summary"):
+        if column in values:
+            _check_object(column, values[column])
     if input.get("tags") is not None:
         values["tags"] = runs.set_tags(input["tags"])
     return values
+
+
+def _check_object(what: str, text: str) -> None:
+    """Raise `RequestError` unless the text holds a JSON object; the bare NaN of clients is fine."""
+    try:
+        good = isinstance(json.loads(text), dict)
+    except ValueError:
+        good = False
+    if not good:
+        raise RequestError(f"The {what} of a run must be the text of a JSON object.")
 
 
 def _is_client_start(input: dict[str, Any]) -> bool:
@@ -285,7 +299,7 @@ def _is_client_start(input: dict[str, Any]) -> bool:
 
 
 def _starts_without_host(input: dict[str, Any]) -> bool:
-    """Whether a run that waits has begun, though no host is named: the public API says so, or a client's config does."""
+    """Whether a waiting run has begun, though no host is named: the public API says so, or a client's config does."""
     if input.get("state") is not None:
         return input["state"] == "running"
     return "_wandb" in (input.get("config") or "")

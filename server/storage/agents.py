@@ -1,16 +1,22 @@
 """Launch agents: who serves queues, and who is still there."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from server.errors import NotFound
 from server.storage.rows import AnyRow
-from server.storage.tables import entities, launch_agents, projects, run_queue_items
+from server.storage.tables import entities, launch_agents, projects, run_queue_items, runs
 
 ALIVE_SECONDS = 90.0
-"""An agent that was not heard of for longer is taken for dead; a long poll lasts less than half of it."""
+"""An agent that was not heard of for longer is taken for dead; a long poll lasts two thirds of it."""
+
+# Made once, as every claim needs it.
+_OF_PROJECT = select(launch_agents.c.id).where(
+    launch_agents.c.id == bindparam("agent"), launch_agents.c.project_id == bindparam("of_project")
+)
 
 
 def create(connection: Connection, *, now: float, **values: Any) -> int:
@@ -30,6 +36,12 @@ def by_id(connection: Connection, agent_id: int) -> AnyRow:
     if row is None:
         raise NotFound("There is no such agent.")
     return row
+
+
+def must_exist(connection: Connection, agent_id: int, project_id: int) -> None:
+    """Raise `NotFound` unless this is an agent of the project."""
+    if connection.scalar(_OF_PROJECT, {"agent": agent_id, "of_project": project_id}) is None:
+        raise NotFound("There is no such agent here. Register it again, by starting it anew.")
 
 
 def in_project(connection: Connection, project_id: int) -> list[AnyRow]:
@@ -66,9 +78,18 @@ def serving(connection: Connection, project_id: int, wire_queue_id: str, now: fl
     ]
 
 
-def held(connection: Connection, agent_id: int) -> int:
-    """Return how many items an agent holds."""
-    statement = select(func.count()).where(
-        run_queue_items.c.agent_id == agent_id, run_queue_items.c.state.in_(("LEASED", "CLAIMED"))
+def held(connection: Connection, agent_ids: Sequence[int]) -> dict[int, int]:
+    """Return how many unfinished items each of these agents holds; who holds none is left out."""
+    statement = (
+        select(run_queue_items.c.agent_id, func.count().label("held"))
+        .outerjoin(runs, runs.c.id == run_queue_items.c.run_id)
+        .where(
+            run_queue_items.c.agent_id.in_(agent_ids),
+            run_queue_items.c.state.in_(("LEASED", "CLAIMED")),
+            # Stock agents do not tell the end of an item; its run does.
+            runs.c.ended_at.is_(None),
+            runs.c.end_cause.is_(None),
+        )
+        .group_by(run_queue_items.c.agent_id)
     )
-    return connection.scalar(statement) or 0
+    return {row.agent_id: row.held for row in connection.execute(statement)}

@@ -2,91 +2,152 @@
 
 An item is taken under a lease, by one statement over the index of waiting items, so that its cost does not grow with
 the queue. A lease that ends without an acknowledgement goes back, which is done by the next look at the queue. The
-acknowledgement makes it a claim, and a claim stays with its agent until the end is told.
+acknowledgement makes it a claim, and a claim stays with its agent until the end is told, or until the agent is gone and
+cannot have started anything.
+
+An item that went back keeps the name of its last holder: if that one speaks up before anybody else took the item, it is
+his again.
+
+States stand in the statements as literals, not as parameters: only then does SQLite see, when it plans, that a partial
+index will do.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
+from protocol.states import ItemState
+from server.storage.agents import ALIVE_SECONDS
 from server.storage.rows import AnyRow
+from server.storage.tables import launch_agents, runs
 from server.storage.tables import run_queue_items as items
 
 LEASE_SECONDS = 60.0
 """Agents rely on about a minute."""
+OUR_AGENTS = "launchbay@%"
+"""Versions of agents that say how far a launch is."""
+
+
+def in_state(*states: ItemState) -> ColumnElement[bool]:
+    """Return the condition that an item is in one of these states."""
+    return or_(*(items.c.state == literal_column(f"'{state}'") for state in states))
 
 
 def push(connection: Connection, queue_id: int, *, now: float, **values: Any) -> int:
     """Add a waiting item; returns its id."""
     row = {"queue_id": queue_id, "state": "PENDING", "warnings": "[]", "created_at": now, "updated_at": now}
-    return connection.execute(insert(items).values(**row, **values)).inserted_primary_key[0]  # type: ignore[index]
+    return connection.execute(_PUSH, {**row, **values}).inserted_primary_key[0]  # type: ignore[index]
 
 
 def take(connection: Connection, queue_id: int, agent_id: int | None, now: float) -> AnyRow | None:
     """Lease the queue's next item to an agent: the most urgent, of those the oldest. None if none waits."""
     return_expired(connection, queue_id, now)
-    chosen = _next(connection, queue_id)
-    return connection.execute(
-        update(items)
-        .where(items.c.id == chosen.scalar_subquery(), items.c.state == "PENDING")
-        .values(state="LEASED", agent_id=agent_id, lease_expires_at=now + LEASE_SECONDS, updated_at=now)
-        .returning(items.c.id, items.c.launch_spec)
-    ).first()
-
-
-def _next(connection: Connection, queue_id: int) -> Select[tuple[int]]:
-    """Choose the next item. In a queue without priorities all items have the same one."""
-    statement = (
-        select(items.c.id)
-        .where(items.c.queue_id == queue_id, items.c.state == "PENDING")
-        .order_by(items.c.priority, items.c.id)
-        .limit(1)
-    )
-    if connection.dialect.name == "postgresql":
-        return statement.with_for_update(skip_locked=True)
-    return statement
+    statement = _TAKE_SKIPPING_LOCKED if connection.dialect.name == "postgresql" else _TAKE
+    values = {"of_queue": queue_id, "holder": agent_id, "until": now + LEASE_SECONDS, "at": now}
+    return connection.execute(statement, values).first()
 
 
 def return_expired(connection: Connection, queue_id: int, now: float) -> None:
     """Put items back whose lease has ended."""
-    connection.execute(
-        update(items)
-        .where(items.c.queue_id == queue_id, items.c.state == "LEASED", items.c.lease_expires_at <= now)
-        .values(state="PENDING", agent_id=None, lease_expires_at=None, updated_at=now)
-    )
+    connection.execute(_RETURN_EXPIRED, {"of_queue": queue_id, "at": now})
 
 
 def next_expiry(connection: Connection, queue_id: int) -> float | None:
     """Return when the queue's first lease ends."""
     return connection.scalar(
         select(items.c.lease_expires_at)
-        .where(items.c.queue_id == queue_id, items.c.state == "LEASED")
+        .where(items.c.queue_id == queue_id, in_state(ItemState.LEASED))
         .order_by(items.c.lease_expires_at)
         .limit(1)
     )
 
 
+def return_abandoned(connection: Connection, queue_id: int, now: float) -> Sequence[int]:
+    """Put claimed items back whose agent is gone and cannot have started them; returns their ids.
+
+    An agent that says how far it is (ours) may have started whatever it does not report as being prepared, and finds it
+    again when it is back. One that does not say is known only by its run, and forgets everything when it dies.
+    """
+    unstarted = or_(runs.c.id.is_(None), runs.c.heartbeat_at.is_(None), runs.c.heartbeat_at < items.c.claimed_at)
+    reports = launch_agents.c.version.like(OUR_AGENTS)
+    preparing = or_(items.c.status == "preparing", and_(items.c.status.is_(None), reports.is_not(True)))
+    abandoned = (
+        select(items.c.id)
+        .join(launch_agents, launch_agents.c.id == items.c.agent_id)
+        .outerjoin(runs, runs.c.id == items.c.run_id)
+        .where(items.c.queue_id == queue_id, in_state(ItemState.CLAIMED))
+        .where(launch_agents.c.heartbeat_at < now - ALIVE_SECONDS, unstarted, preparing)
+    )
+    stopped = items.c.stop_requested_at.is_not(None)
+    returned = (
+        update(items)
+        .where(items.c.id.in_(abandoned))
+        .values(
+            state=case((stopped, "STOPPED"), else_="PENDING"),
+            ended_at=case((stopped, now), else_=None),
+            status=None,
+            status_message=None,
+            updated_at=now,
+        )
+    )
+    return connection.scalars(returned.returning(items.c.id)).all()
+
+
 def acknowledge(connection: Connection, item_id: int, agent_id: int | None, run_name: str, now: float) -> AnyRow | None:
     """Turn a lease into a claim; returns the item, or None if it is somebody else's.
 
-    A stock agent does not say who it is: it may acknowledge whatever is leased. Ours does, so that only the holder of
-    the lease gets the claim, and repeating it after a crash is answered with the claim that is there.
+    A stock agent does not say who it is: it may acknowledge whatever is leased, once. Ours does, so that only the
+    holder of the lease gets the claim, and repeating it after a crash is answered with the claim that is there. A lease
+    that has ended is good as long as nobody else has taken the item.
     """
-    statement = update(items).where(items.c.id == item_id, items.c.state == "LEASED")
-    if agent_id is not None:
-        statement = statement.where(items.c.agent_id == agent_id)
-    values = {"state": "CLAIMED", "run_name": run_name, "claimed_at": now, "lease_expires_at": None, "updated_at": now}
-    claimed = connection.execute(statement.values(**values).returning(items)).first()
+    values = {"of_item": item_id, "for_run": run_name, "at": now}
+    if agent_id is None:
+        claimed = connection.execute(_ACKNOWLEDGE, values).first()
+    else:
+        claimed = connection.execute(_ACKNOWLEDGE_OWN, {**values, "holder": agent_id}).first()
     if claimed is not None or agent_id is None:
         return claimed
     return connection.execute(
         select(items).where(
             items.c.id == item_id,
-            items.c.state == "CLAIMED",
+            in_state(ItemState.CLAIMED),
             items.c.agent_id == agent_id,
             items.c.run_name == run_name,
         )
     ).first()
+
+
+def note_progress(
+    connection: Connection, item_id: int, agent_id: int | None, status: str, message: str | None, now: float
+) -> bool:
+    """Note how far an agent says that a launch is; whether the claim is still his.
+
+    A claim that went back while he was not heard of is his again, if nobody else has taken it.
+    """
+    mine = in_state(ItemState.CLAIMED)
+    if agent_id is not None:
+        went_back = and_(in_state(ItemState.PENDING), items.c.claimed_at.is_not(None))
+        mine = and_(or_(mine, went_back), items.c.agent_id == agent_id)
+    result = connection.execute(
+        update(items)
+        .where(items.c.id == item_id, mine)
+        .values(state="CLAIMED", status=status, status_message=message, updated_at=now)
+    )
+    return result.rowcount > 0
 
 
 def link_run(connection: Connection, item_id: int, run_id: int) -> None:
@@ -101,3 +162,65 @@ def end(connection: Connection, item_id: int, state: str, now: float, **values: 
         .where(items.c.id == item_id)
         .values(state=state, ended_at=now, updated_at=now, lease_expires_at=None, **values)
     )
+
+
+def _next(*, skip_locked: bool) -> Select[tuple[int]]:
+    """Choose the next item. In a queue without priorities all items have the same one."""
+    statement = (
+        select(items.c.id)
+        .where(items.c.queue_id == bindparam("of_queue"), in_state(ItemState.PENDING))
+        .order_by(items.c.priority, items.c.id)
+        .limit(literal_column("1"))
+    )
+    return statement.with_for_update(skip_locked=True) if skip_locked else statement
+
+
+def _taking(chosen: Select[tuple[int]]) -> Update:
+    return (
+        update(items)
+        .where(items.c.id == chosen.scalar_subquery(), in_state(ItemState.PENDING))
+        .values(
+            state="LEASED",
+            agent_id=bindparam("holder"),
+            lease_expires_at=bindparam("until"),
+            claimed_at=None,
+            status=None,
+            status_message=None,
+            updated_at=bindparam("at"),
+        )
+    )
+
+
+def _acknowledging(allowed: ColumnElement[bool]) -> Update:
+    return (
+        update(items)
+        .where(items.c.id == bindparam("of_item"), allowed)
+        .values(
+            state="CLAIMED",
+            run_name=bindparam("for_run"),
+            claimed_at=bindparam("at"),
+            lease_expires_at=None,
+            updated_at=bindparam("at"),
+        )
+    )
+
+
+# Made once: to build a statement and to find its compiled form takes longer than to run it.
+_PUSH: Final = insert(items)
+_TAKE: Final = _taking(_next(skip_locked=False)).returning(items.c.id, items.c.launch_spec)
+_TAKE_SKIPPING_LOCKED: Final = _taking(_next(skip_locked=True)).returning(items.c.id, items.c.launch_spec)
+_RETURN_EXPIRED: Final = (
+    update(items)
+    .where(
+        items.c.queue_id == bindparam("of_queue"),
+        in_state(ItemState.LEASED),
+        items.c.lease_expires_at <= bindparam("at"),
+    )
+    .values(state="PENDING", lease_expires_at=None, updated_at=bindparam("at"))
+)
+_ACKNOWLEDGE: Final = _acknowledging(
+    or_(in_state(ItemState.LEASED), and_(in_state(ItemState.PENDING), items.c.agent_id.is_not(None)))
+).returning(items)
+_ACKNOWLEDGE_OWN: Final = _acknowledging(
+    and_(in_state(ItemState.LEASED, ItemState.PENDING), items.c.agent_id == bindparam("holder"))
+).returning(items)

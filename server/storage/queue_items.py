@@ -4,11 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from protocol.states import ItemState, RunState
 from server.errors import NotFound
 from server.run_state import RunFacts, state_of
+from server.storage.claims import in_state
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, launch_agents, projects, run_queue_items, run_queues, runs, users
 
@@ -42,6 +55,8 @@ _FULL = (
     .outerjoin(runs, runs.c.id == run_queue_items.c.run_id)
 )
 
+_BY_ID = _FULL.where(run_queue_items.c.id == bindparam("item"))
+
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
@@ -53,24 +68,53 @@ class StopRequest:
 
 def by_id(connection: Connection, item_id: int) -> AnyRow:
     """Return an item with its queue, agent and run; `NotFound` if there is none."""
-    row = connection.execute(_FULL.where(run_queue_items.c.id == item_id)).first()
+    row = connection.execute(_BY_ID, {"item": item_id}).first()
     if row is None:
         raise NotFound("There is no such item.")
     return row
 
 
-def in_queue(connection: Connection, queue_id: int, before: int | None, limit: int) -> list[AnyRow]:
-    """Return a queue's items, newest first."""
-    statement = _FULL.where(run_queue_items.c.queue_id == queue_id)
-    if before:
-        statement = statement.where(run_queue_items.c.id < before)
-    return list(connection.execute(statement.order_by(run_queue_items.c.id.desc()).limit(limit)))
+def in_queue(
+    connection: Connection, queue_id: int, before: int, limit: int, states: frozenset[ItemState], now: float
+) -> list[AnyRow]:
+    """Return a queue's items, newest first, from before the given id on; with `states` only those in one of them."""
+    found: list[AnyRow] = []
+    while len(found) < limit:
+        page = _FULL.where(
+            run_queue_items.c.queue_id == queue_id,
+            run_queue_items.c.id < before if before else true(),
+            or_(*(_may_be(wanted) for wanted in states)) if states else true(),
+        )
+        rows = list(connection.execute(page.order_by(run_queue_items.c.id.desc()).limit(limit)))
+        # Which state a claimed item is in depends on the time, so the database can only preselect.
+        found += [row for row in rows if not states or state(row, now) in states]
+        if len(rows) < limit:
+            break
+        before = rows[-1].id
+    return found[:limit]
+
+
+def _may_be(wanted: ItemState) -> ColumnElement[bool]:
+    """Return a condition on the stored state that holds for every item which `state` may find in the wanted one."""
+    match wanted:
+        case ItemState.PENDING:
+            return in_state(wanted, ItemState.LEASED)
+        case ItemState.LEASED | ItemState.CLAIMED:
+            return in_state(wanted)
+        case _:
+            return in_state(wanted, ItemState.CLAIMED, ItemState.FAILED)
 
 
 def state(row: AnyRow, now: float) -> ItemState:
-    """Return what has become of an item: while it is claimed, its run's state tells."""
+    """Return what has become of an item.
+
+    A claimed one is as far as its run. So is one that was failed before its run started, and whose run came to life all
+    the same: stock agents fail what they leave behind when they are stopped.
+    """
     stored = ItemState(row.state)
-    if stored is not ItemState.CLAIMED:
+    if stored is ItemState.LEASED and row.lease_expires_at <= now:
+        return ItemState.PENDING
+    if stored not in {ItemState.CLAIMED, ItemState.FAILED}:
         return stored
     run = run_state(row, now)
     if run is None or run is RunState.PENDING:
@@ -79,9 +123,14 @@ def state(row: AnyRow, now: float) -> ItemState:
 
 
 def run_state(row: AnyRow, now: float) -> RunState | None:
-    """Return the state of an item's run, if it has one."""
+    """Return the state of an item's run, if it has one: pending, until it was heard of since the item was claimed.
+
+    A run that is resumed has a past, which says nothing about this item.
+    """
     if row.run_id is None:
         return None
+    if row.claimed_at is None or row.run_heartbeat_at is None or row.run_heartbeat_at < row.claimed_at:
+        return RunState.PENDING
     facts = RunFacts(
         started_at=row.started_at,
         heartbeat_at=row.run_heartbeat_at,
@@ -104,16 +153,16 @@ def remove(connection: Connection, item_id: int) -> None:
     connection.execute(delete(run_queue_items).where(run_queue_items.c.id == item_id))
 
 
-def ahead_of(connection: Connection, row: AnyRow) -> int:
-    """Return how many waiting items come before this one."""
-    before = or_(
-        run_queue_items.c.priority < row.priority,
-        (run_queue_items.c.priority == row.priority) & (run_queue_items.c.id < row.id),
+def positions(connection: Connection, queue_id: int, item_ids: Sequence[int]) -> dict[int, int]:
+    """Return for waiting items of a queue how many come before each."""
+    order = (run_queue_items.c.priority, run_queue_items.c.id)
+    ranked = (
+        select(run_queue_items.c.id, (func.row_number().over(order_by=order) - literal(1)).label("ahead"))
+        .where(run_queue_items.c.queue_id == queue_id, in_state(ItemState.PENDING))
+        .subquery()
     )
-    statement = select(func.count()).where(
-        run_queue_items.c.queue_id == row.queue_id, run_queue_items.c.state == "PENDING", before
-    )
-    return connection.scalar(statement) or 0
+    found = connection.execute(select(ranked).where(ranked.c.id.in_(item_ids)))
+    return {row.id: row.ahead for row in found}
 
 
 def stop_requests(connection: Connection, agent_id: int) -> Sequence[StopRequest]:
@@ -123,7 +172,7 @@ def stop_requests(connection: Connection, agent_id: int) -> Sequence[StopRequest
         .outerjoin(runs, runs.c.id == run_queue_items.c.run_id)
         .where(
             run_queue_items.c.agent_id == agent_id,
-            run_queue_items.c.state == "CLAIMED",
+            in_state(ItemState.CLAIMED),
             or_(run_queue_items.c.stop_requested_at.is_not(None), runs.c.stop_requested_at.is_not(None)),
         )
     )
@@ -133,22 +182,42 @@ def stop_requests(connection: Connection, agent_id: int) -> Sequence[StopRequest
 def agent_of_run(connection: Connection, run_id: int) -> int | None:
     """Return the agent that holds a run's item."""
     return connection.scalar(
-        select(run_queue_items.c.agent_id).where(
-            run_queue_items.c.run_id == run_id, run_queue_items.c.state == "CLAIMED"
-        )
+        select(run_queue_items.c.agent_id)
+        .where(run_queue_items.c.run_id == run_id, in_state(ItemState.CLAIMED))
+        .order_by(run_queue_items.c.id.desc())
+        .limit(1)
     )
 
 
-def recent_twin(connection: Connection, queue_id: int, user_id: int, digest: str, since: float) -> int | None:
-    """Return an identical item that the same user pushed by name a moment ago and that nobody pushed by id yet."""
-    return connection.scalar(
+def settle_earlier(connection: Connection, item_id: int, run_id: int, now: float) -> None:
+    """Let earlier items of a run that is taken up again keep the end that they have seen, and know the run no more.
+
+    Otherwise they would come to life together with the new one.
+    """
+    earlier = _FULL.where(run_queue_items.c.run_id == run_id, run_queue_items.c.id != item_id)
+    for row in connection.execute(earlier).all():
+        seen = state(row, now)
+        if seen.is_ended:
+            change(connection, row.id, now, state=seen, ended_at=row.ended_at or now, run_id=None)
+
+
+def take_twin(connection: Connection, queue_id: int, user_id: int, digest: str, since: float) -> int | None:
+    """Return an identical item that the same user pushed by name a moment ago, once: the next call finds another."""
+    twin = (
         select(run_queue_items.c.id)
         .where(
+            run_queue_items.c.spec_digest == digest,
+            run_queue_items.c.spec_digest != literal_column("''"),
             run_queue_items.c.queue_id == queue_id,
             run_queue_items.c.created_by == user_id,
-            run_queue_items.c.spec_digest == digest,
             run_queue_items.c.created_at >= since,
         )
         .order_by(run_queue_items.c.id)
         .limit(1)
+    )
+    return connection.scalar(
+        update(run_queue_items)
+        .where(run_queue_items.c.id == twin.scalar_subquery())
+        .values(spec_digest="")
+        .returning(run_queue_items.c.id)
     )

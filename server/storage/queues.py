@@ -1,12 +1,15 @@
 """Run queues and their resource configs."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
+from protocol.states import ItemState
 from server.errors import NotFound
-from server.pushing import QueueRules
+from server.pushing import DEFAULT_PRIORITY, QueueRules
+from server.storage.claims import in_state
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, projects, resource_configs, run_queue_items, run_queues
 
@@ -25,6 +28,10 @@ _FULL = (
     .outerjoin(resource_configs, resource_configs.c.id == run_queues.c.resource_config_id)
 )
 
+# Made once, as every claim needs it.
+_OF_PROJECT = _FULL.where(entities.c.name == bindparam("of_entity"), projects.c.name_key == bindparam("of_project"))
+_BY_PATH = _OF_PROJECT.where(run_queues.c.name == bindparam("named"))
+
 
 def in_project(connection: Connection, project_id: int) -> list[AnyRow]:
     """Return a project's queues in the order of their making."""
@@ -38,15 +45,12 @@ def by_name(connection: Connection, project_id: int, name: str) -> AnyRow | None
 
 def find(connection: Connection, entity: str, project: str, name: str) -> AnyRow:
     """Return a queue by its full path; `NotFound` names those that there are."""
-    known = {
-        row.name: row
-        for row in connection.execute(
-            _FULL.where(entities.c.name == entity, projects.c.name_key == project.lower()).order_by(run_queues.c.name)
-        )
-    }
-    if name not in known:
+    path = {"of_entity": entity, "of_project": project.lower()}
+    row = connection.execute(_BY_PATH, {**path, "named": name}).first()
+    if row is None:
+        known = [other.name for other in connection.execute(_OF_PROJECT.order_by(run_queues.c.name), path)]
         raise NotFound(f"Entity {entity!r} has no queue {name!r}. It has: {', '.join(known) or 'none'}.")
-    return known[name]
+    return row
 
 
 def by_id(connection: Connection, queue_id: int) -> AnyRow:
@@ -55,6 +59,11 @@ def by_id(connection: Connection, queue_id: int) -> AnyRow:
     if row is None:
         raise NotFound("There is no such queue.")
     return row
+
+
+def by_ids(connection: Connection, queue_ids: Sequence[int]) -> dict[int, AnyRow]:
+    """Return queues by their row numbers."""
+    return {row.id: row for row in connection.execute(_FULL.where(run_queues.c.id.in_(queue_ids)))}
 
 
 def create_config(
@@ -91,10 +100,23 @@ def remove(connection: Connection, queue_id: int) -> None:
     connection.execute(delete(run_queues).where(run_queues.c.id == queue_id))
 
 
-def pending_count(connection: Connection, queue_id: int) -> int:
-    """Return how many items wait."""
-    statement = select(func.count()).where(run_queue_items.c.queue_id == queue_id, run_queue_items.c.state == "PENDING")
-    return connection.scalar(statement) or 0
+def pending_counts(connection: Connection, queue_ids: Sequence[int]) -> dict[int, int]:
+    """Return by queue how many items wait; queues in which none waits are left out."""
+    statement = (
+        select(run_queue_items.c.queue_id, func.count().label("waiting"))
+        .where(run_queue_items.c.queue_id.in_(queue_ids), in_state(ItemState.PENDING))
+        .group_by(run_queue_items.c.queue_id)
+    )
+    return {row.queue_id: row.waiting for row in connection.execute(statement)}
+
+
+def forget_priorities(connection: Connection, queue_id: int) -> None:
+    """Give all items that may still be claimed the same priority: the claim goes by priority in every queue."""
+    connection.execute(
+        update(run_queue_items)
+        .where(run_queue_items.c.queue_id == queue_id, in_state(ItemState.PENDING, ItemState.LEASED, ItemState.CLAIMED))
+        .values(priority=DEFAULT_PRIORITY)
+    )
 
 
 def rules(row: AnyRow) -> QueueRules:

@@ -7,22 +7,29 @@ from sqlalchemy import Connection, delete, func, insert, select
 from server.storage.rows import AnyRow
 from server.storage.tables import run_files
 
+_MAX_PARAMETERS = 500
+"""Below every engine's limit; a client may announce thousands of files at once."""
+
 
 def announce(
     connection: Connection, run_id: int, names: Sequence[str], new_keys: Sequence[str], now: float
-) -> dict[str, str]:
-    """Make room for files that will be uploaded; returns the object key of each name. A known file keeps its key."""
-    known = connection.execute(
-        select(run_files.c.name, run_files.c.object_key).where(
-            run_files.c.run_id == run_id, run_files.c.name.in_(names)
-        )
-    )
-    keys = {row.name: row.object_key for row in known}
-    fresh = {name: key for name, key in zip(names, new_keys, strict=True) if name not in keys}
+) -> dict[str, AnyRow]:
+    """Make room for files that will be uploaded; returns the row of each name. A known file keeps its object key."""
+    known = _by_name(connection, run_id, names)
+    fresh = {name: key for name, key in zip(names, new_keys, strict=True) if name not in known}
     if fresh:
         rows = [{"run_id": run_id, "name": name, "object_key": key, "updated_at": now} for name, key in fresh.items()]
         connection.execute(insert(run_files), rows)
-    return {**keys, **fresh}
+    return known | _by_name(connection, run_id, list(fresh))
+
+
+def _by_name(connection: Connection, run_id: int, names: Sequence[str]) -> dict[str, AnyRow]:
+    found: dict[str, AnyRow] = {}
+    for start in range(0, len(names), _MAX_PARAMETERS):
+        chosen = names[start : start + _MAX_PARAMETERS]
+        statement = select(run_files).where(run_files.c.run_id == run_id, run_files.c.name.in_(chosen))
+        found |= {row.name: row for row in connection.execute(statement)}
+    return found
 
 
 def listing(

@@ -359,9 +359,9 @@ run_queue_items = Table(
     Column("state", String(16), nullable=False),  # PENDING | LEASED | CLAIMED | an end (protocol.states.ItemState)
     Column("priority", SmallInteger, nullable=False),
     Column("launch_spec", Text, nullable=False),
-    Column("spec_digest", String(64), nullable=False),  # finds identical pushes
+    Column("spec_digest", String(64), nullable=False),  # of a push by name that may come again by id, else empty
     _ref("created_by", "users.id"),
-    _ref("agent_id", "launch_agents.id", nullable=True, index=True),  # holder of the lease or the claim
+    _ref("agent_id", "launch_agents.id", nullable=True, index=True),  # holder of the lease or the claim, or the last
     _time("lease_expires_at"),
     Column("run_name", String(128)),
     _ref("run_id", "runs.id", nullable=True, index=True),
@@ -392,7 +392,20 @@ Index(
     sqlite_where=text("state = 'LEASED'"),
     postgresql_where=text("state = 'LEASED'"),
 )
+Index(
+    "ix_run_queue_items_claimed",
+    run_queue_items.c.queue_id,
+    run_queue_items.c.agent_id,
+    sqlite_where=text("state = 'CLAIMED'"),
+    postgresql_where=text("state = 'CLAIMED'"),
+)
 Index("ix_run_queue_items_queue_id_id", run_queue_items.c.queue_id, run_queue_items.c.id)
+Index(
+    "ix_run_queue_items_spec_digest",
+    run_queue_items.c.spec_digest,
+    sqlite_where=text("spec_digest <> ''"),
+    postgresql_where=text("spec_digest <> ''"),
+)
 
 item_log_chunks = Table(
     "item_log_chunks",

@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +55,15 @@ class LiveServer:
             check=False,
         )
 
-    def start_script(self, script: str | Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        """Start a script and return at once. Its standard output is a pipe; the rest goes to a file."""
+    @contextmanager
+    def started_script(self, script: str | Path, *arguments: str, **env: str) -> Generator[subprocess.Popen[str]]:
+        """Run a script beside the block; what still runs at its end is killed.
+
+        Its standard output is a pipe; the rest goes to a file.
+        """
         start = [str(SCRIPTS / script)] if isinstance(script, Path) else ["-c", script]
         with (self.folder / "background.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, *start, *arguments],
                 env=self.environment(**env),
                 cwd=self.folder,
@@ -66,6 +71,12 @@ class LiveServer:
                 stderr=log,
                 text=True,
             )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=START_SECONDS)
 
 
 @pytest.fixture(scope="session")

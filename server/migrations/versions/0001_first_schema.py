@@ -297,6 +297,13 @@ def upgrade() -> None:
     with op.batch_alter_table("run_queue_items", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_run_queue_items_agent_id"), ["agent_id"], unique=False)
         batch_op.create_index(
+            "ix_run_queue_items_claimed",
+            ["queue_id", "agent_id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'CLAIMED'"),
+            postgresql_where=sa.text("state = 'CLAIMED'"),
+        )
+        batch_op.create_index(
             "ix_run_queue_items_leased",
             ["queue_id", "lease_expires_at"],
             unique=False,
@@ -312,6 +319,13 @@ def upgrade() -> None:
         )
         batch_op.create_index("ix_run_queue_items_queue_id_id", ["queue_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_run_queue_items_run_id"), ["run_id"], unique=False)
+        batch_op.create_index(
+            "ix_run_queue_items_spec_digest",
+            ["spec_digest"],
+            unique=False,
+            sqlite_where=sa.text("spec_digest <> ''"),
+            postgresql_where=sa.text("spec_digest <> ''"),
+        )
 
     op.create_table(
         "artifacts",

@@ -1,0 +1,243 @@
+"""The claim table: nothing is handed out twice, nothing is lost, leases are respected, and the order is kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import Connection, create_engine, select
+from sqlalchemy.dialects import postgresql
+
+from server.storage import agents, claims, runs
+from server.storage.agents import ALIVE_SECONDS
+from server.storage.claims import LEASE_SECONDS
+from server.storage.tables import metadata, run_queue_items
+from server.storage.tables import runs as runs_table
+
+QUEUE, USER, PROJECT = 1, 1, 1
+
+
+def _connect() -> Connection:
+    # The rows that the claims refer to are left out: SQLite checks no foreign key unless told to.
+    engine = create_engine("sqlite://")
+    metadata.create_all(engine)
+    return engine.connect()
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    with _connect() as opened:
+        yield opened
+
+
+def _push(connection: Connection, now: float = 0, priority: int = 2, queue: int = QUEUE) -> int:
+    values = {"priority": priority, "launch_spec": "{}", "spec_digest": "", "created_by": USER}
+    return claims.push(connection, queue, now=now, **values)
+
+
+def _agent(connection: Connection, now: float = 0, version: str = "wandb@0.31.0") -> int:
+    values = {"hostname": "h", "queues": "[]", "config": "{}", "created_by": USER, "project_id": PROJECT}
+    return agents.create(connection, now=now, name=f"{version}-{now}", version=version, **values)
+
+
+def _taken(connection: Connection, agent: int | None, now: float, queue: int = QUEUE) -> int | None:
+    row = claims.take(connection, queue, agent, now)
+    return row.id if row else None
+
+
+def _row(connection: Connection, item: int) -> Any:
+    return connection.execute(select(run_queue_items).where(run_queue_items.c.id == item)).one()
+
+
+@dataclass
+class Entry:
+    """What the model knows of an item."""
+
+    priority: int
+    state: str = "PENDING"
+    holder: int | None = None
+    until: float = 0
+    run: str = ""
+
+
+class ClaimTable(RuleBasedStateMachine):
+    """The table beside a model of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = _connect()
+        self.now = 0.0
+        self.model: dict[int, Entry] = {}
+
+    def teardown(self) -> None:
+        self.connection.close()
+        self.connection.engine.dispose()
+
+    @rule(priority=st.integers(0, 3))
+    def push(self, priority: int) -> None:
+        self.model[_push(self.connection, self.now, priority)] = Entry(priority)
+
+    @rule(seconds=st.sampled_from([1.0, LEASE_SECONDS / 2, LEASE_SECONDS - 1, LEASE_SECONDS]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(agent=st.integers(1, 3))
+    def take(self, agent: int) -> None:
+        self._return_expired()
+        waiting = [(entry.priority, item) for item, entry in self.model.items() if entry.state == "PENDING"]
+        expected = min(waiting)[1] if waiting else None
+        assert _taken(self.connection, agent, self.now) == expected
+        if expected is not None:
+            entry = self.model[expected]
+            entry.state, entry.holder, entry.until = "LEASED", agent, self.now + LEASE_SECONDS
+
+    @precondition(lambda self: bool(self.model))
+    @rule(data=st.data(), agent=st.integers(1, 3), run=st.sampled_from(["r1", "r2"]))
+    def acknowledge(self, data: st.DataObject, agent: int, run: str) -> None:
+        item = data.draw(st.sampled_from(sorted(self.model)))
+        entry = self.model[item]
+        fresh = entry.state in {"PENDING", "LEASED"} and entry.holder == agent
+        again = entry.state == "CLAIMED" and entry.holder == agent and entry.run == run
+        granted = claims.acknowledge(self.connection, item, agent, run, self.now) is not None
+        assert granted == (fresh or again)
+        if granted:
+            entry.state, entry.run = "CLAIMED", run
+
+    @precondition(lambda self: any(entry.state == "CLAIMED" for entry in self.model.values()))
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from([item for item, entry in self.model.items() if entry.state == "CLAIMED"]))
+        claims.end(self.connection, item, "FINISHED", self.now)
+        self.model[item].state = "FINISHED"
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        rows = self.connection.execute(select(run_queue_items.c.id, run_queue_items.c.state)).all()
+        stored = {row.id: row.state for row in rows}
+        assert stored.keys() == self.model.keys()
+        # Only a take puts expired leases back, so until then the table may still say LEASED.
+        assert all(stored[item] == entry.state for item, entry in self.model.items())
+
+    def _return_expired(self) -> None:
+        for entry in self.model.values():
+            if entry.state == "LEASED" and entry.until <= self.now:
+                entry.state = "PENDING"
+
+
+TestClaimTable = ClaimTable.TestCase
+TestClaimTable.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_the_most_urgent_goes_first_and_of_those_the_oldest(connection: Connection) -> None:
+    ordinary, low, urgent, later = (_push(connection, priority=priority) for priority in (2, 3, 0, 2))
+    assert [_taken(connection, None, 1) for _ in range(5)] == [urgent, ordinary, later, low, None]
+
+
+def test_queues_do_not_mix(connection: Connection) -> None:
+    _push(connection, queue=2)
+    assert _taken(connection, None, 1) is None
+
+
+def test_a_lease_ends_after_a_minute_and_not_before(connection: Connection) -> None:
+    item = _push(connection)
+    assert _taken(connection, 1, 100) == item
+    assert claims.next_expiry(connection, QUEUE) == 100 + LEASE_SECONDS
+    assert _taken(connection, 2, 100 + LEASE_SECONDS - 0.001) is None
+    assert _taken(connection, 2, 100 + LEASE_SECONDS) == item
+
+
+def test_an_agent_that_does_not_say_who_it_is_acknowledges_once(connection: Connection) -> None:
+    item = _push(connection)
+    assert claims.acknowledge(connection, item, None, "r", 0) is None, "nobody has leased it"
+    _taken(connection, 1, 0)
+    assert claims.acknowledge(connection, item, None, "r", 1) is not None
+    assert claims.acknowledge(connection, item, None, "r", 2) is None
+
+
+def test_a_lease_that_went_back_is_still_good_until_somebody_takes_the_item(connection: Connection) -> None:
+    item = _push(connection)
+    _taken(connection, 1, 0)
+    claims.return_expired(connection, QUEUE, LEASE_SECONDS)
+    assert _row(connection, item).state == "PENDING"
+    assert claims.acknowledge(connection, item, 2, "r", LEASE_SECONDS) is None
+    assert claims.acknowledge(connection, item, None, "r", LEASE_SECONDS) is not None
+    assert _row(connection, item).agent_id == 1
+
+
+def test_the_cost_of_a_claim_does_not_grow_with_the_queue(connection: Connection) -> None:
+    for statement in (claims._TAKE, claims._RETURN_EXPIRED):
+        text = str(statement.compile(connection))
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + text, tuple([1] * text.count("?"))).all()
+        steps = " / ".join(row[3] for row in plan)
+        assert "SCAN" not in steps
+        assert "TEMP B-TREE" not in steps
+        assert "ix_run_queue_items_pending" in steps or "ix_run_queue_items_leased" in steps
+
+
+def test_claims_pass_each_other_on_postgresql() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    assert "FOR UPDATE SKIP LOCKED" in str(claims._TAKE_SKIPPING_LOCKED.compile(dialect=dialect))
+
+
+class TestAbandoned:
+    """Claims of agents that are gone."""
+
+    GONE = ALIVE_SECONDS + 1
+
+    def _claimed(self, connection: Connection, version: str = "wandb@0.31.0") -> tuple[int, int]:
+        agent, item = _agent(connection, version=version), _push(connection)
+        assert _taken(connection, agent, 0) == item
+        assert claims.acknowledge(connection, item, agent, "r", 0) is not None
+        return item, agent
+
+    def test_goes_back(self, connection: Connection) -> None:
+        item, _ = self._claimed(connection)
+        assert list(claims.return_abandoned(connection, QUEUE, ALIVE_SECONDS)) == []
+        assert list(claims.return_abandoned(connection, QUEUE, self.GONE)) == [item]
+        assert _taken(connection, None, self.GONE) == item
+
+    def test_stays_when_its_run_has_started(self, connection: Connection) -> None:
+        item, _ = self._claimed(connection)
+        run = runs.ensure_pending(connection, PROJECT, "r", user_id=USER, now=0)
+        claims.link_run(connection, item, run)
+        connection.execute(runs_table.update().values(started_at=5, heartbeat_at=5))
+        assert list(claims.return_abandoned(connection, QUEUE, self.GONE)) == []
+
+    def test_goes_back_when_only_an_earlier_life_of_its_run_is_known(self, connection: Connection) -> None:
+        run = runs.ensure_pending(connection, PROJECT, "r", user_id=USER, now=0)
+        connection.execute(runs_table.update().values(started_at=-9, heartbeat_at=-8))
+        item, _ = self._claimed(connection)
+        claims.link_run(connection, item, run)
+        assert list(claims.return_abandoned(connection, QUEUE, self.GONE)) == [item]
+
+    @pytest.mark.parametrize(("status", "back"), [(None, False), ("starting", False), ("preparing", True)])
+    def test_of_our_agent_goes_back_only_while_it_is_prepared(
+        self, connection: Connection, status: str | None, back: bool
+    ) -> None:
+        item, agent = self._claimed(connection, "launchbay@0.1")
+        if status:
+            assert claims.note_progress(connection, item, agent, status, None, 1)
+        assert list(claims.return_abandoned(connection, QUEUE, self.GONE)) == ([item] if back else [])
+
+    def test_is_its_agents_again_if_it_speaks_up_in_time(self, connection: Connection) -> None:
+        item, agent = self._claimed(connection)
+        claims.return_abandoned(connection, QUEUE, self.GONE)
+        assert claims.note_progress(connection, item, agent, "preparing", None, self.GONE)
+        assert _taken(connection, None, self.GONE) is None
+
+    def test_is_not_its_agents_any_more_once_somebody_took_it(self, connection: Connection) -> None:
+        item, agent = self._claimed(connection)
+        claims.return_abandoned(connection, QUEUE, self.GONE)
+        other = _agent(connection, self.GONE)
+        assert _taken(connection, other, self.GONE) == item
+        assert not claims.note_progress(connection, item, agent, "preparing", None, self.GONE)
+        assert claims.acknowledge(connection, item, agent, "r", self.GONE) is None
+
+    def test_is_stopped_if_somebody_had_wished_so(self, connection: Connection) -> None:
+        item, _ = self._claimed(connection)
+        connection.execute(run_queue_items.update().values(stop_requested_at=3))
+        claims.return_abandoned(connection, QUEUE, self.GONE)
+        assert (_row(connection, item).state, _row(connection, item).ended_at) == ("STOPPED", self.GONE)
