@@ -1,8 +1,8 @@
 """What the agent must not forget: who it is, and which launches it holds. SQLite, in the agent's state folder.
 
 The intent is written before an item is acknowledged, the handle after the start. Whatever a crash interrupts, the next
-agent finds here how far each launch had come, and goes on. No secret is written: a key that came with an item is cut
-out.
+agent finds here how far each launch had come, and goes on. The one secret that an item may carry, an API key for its
+run alone, is not written.
 """
 
 import asyncio
@@ -19,9 +19,12 @@ from typing import TypeVar
 from agent.errors import StateFolderInUse
 from agent.launch import End, Launch, Outcome, Stage
 from backends.base import Handle
-from protocol.launch_spec import redacted
+from protocol.json_types import JsonObject
+from protocol.launch_spec import REDACTED
 
 T = TypeVar("T")
+
+API_KEY = "_wandb_api_key"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (base_url TEXT, entity TEXT, agent_id TEXT, agent_name TEXT);
@@ -127,7 +130,7 @@ def _values(launch: Launch) -> tuple[str | int | None, ...]:
         launch.item_id,
         launch.attempt,
         launch.queue,
-        json.dumps(redacted(launch.spec)),
+        json.dumps(_without_key(launch.spec)),
         launch.run_id,
         launch.stage,
         launch.resource,
@@ -136,6 +139,11 @@ def _values(launch: Launch) -> tuple[str | int | None, ...]:
         int(launch.stop_requested),
         launch.log_offset,
     )
+
+
+def _without_key(spec: JsonObject) -> JsonObject:
+    """Cut out the key alone: whatever else the spec holds is needed as it is, to go on after a restart."""
+    return {**spec, API_KEY: REDACTED} if spec.get(API_KEY) else spec
 
 
 def _launch(row: tuple[str, int, str, str, str, str, str, str | None, str | None, int, int]) -> Launch:

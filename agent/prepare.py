@@ -70,7 +70,7 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
             "agent": context.identity.agent_name,
             "run": launch.run_id,
         },
-        resource_args=render_resource_args(spec, launch.run_id, resolved.image),
+        resource_args=render_resource_args(spec, launch.run_id, resolved.image, is_rendered=context.facts.is_launchbay),
     )
 
 

@@ -1,7 +1,8 @@
 """Render: fill in what only the agent knows. Pure.
 
-A Launchbay server has filled the `{{variables}}` at the push; another server may leave them to us, and then defaults
-cannot be known here, so what still stands in an item is an error that names it. The `${macros}` are always ours.
+The server has filled the `{{variables}}` at the push. One that is not ours may have left some, whose values cannot be
+known here; that is an error that names them. Ours never does: what looks like a variable then is somebody's value. The
+`${macros}` are always the agent's.
 """
 
 from agent.errors import LaunchFailed
@@ -10,9 +11,9 @@ from protocol.json_types import JsonObject
 from protocol.launch_spec import LaunchSpec
 
 
-def render_resource_args(spec: LaunchSpec, run_id: str, image: str | None) -> JsonObject:
+def render_resource_args(spec: LaunchSpec, run_id: str, image: str | None, *, is_rendered: bool) -> JsonObject:
     """Return the spec's resource args with every macro filled in; `LaunchFailed` if a template variable is left."""
-    left = templates.variable_names(spec.resource_args)
+    left = frozenset[str]() if is_rendered else templates.variable_names(spec.resource_args)
     if left:
         raise LaunchFailed(
             f"Template variable(s) {', '.join(sorted(left))} of the queue have no value. "

@@ -9,9 +9,9 @@ from typing import assert_never
 
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
-from agent.launch import Launch
+from agent.launch import Launch, Stage
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
-from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, parse_launch_spec
+from protocol.launch_spec import REDACTED, ImageSource, JobSource, LaunchSpec, PlaceholderSource, parse_launch_spec
 
 JOB_FILE = "wandb-job.json"
 
@@ -35,6 +35,11 @@ class Resolved:
 async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved:
     """Find everything that the spec names. Raises `SpecError`, `JobFileError` or `LaunchFailed`."""
     spec = parse_launch_spec(launch.spec)
+    if spec.api_key == REDACTED and launch.stage is Stage.PREPARING:
+        raise LaunchFailed(
+            "The agent was restarted while it prepared this launch, and does not keep the API key that came with it. "
+            "Push the launch again."
+        )
     match spec.source:
         case PlaceholderSource():
             return Resolved(spec)

@@ -111,7 +111,7 @@ def _answer(result: ExecutionResult) -> tuple[int, JsonObject]:
         cause = error.original_error
         if isinstance(cause, RequestError):
             status = max(status, cause.status)
-        elif isinstance(cause, LaunchbayError):
+        elif isinstance(cause, LaunchbayError | GraphQLError):
             status = max(status, 400)
         elif cause is not None:
             # A bug. Clients retry a 5xx for minutes without showing anything, so it is told as a GraphQL error.
@@ -125,7 +125,7 @@ def _failure(errors: list[GraphQLError], data: Mapping[str, Any] | None = None) 
 
 def _describe(error: GraphQLError) -> JsonObject:
     cause = error.original_error
-    if cause is None or isinstance(cause, LaunchbayError):
+    if cause is None or isinstance(cause, LaunchbayError | GraphQLError):
         message = error.message
     else:
         message = f"Internal error ({type(cause).__name__}). The server's log has the details."

@@ -59,6 +59,16 @@ async def test_the_identity_is_kept(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_whatever_is_no_key_is_kept_as_it_is(tmp_path: Path) -> None:
+    """A config value may be called like a secret, and the launch needs it."""
+    journal = await Journal.open(tmp_path)
+    held = launch()
+    held.spec = {"overrides": {"run_config": {"max_tokens": 512, "tokenizer": "bpe"}}}
+    await journal.record(held)
+    assert (await journal.launches())[0].spec == held.spec
+    await journal.close()
+
+
 async def test_no_secret_is_written(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path)
     await journal.record(launch())

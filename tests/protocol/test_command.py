@@ -1,68 +1,71 @@
 """Which command a launch runs."""
 
-from typing import Any
-
 import pytest
 
 from protocol.command import launch_command
 from protocol.errors import SpecError
 from protocol.job_file import JobFile, parse_job_file
 from protocol.json_types import Json
-from protocol.launch_spec import LaunchSpec, parse_launch_spec
+from protocol.launch_spec import parse_launch_spec
+
+JOB_SOURCE: dict[str, Json] = {"job": "team/jobs/train:v3"}
+IMAGE_SOURCE: dict[str, Json] = {"image_uri": "img"}
+SCHEDULER_SOURCE: dict[str, Json] = {"uri": "placeholder-uri-scheduler", "resource": "kubernetes"}
+CODE = parse_job_file({"source_type": "repo", "source": {"git": {"remote": "r"}, "entrypoint": ["python", "a.py"]}})
+CODE_WITHOUT_ENTRY = parse_job_file({"source_type": "repo", "source": {"git": {"remote": "r"}}})
+IMAGE = parse_job_file({"source_type": "image", "source": {"image": "i"}})
+IMAGE_WITH_ENTRY = parse_job_file({"source_type": "image", "source": {"image": "i", "entrypoint": ["run"]}})
+IMAGE_WITH_ARGS = parse_job_file({"source_type": "image", "source": {"image": "i", "args": ["--old"]}})
 
 
-def spec_of(overrides: dict[str, Json] | None = None, **keys: Any) -> LaunchSpec:
-    """Read a spec of a job with these overrides."""
-    base: dict[str, Json] = {"entity": "e", "project": "p", "job": "e/p/j:v1", "overrides": overrides or {}}
-    return parse_launch_spec({**base, **keys})
+def command(source: dict[str, Json], job: JobFile | None, **overrides: Json) -> tuple[str, ...]:
+    """Return the command of a launch."""
+    return launch_command(parse_launch_spec({"entity": "e", "project": "p", **source, "overrides": overrides}), job)
 
 
-def code_job(*entry_point: str) -> JobFile:
-    """Return a job of a code artifact."""
-    source: dict[str, Json] = {"artifact": "wandb-artifact://_id/1", "entrypoint": list(entry_point)}
-    return parse_job_file({"source_type": "artifact", "source": source})
+@pytest.mark.parametrize(
+    ("source", "job", "overrides", "words"),
+    [
+        pytest.param(JOB_SOURCE, CODE, {}, ("python", "a.py"), id="job"),
+        pytest.param(JOB_SOURCE, CODE, {"args": ["--x", "1"]}, ("python", "a.py", "--x", "1"), id="job with args"),
+        pytest.param(JOB_SOURCE, CODE, {"entry_point": ["sh", "b"]}, ("sh", "b"), id="override"),
+        pytest.param(JOB_SOURCE, CODE, {"entry_point": ["sh"], "args": ["c"]}, ("sh", "c"), id="override with args"),
+        pytest.param(
+            JOB_SOURCE, CODE_WITHOUT_ENTRY, {"entry_point": ["sh"]}, ("sh",), id="job without entry, override"
+        ),
+        pytest.param(JOB_SOURCE, IMAGE, {}, (), id="image job: image's default"),
+        pytest.param(JOB_SOURCE, IMAGE, {"args": ["c"]}, ("c",), id="image job with args"),
+        pytest.param(JOB_SOURCE, IMAGE_WITH_ENTRY, {"args": ["c"]}, ("run", "c"), id="image job with entry"),
+        pytest.param(JOB_SOURCE, IMAGE_WITH_ARGS, {}, ("--old",), id="legacy image job"),
+        pytest.param(JOB_SOURCE, IMAGE_WITH_ARGS, {"args": ["c"]}, ("c",), id="legacy image job, other args"),
+        pytest.param(IMAGE_SOURCE, None, {}, (), id="image"),
+        pytest.param(IMAGE_SOURCE, None, {"entry_point": ["sh"], "args": ["c"]}, ("sh", "c"), id="image with command"),
+        pytest.param(JOB_SOURCE, CODE, {"args": ["'q1'"]}, ("python", "a.py", "'q1'"), id="quotes of a job stay"),
+        pytest.param(JOB_SOURCE, CODE, {"args": ["$(rm)", "a b"]}, ("python", "a.py", "$(rm)", "a b"), id="no shell"),
+        pytest.param(
+            SCHEDULER_SOURCE,
+            None,
+            {"entry_point": ["wandb", "scheduler", "s1"], "args": ["--queue", "'q1'"]},
+            ("wandb", "scheduler", "s1", "--queue", "q1"),
+            id="scheduler without stray quotes",
+        ),
+    ],
+)
+def test_command(
+    source: dict[str, Json], job: JobFile | None, overrides: dict[str, Json], words: tuple[str, ...]
+) -> None:
+    assert command(source, job, **overrides) == words
 
 
-def image_job(**source: Json) -> JobFile:
-    """Return a job of an image."""
-    return parse_job_file({"source_type": "image", "source": {"image": "img", **source}})
-
-
-def test_the_jobs_entry_point_and_then_the_arguments() -> None:
-    assert launch_command(spec_of({"args": ["--lr", "1"]}), code_job("python", "t.py")) == (
-        "python",
-        "t.py",
-        "--lr",
-        "1",
-    )
-
-
-def test_an_override_replaces_the_jobs_entry_point() -> None:
-    spec = spec_of({"entry_point": ["bash", "run.sh"], "args": ["a"]})
-    assert launch_command(spec, code_job("python", "t.py")) == ("bash", "run.sh", "a")
-
-
-def test_without_any_entry_point_the_error_says_what_to_do() -> None:
-    with pytest.raises(SpecError, match="--entry-point"):
-        launch_command(spec_of(), code_job())
-    with pytest.raises(SpecError, match="--entry-point"):
-        launch_command(spec_of(job=None, uri="placeholder-uri-scheduler"), None)
-
-
-def test_an_image_may_run_its_own_default_with_arguments() -> None:
-    assert launch_command(spec_of({"args": ["a"]}, image_uri="img"), None) == ("a",)
-    assert launch_command(spec_of(), image_job()) == ()
-    assert launch_command(spec_of({"args": ["a"]}), image_job()) == ("a",)
-
-
-def test_arguments_of_a_legacy_image_job_give_way_to_the_launchs_own() -> None:
-    job = image_job(args=["old"], entrypoint=["run"])
-    assert launch_command(spec_of(), job) == ("run", "old")
-    assert launch_command(spec_of({"args": ["new"]}), job) == ("run", "new")
-
-
-def test_only_schedulers_lose_stray_quotes() -> None:
-    overrides: dict[str, Json] = {"entry_point": ["wandb", "scheduler", "s"], "args": ["--queue", "'my queue'"]}
-    scheduler = spec_of(overrides, uri="placeholder-uri-scheduler", job=None, resource="local-process")
-    assert launch_command(scheduler, None) == ("wandb", "scheduler", "s", "--queue", "my queue")
-    assert launch_command(spec_of(overrides), None)[-1] == "'my queue'"
+@pytest.mark.parametrize(
+    ("source", "job"),
+    [
+        pytest.param(JOB_SOURCE, CODE_WITHOUT_ENTRY, id="job without entry point"),
+        pytest.param(JOB_SOURCE, None, id="job unread"),
+        pytest.param(SCHEDULER_SOURCE, None, id="placeholder"),
+    ],
+)
+def test_nothing_to_run(source: dict[str, Json], job: JobFile | None) -> None:
+    with pytest.raises(SpecError) as caught:
+        command(source, job, args=["--x"])
+    assert str(caught.value) == ("There is no command to run: the job has no entry point. Give one with --entry-point.")

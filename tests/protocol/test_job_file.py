@@ -1,5 +1,7 @@
 """Job files: every kind of code, and what the stock client writes wrongly."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from protocol.errors import JobFileError
@@ -10,7 +12,7 @@ from protocol.names import ArtifactName
 GIT: dict[str, Json] = {"remote": "https://example.com/r.git", "commit": "abc"}
 
 
-def git_job(*, job: dict[str, Json] | None = None, **source: Json) -> dict[str, Json]:
+def git_job(job: Mapping[str, Json] | None = None, /, **source: Json) -> dict[str, Json]:
     """Return a job file with code in git."""
     return {"source_type": "repo", "source": {"git": GIT, "entrypoint": ["python", "a.py"], **source}, **(job or {})}
 
@@ -32,9 +34,7 @@ def test_a_full_job_file() -> None:
         "_partial": True,
         "services": {"foundation_model": "always"},
     }
-    raw = git_job(
-        job=more, notebook=True, base_image="python:3.11", build_context="src", dockerfile="docker/Dockerfile"
-    )
+    raw = git_job(more, notebook=True, base_image="python:3.11", build_context="src", dockerfile="docker/Dockerfile")
     assert parse_job_file(raw) == JobFile(
         source=GitSource("https://example.com/r.git", "abc"),
         entry_point=("python", "a.py"),
@@ -114,7 +114,7 @@ def test_the_entry_point_of_captured_jobs_is_repaired(words: Json, entry_point: 
     ],
 )
 def test_the_runtime_is_the_dotted_number(runtime: Json, version: str | None) -> None:
-    assert parse_job_file(git_job(job={"runtime": runtime})).runtime == version
+    assert parse_job_file(git_job({"runtime": runtime})).runtime == version
 
 
 @pytest.mark.parametrize("key", ["build_context", "dockerfile"])

@@ -1,6 +1,7 @@
 """Launch specs: read strictly, and cut before they are logged."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,7 +117,8 @@ def test_a_bare_spec_has_defaults() -> None:
     "key", ["name", "resource", "run_id", "author", "docker", "overrides", "resource_args", "_resume_count"]
 )
 def test_null_is_as_good_as_absent(key: str) -> None:
-    assert parse_launch_spec(spec(**{key: None})).overrides == parse_launch_spec(spec()).overrides
+    read = parse_launch_spec(spec(**{key: None}))
+    assert replace(read, raw={}) == replace(parse_launch_spec(spec()), raw={})
 
 
 def test_a_printed_spec_shows_no_secret() -> None:
@@ -328,7 +330,7 @@ def test_one_pair_of_quotes_is_stripped(word: str, stripped: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [*SECRET_KEYS, "AWS_SECRET_ACCESS_KEY", "credentials", "aws_credential", "tokens", "API-KEYS".replace("-", "_")],
+    [*SECRET_KEYS, "AWS_SECRET_ACCESS_KEY", "credentials", "aws_credential", "tokens", "OPENAI_API_KEYS"],
 )
 @pytest.mark.parametrize(
     "value", [SECRET, [SECRET], {"value": SECRET}, 12345], ids=["text", "list", "object", "number"]

@@ -1,38 +1,65 @@
-"""Macros: one literal pass."""
+"""Macros in resource args."""
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.json_types import Json
 from protocol.launch_spec import parse_launch_spec
 from protocol.macros import expand, launch_macros
 
-QUICK = settings(max_examples=15, deadline=None, database=None, derandomize=True)
+MACROS = {"run_id": "r1", "author": "${run_id}", "empty": ""}
+SPEC: dict[str, Json] = {"entity": "team", "project": "Proj", "job": "team/jobs/train:v3"}
 
 
-def test_string_values_are_expanded_and_keys_are_not() -> None:
-    value: Json = {"${run_id}": ["${run_id}", 1, None, True, {"a": "x-${run_id}-${image_uri}"}]}
-    expected: Json = {"${run_id}": ["r1", 1, None, True, {"a": "x-r1-img"}]}
-    assert expand(value, {"run_id": "r1", "image_uri": "img"}) == expected
+@pytest.mark.parametrize(
+    ("value", "expanded"),
+    [
+        pytest.param("${run_id}", "r1", id="whole"),
+        pytest.param("a-${run_id}-${run_id}", "a-r1-r1", id="twice in a text"),
+        pytest.param("x${empty}y", "xy", id="empty value"),
+        pytest.param("${author}", "${run_id}", id="one pass only"),
+        pytest.param("${unknown} ${run_id}", "${unknown} r1", id="unknown stays"),
+        pytest.param("${${run_id}}", "${r1}", id="inner one of two"),
+        pytest.param(
+            "$run_id {run_id} ${run-id} ${ run_id } ${}",
+            "$run_id {run_id} ${run-id} ${ run_id } ${}",
+            id="other forms stay",
+        ),
+        pytest.param("$${run_id}", "$r1", id="dollar before"),
+        pytest.param({"${run_id}": "${run_id}"}, {"${run_id}": "r1"}, id="keys stay"),
+        pytest.param([["${run_id}"], {"a": ("${run_id}",)}], [["r1"], {"a": ["r1"]}], id="nested"),
+        pytest.param([1, 2.5, True, None], [1, 2.5, True, None], id="other values"),
+    ],
+)
+def test_expand(value: Json, expanded: Json) -> None:
+    assert expand(value, MACROS) == expanded
 
 
-def test_unknown_macros_and_other_dollars_stay() -> None:
-    text = "${HOME} $run_id ${run-id} ${} {{run_id}} $${"
-    assert expand(text, {"run_id": "r1"}) == text
+@given(st.text(max_size=20), st.text("${}run_id\\1", max_size=20))
+def test_a_value_is_taken_literally(before: str, value: str) -> None:
+    kept = before.replace("$", "")
+    assert expand(kept + "${run_id}", {"run_id": value}) == kept + value
 
 
-@QUICK
-@given(text=st.text(alphabet="${}ab\\1", max_size=12))
-def test_what_a_macro_gives_is_never_expanded_again(text: str) -> None:
-    assert expand("<${a}>", {"a": text, "b": "B", "ab": "AB"}) == f"<{text}>"
+@given(st.text(max_size=40) | st.text("${}ab", max_size=40))
+def test_without_macros_nothing_changes(text: str) -> None:
+    assert expand({"k": [text]}, {}) == {"k": [text]}
 
 
-def test_macros_of_a_launch_keep_the_projects_spelling_and_leave_out_what_is_not_known() -> None:
-    raw: dict[str, Json] = {"entity": "team", "project": "Proj", "image_uri": "img"}
-    assert launch_macros(parse_launch_spec(raw), "r1", None) == {
+def test_the_macros_of_a_launch() -> None:
+    spec = parse_launch_spec({**SPEC, "name": "exp1", "author": "alice"})
+    assert launch_macros(spec, "ab12cd34", "img:1") == {
         "project_name": "Proj",
         "entity_name": "team",
-        "run_id": "r1",
+        "run_id": "ab12cd34",
+        "run_name": "exp1",
+        "author": "alice",
+        "image_uri": "img:1",
     }
-    full = launch_macros(parse_launch_spec({**raw, "name": "exp", "author": "alice"}), "r1", "img")
-    assert (full["run_name"], full["author"], full["image_uri"]) == ("exp", "alice", "img")
+
+
+def test_what_is_not_known_stays_visible() -> None:
+    macros = launch_macros(parse_launch_spec(SPEC), "ab12cd34", None)
+    assert set(macros) == {"project_name", "entity_name", "run_id"}
+    assert expand("${run_name} ${image_uri} ${author}", macros) == "${run_name} ${image_uri} ${author}"

@@ -1,64 +1,98 @@
-"""Names of launches, runs, artifacts and projects."""
+"""Names of launches, runs and artifacts."""
 
 import re
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import SpecError
 from protocol.names import ArtifactName, artifact_name, launch_name, parse_job_reference, run_id, same_project
 
-QUICK = settings(max_examples=15, deadline=None, database=None, derandomize=True)
+
+def test_a_launch_name_never_changes() -> None:
+    # Agents find what an earlier process of theirs started by this name.
+    assert launch_name("UnVuUXVldWVJdGVtOjE=", 1) == "launch-787f18552653058f-1"
 
 
-@QUICK
-@given(item_id=st.text(alphabet="aZ0:=/-é", max_size=40), attempt=st.integers(0, 10**9))
-def test_a_launch_is_called_by_a_dns_label(item_id: str, attempt: int) -> None:
-    assert re.fullmatch(r"[a-z][a-z0-9-]{0,50}[a-z0-9]", launch_name(item_id, attempt))
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 10**9))
+def test_a_launch_name_is_a_dns_label(item_id: str, attempt: int) -> None:
+    name = launch_name(item_id, attempt)
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
+    assert len(name) <= 63
 
 
-def test_a_launchs_name_depends_on_item_and_attempt_alone() -> None:
-    assert launch_name("item", 1) == launch_name("item", 1)
-    assert len({launch_name(item, attempt) for item in ("a", "b", "A") for attempt in range(3)}) == 9
+def test_a_launch_name_tells_items_and_attempts_apart() -> None:
+    assert len({launch_name(item, attempt) for item in ("a", "b", "A") for attempt in (1, 2, 11)}) == 9
 
 
-def test_attempts_of_an_item_share_a_prefix() -> None:
-    assert launch_name("item", 1).rpartition("-")[0] == launch_name("item", 27).rpartition("-")[0]
+@given(st.randoms(use_true_random=False))
+def test_a_run_id_is_eight_small_letters_and_digits(random: Random) -> None:
+    assert re.fullmatch(r"[a-z0-9]{8}", run_id(random))
 
 
-def test_a_run_id_is_eight_lower_case_alphanumerics_and_comes_from_the_given_chance() -> None:
-    assert re.fullmatch(r"[a-z0-9]{8}", run_id(Random(7)))
-    assert run_id(Random(7)) == run_id(Random(7)) != run_id(Random(8))
+def test_run_ids_depend_on_chance_alone() -> None:
+    assert run_id(Random(1)) == run_id(Random(1)) != run_id(Random(2))
 
 
 @pytest.mark.parametrize(
     ("raw", "name"),
     [
-        ("job-https://github.com/a/b.git_train.py", "job-https___github.com_a_b.git_train.py"),
-        ("größe ok-1_2.3", "gr__e_ok-1_2.3"),
+        ("job-train.py_1", "job-train.py_1"),
+        ("https://host/r.git", "https___host_r.git"),
+        ("a b:é", "a_b__"),
         ("x" * 128, "x" * 128),
         ("a" * 70 + "b" * 70, "a" * 63 + ".." + "b" * 63),
+        ("", ""),
     ],
+    ids=["as is", "url", "odd characters", "just fits", "too long", "empty"],
 )
-def test_an_artifacts_name_is_made_safe_and_short(raw: str, name: str) -> None:
+def test_artifact_name(raw: str, name: str) -> None:
     assert artifact_name(raw) == name
 
 
-def test_a_job_reference_is_read_and_written_back() -> None:
-    name = parse_job_reference("team/jobs/train.v2:latest")
-    assert name == ArtifactName("team", "jobs", "train.v2", "latest")
-    assert str(name) == "team/jobs/train.v2:latest"
+@given(st.text(max_size=400))
+def test_an_artifact_name_is_always_allowed_and_settled(raw: str) -> None:
+    name = artifact_name(raw)
+    assert re.fullmatch(r"[A-Za-z0-9_\-.]{0,128}", name)
+    assert artifact_name(name) == name
 
 
-@pytest.mark.parametrize("text", ["", "train:v1", "jobs/train:v1", "e/p/train", "e/p/train:", "e//t:v1", "a/b/c/d:v1"])
-def test_another_form_of_job_reference_is_refused_with_the_right_one(text: str) -> None:
-    with pytest.raises(SpecError, match="<entity>/<project>/<job-name>:<alias-or-version>") as caught:
+@pytest.mark.parametrize(
+    ("a", "b", "same"), [("Proj", "proj", True), ("p", "p", True), ("p", "q", False), ("p", "p ", False)]
+)
+def test_same_project(a: str, b: str, same: bool) -> None:
+    assert same_project(a, b) is same
+
+
+@pytest.mark.parametrize("text", ["team/proj/job-x:v3", "Team/My Proj/job.x_1-2:latest"])
+def test_a_job_reference_is_read_and_written(text: str) -> None:
+    assert str(parse_job_reference(text)) == text
+
+
+def test_the_parts_of_a_job_reference() -> None:
+    assert parse_job_reference("team/proj/job-x:v3") == ArtifactName("team", "proj", "job-x", "v3")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "job:v1",
+        "proj/job:v1",
+        "team/proj/job",
+        "team/proj/job:",
+        "team//job:v1",
+        "a/b/c/d:v1",
+        "a/b/c:d:e",
+        "/p/j:v",
+    ],
+)
+def test_a_job_reference_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
         parse_job_reference(text)
-    assert repr(text) in str(caught.value)
-
-
-def test_projects_are_compared_without_regard_to_case() -> None:
-    assert same_project("Vision", "vision")
-    assert not same_project("vision", "vision2")
+    assert str(caught.value) == (
+        f"Invalid job specification {text!r}. A job must be of the form: "
+        "<entity>/<project>/<job-name>:<alias-or-version>"
+    )

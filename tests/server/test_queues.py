@@ -127,14 +127,15 @@ async def test_a_bad_queue_is_refused(client: Client, change: dict[str, str], sa
 
 async def test_a_queue_without_a_config_is_told_as_an_error_not_as_a_crash(client: Client) -> None:
     """The stock client asks for the config with a null id."""
-    status, _ = await client.fail(
+    status, message = await client.fail(
         """query GetDefaultResourceConfig($entityName: String!, $id: ID!) {
              entity(name: $entityName) { defaultResourceConfig(id: $id) { config } }
            }""",
         entityName="admin",
         id=None,
     )
-    assert status == 200, "a 5xx would be retried for minutes"
+    assert status == 400, "a 5xx would be retried for minutes"
+    assert "'$id'" in message
 
 
 async def test_queues_are_deleted_with_their_items(client: Client) -> None:
