@@ -11,6 +11,7 @@ from wandb.sdk.artifacts._generated.enums import ArtifactDigestAlgorithm
 from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 from wandb.sdk.artifacts.artifact_manifests.artifact_manifest_v1 import ArtifactManifestV1
 from wandb.sdk.artifacts.storage_policies.wandb_storage_policy import WandbStoragePolicy
+from wandb.sdk.lib.paths import LogicalPath
 
 from server.artifact_manifest import Entry, digest, parse
 from server.errors import Conflict
@@ -82,7 +83,10 @@ def test_the_digest_of_nothing_is_that_of_the_heading() -> None:
 @given(st.dictionaries(paths, st.text("ABC=", min_size=1, max_size=4), max_size=5), st.randoms())
 def test_the_digest_is_the_stock_clients_and_independent_of_order(contents: dict[str, str], random: Any) -> None:
     stock = ArtifactManifestV1(
-        entries={path: ArtifactManifestEntry(path=path, digest=value, size=1) for path, value in contents.items()},
+        entries={
+            path: ArtifactManifestEntry(path=LogicalPath(path), digest=value, size=1)
+            for path, value in contents.items()
+        },
         storage_policy=WandbStoragePolicy(),
         digest_algorithm=ArtifactDigestAlgorithm.MANIFEST_MD5,
     )
