@@ -97,8 +97,10 @@ async def files(
     """List a run's files."""
     context = info.context
     page = Page.of(first, after)
+    # People ask for `./name`, as they gave it to `run.save`.
+    wanted = [name.removeprefix("./") for name in names or []]
     rows = await context.services.database.read(
-        run_files.listing, run["row_id"], names or [], pattern, page.after, page.limit + 1
+        run_files.listing, run["row_id"], wanted, pattern, page.after, page.limit + 1
     )
     return connection_of([(row.id, _node(row, info)) for row in rows], page)
 

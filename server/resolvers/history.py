@@ -146,10 +146,23 @@ def _finite(value: Any) -> Any:
 
 @resolvers.field("Run", "historyKeys")
 async def history_keys(run: dict[str, Any], info: Info) -> JsonObject:
-    """Return the last step and the keys of the last row."""
+    """Return the last step, and each logged key with its last value; nested keys with dots.
+
+    Last values stand in the summary, unless the user chose otherwise; the last row has those that do not.
+    """
     lines = await info.context.services.database.read(streams.tail, run["row_id"], Stream.HISTORY, 1)
-    keys: dict[str, Any] = json.loads(lines[0].content) if lines else {}
-    return {"lastStep": run["row"].last_step, "keys": {key: {"typeCounts": []} for key in keys}}
+    last: dict[str, Any] = json.loads(lines[0].content) if lines else {}
+    values = dict(_flat({**json.loads(run["summaryMetrics"]), **last}))
+    keys: JsonObject = {key: {"typeCounts": [], "previousValue": _finite(value)} for key, value in values.items()}
+    return {"lastStep": run["row"].last_step, "keys": keys}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, entry in value.items():
+        if isinstance(entry, dict) and "_type" not in entry and key != "_wandb":
+            yield from _flat(cast("dict[str, Any]", entry), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", entry
 
 
 @resolvers.field("Run", "parquetHistory")

@@ -31,6 +31,10 @@ FEATURES = (
 )
 
 
+# The stock clients that the tests drive; `wandb verify` compares itself with them.
+CLIENT_VERSIONS = {"min_cli_version": "0.31.0", "max_cli_version": "0.31.999"}
+
+
 def new_secret() -> str:
     """Return a fresh API key."""
     return secrets.token_hex(KEY_BYTES)
@@ -47,7 +51,7 @@ async def viewer(_: object, info: Info, **_unused: object) -> JsonObject:
 @resolvers.field("Query", "serverInfo")
 async def server_info(_: object, _info: Info) -> JsonObject:
     """Return the features of this server."""
-    return {"features": [{"name": name, "isEnabled": True} for name in FEATURES], "cliVersionInfo": {}}
+    return {"features": [{"name": name, "isEnabled": True} for name in FEATURES], "cliVersionInfo": CLIENT_VERSIONS}
 
 
 @resolvers.field("Query", "entity")

@@ -167,6 +167,9 @@ def test_an_image_keeps_the_name_of_its_job() -> None:
         pytest.param("gcp-vertex", {"vertex": {"a": 1}}, {"a": 1}, id="vertex by its short name"),
         pytest.param("gcp-vertex", {"gcp-vertex": {"a": 1}}, {"a": 1}, id="vertex by its long name"),
         pytest.param("vertex", {"gcp-vertex": {"b": 2}, "vertex": {"a": 1}}, {"a": 1}, id="short name first"),
+        pytest.param(
+            "gcp-vertex", {"gcp-vertex": {"b": 2}, "vertex": {"a": 1}}, {"a": 1}, id="short name first here too"
+        ),
         pytest.param(None, {"local-container": {"a": 1}}, {"a": 1}, id="default resource"),
         pytest.param("", {"local-container": {"a": 1}}, {"a": 1}, id="empty resource"),
     ],

@@ -272,3 +272,12 @@ async def test_a_stranger_learns_nothing_of_a_run(client: Client, services: Serv
 async def test_an_id_that_is_no_runs_id_is_not_found(client: Client) -> None:
     for wrong in ("nonsense", encode("Project", 1), encode_run("none", "p", "admin")):
         assert (await client.fail(STOP, id=wrong))[0] == 404
+
+
+async def test_history_keys_tell_the_last_value_of_every_key(client: Client) -> None:
+    await start(client)
+    await log_rows(client, {"_step": 0, "loss": 0.5}, {"_step": 1, "nested": {"a": 2}})
+    summary = '{"loss":0.5,"nested":{"a":2},"_wandb":{"runtime":1}}'
+    await send(client, files={"wandb-summary.json": {"offset": 0, "content": [summary]}})
+    keys = (await client.ask(HISTORY))["project"]["run"]["historyKeys"]["keys"]
+    assert {key: told["previousValue"] for key, told in keys.items() if key[0] != "_"} == {"loss": 0.5, "nested.a": 2}
