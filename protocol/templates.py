@@ -197,7 +197,7 @@ class _Rendering:
             for piece in _parsed(leaf).template.generate(self.values):
                 self._spend(piece)
                 pieces.append(piece)
-        except (UndefinedError, TypeError, ValueError) as error:
+        except (UndefinedError, TypeError, ValueError, OverflowError) as error:
             raise TemplateError(f"{_quoted(leaf)} cannot be rendered: {error}.") from error
         return "".join(pieces)
 
@@ -268,6 +268,8 @@ def _parsed(leaf: str) -> _ParsedLeaf:
         raise TemplateError(f"{_quoted(leaf)} is not a template: {error.message}.") from error
     except RecursionError as error:
         raise TemplateError(f"{_quoted(leaf)} is not a template: it is nested too deeply.") from error
+    except ValueError as error:
+        raise TemplateError(f"{_quoted(leaf)} is not a template: it has a number that is too long.") from error
 
 
 def _name(part: nodes.Node, leaf: str) -> str:

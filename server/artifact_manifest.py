@@ -4,9 +4,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
+from protocol.errors import LaunchbayError
+from protocol.json_read import Reader
+from protocol.json_types import Json
 from server.errors import Conflict
+
+SIZES = range(2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +25,30 @@ class Entry:
     """Where a reference's content is. None: it was uploaded here."""
 
 
+class _Unreadable(LaunchbayError):
+    """A value of the manifest is not what it must be."""
+
+
 def parse(content: bytes) -> list[Entry]:
     """Read a manifest; `Conflict` says what is wrong with it."""
     try:
-        contents: dict[str, dict[str, Any]] = json.loads(content)["contents"]
-        entries = [
-            Entry(path, entry["digest"], int(entry.get("size") or 0), entry.get("ref"))
-            for path, entry in contents.items()
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Conflict(f"The artifact's manifest cannot be read: {type(error).__name__}: {error}.") from error
-    for entry in entries:
-        parts = PurePosixPath(entry.path)
-        if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-            raise Conflict(f"The artifact names a file {entry.path!r}, which would lie outside of it.")
-    return entries
+        manifest = Reader(json.loads(content), _Unreadable)
+        if "contents" not in manifest.raw:
+            raise _Unreadable("it has no `contents`.")
+        return [_entry(path, entry) for path, entry in manifest.object("contents").items()]
+    except (ValueError, RecursionError, _Unreadable) as error:
+        raise Conflict(f"The artifact's manifest cannot be read: {error}") from error
+
+
+def _entry(path: str, entry: Json) -> Entry:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise Conflict(f"The artifact names a file {path!r}, which would lie outside of it.")
+    raw = Reader(entry, _Unreadable, f"{path}: ")
+    size = raw.integer("size")
+    if size not in SIZES:
+        raise _Unreadable(f"{path!r} cannot have {size} bytes.")
+    return Entry(path, raw.required_text("digest"), size, raw.text("ref"))
 
 
 def digest(entries: list[Entry]) -> str:

@@ -1,7 +1,6 @@
 """Artifacts as they are made and changed: created, uploaded, committed, used, aliased, deleted."""
 
 import base64
-import binascii
 import json
 import secrets
 from typing import Any
@@ -22,6 +21,7 @@ from server.storage.rows import AnyRow
 resolvers = Resolvers()
 
 MANIFEST_NAME = "wandb_manifest.json"
+MD5_BYTES = 16
 
 
 @resolvers.field("Mutation", "createArtifact")
@@ -53,7 +53,7 @@ def _create(connection: Connection, context: Context, input: dict[str, Any]) -> 
     sequence_id = collections.ensure_sequence(connection, project_id, input["artifactTypeName"], name, now)
     run = runs.by_name(connection, project_id, input["runName"]) if input.get("runName") else None
     wanted: list[dict[str, str]] = input.get("aliases") or []
-    aliases = list(dict.fromkeys(alias["alias"] for alias in wanted))
+    aliases = list(dict.fromkeys(_checked_alias(alias["alias"]) for alias in wanted))
     same = artifacts.by_digest(connection, sequence_id, input["digest"]) if input["enableDigestDeduplication"] else None
     if same is not None:
         # No commit will follow, so what was asked for is done here.
@@ -90,7 +90,7 @@ async def create_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonO
         raise RequestError("Incremental and distributed artifacts are not supported yet. Log a whole artifact.")
 
     def work(connection: Connection) -> tuple[int, str]:
-        row = reads.visible(connection, context, input["artifactID"])
+        row = reads.usable(connection, context, input["artifactID"])
         key = f"manifests/{row.id}/{secrets.token_hex(8)}"
         values = {"name": input["name"], "kind": "FULL", "digest": input["digest"]}
         return artifacts.add_manifest(connection, row.id, key, context.now, **values), key
@@ -113,7 +113,7 @@ async def create_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
     wanted: list[dict[str, Any]] = input["artifactFiles"]
 
     def work(connection: Connection) -> list[tuple[dict[str, Any], AnyRow, AnyRow]]:
-        rows = {spec["artifactID"]: reads.visible(connection, context, spec["artifactID"]) for spec in wanted}
+        rows = {spec["artifactID"]: reads.usable(connection, context, spec["artifactID"]) for spec in wanted}
         found: list[tuple[dict[str, Any], AnyRow, AnyRow]] = []
         for entity_id in {row.entity_id for row in rows.values()}:
             mine = [spec for spec in wanted if rows[spec["artifactID"]].entity_id == entity_id]
@@ -148,9 +148,13 @@ def _md5(spec: dict[str, Any]) -> str:
 
 def _content_key(entity_id: int, digest: str) -> str:
     try:
-        name = base64.b64decode(digest, validate=True).hex()
-    except binascii.Error as error:
-        raise RequestError(f"{digest!r} is not an MD5 in base64.") from error
+        raw = base64.b64decode(digest, validate=True)
+    except ValueError:
+        raw = b""
+    # Also the spelling must be the one: two digests for one content would share its key.
+    if len(raw) != MD5_BYTES or base64.b64encode(raw).decode() != digest:
+        raise RequestError(f"{digest!r} is not an MD5 in base64.")
+    name = raw.hex()
     return f"contents/{entity_id}/{name[:2]}/{name}"
 
 
@@ -176,7 +180,7 @@ async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     context = info.context
 
     def manifest_of(connection: Connection) -> tuple[AnyRow, AnyRow | None]:
-        row = reads.visible(connection, context, input["artifactID"])
+        row = reads.usable(connection, context, input["artifactID"])
         return row, artifacts.manifest(connection, row.id)
 
     row, manifest = await context.services.database.read(manifest_of)
@@ -219,7 +223,7 @@ async def use_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonObje
     context.viewer.must_use(input["entityName"])
 
     def work(connection: Connection) -> JsonObject:
-        row = reads.visible(connection, context, input["artifactID"])
+        row = reads.usable(connection, context, input["artifactID"])
         run = runs.find(connection, input["entityName"], input["projectName"], input["runName"])
         if run is None:
             raise NotFound(f"There is no run {input['entityName']}/{input['projectName']}/{input['runName']}.")
@@ -239,7 +243,7 @@ async def update_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     values = {column: input[field] for field, column in fields.items() if input.get(field) is not None}
 
     def work(connection: Connection) -> JsonObject:
-        row = reads.visible(connection, context, input["artifactID"])
+        row = reads.usable(connection, context, input["artifactID"])
         artifacts.change(connection, row.id, context.now, **values)
         return reads.nodes(connection, [_row(connection, row.id)])[0]
 
@@ -279,7 +283,9 @@ async def _change_aliases(info: Info, input: dict[str, Any], *, add: bool) -> Js
     context = info.context
 
     def work(connection: Connection) -> None:
-        row = reads.visible(connection, context, input["artifactID"])
+        row = reads.usable(connection, context, input["artifactID"])
+        if row.membership_id is None:
+            raise Conflict("The artifact is still being uploaded. Change its aliases when that is done.")
         for wanted in input["aliases"]:
             if add:
                 collections.set_alias(connection, row.sequence_id, row.membership_id, _checked_alias(wanted["alias"]))

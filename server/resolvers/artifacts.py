@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from protocol.json_types import JsonObject
 from server import ids
 from server.context import Context
-from server.errors import NotFound, RequestError
+from server.errors import Gone, NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers import runs as run_resolvers
@@ -112,6 +112,14 @@ def nodes(connection: Connection, rows: Sequence[AnyRow]) -> list[dict[str, Any]
     """Shape versions, with their aliases from one query."""
     aliases = artifacts.aliases_of(connection, [row.id for row in rows])
     return [node(row, aliases[row.id]) for row in rows]
+
+
+def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    """Return a version that the viewer may change or use; `Gone` if it was deleted."""
+    row = visible(connection, context, wire_id)
+    if row.state == "DELETED" or collections.by_id(connection, row.sequence_id) is None:
+        raise Gone(f"Version v{row.version_index} of artifact {row.sequence_name!r} was deleted. Log it again.")
+    return row
 
 
 def visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:
@@ -277,8 +285,8 @@ async def artifact_files(
     first: int | None = None,
 ) -> JsonObject:
     """List a version's files, references included."""
-    limit = min(first or FILES_PER_PAGE, MAX_PAGE)
-    after_path = base64.b64decode(after).decode() if after else ""
+    limit = min(max(first or FILES_PER_PAGE, 1), MAX_PAGE)
+    after_path = _path_behind(after) if after else ""
     rows = await info.context.services.database.read(artifacts.entries, parent["row_id"], names, after_path, limit + 1)
     edges = [{"node": _file(row, info.context), "cursor": _path_cursor(row.path)} for row in rows[:limit]]
     return {
@@ -306,6 +314,13 @@ async def files_by_manifest_entries(
     """List the files of some manifest entries."""
     names = [entry["name"] for entry in entries] if entries is not None else None
     return await artifact_files(parent, info, names, after, first or MAX_PAGE)
+
+
+def _path_behind(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor, validate=True).decode()
+    except ValueError as error:
+        raise RequestError(f"{cursor!r} is not a cursor of this server.") from error
 
 
 def _path_cursor(path: str) -> str:

@@ -22,7 +22,7 @@ class Page:
     @classmethod
     def of(cls, first: int | None, after: str | None, default: int = DEFAULT_PAGE) -> "Page":
         """Read GraphQL's `first` and `after`."""
-        return cls(_position(after) if after else 0, min(first or default, MAX_PAGE))
+        return cls(_position(after) if after else 0, min(max(first or default, 1), MAX_PAGE))
 
 
 def cursor(position: int) -> str:

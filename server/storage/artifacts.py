@@ -68,8 +68,14 @@ def by_id(connection: Connection, artifact_id: int) -> AnyRow | None:
 
 
 def by_client_id(connection: Connection, client_id: str) -> AnyRow | None:
-    """Return the version that a client has made under that id of its own."""
-    return connection.execute(_FULL.where(artifacts.c.client_id == client_id)).first()
+    """Return the version that a client has made under that id of its own, if it is not deleted."""
+    return connection.execute(
+        _FULL.where(
+            artifacts.c.client_id == client_id,
+            artifacts.c.state != "DELETED",
+            artifact_collections.c.deleted_at.is_(None),
+        )
+    ).first()
 
 
 def by_digest(connection: Connection, sequence_id: int, digest: str) -> AnyRow | None:

@@ -6,7 +6,13 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from server.errors import Conflict
 from server.storage.rows import AnyRow
-from server.storage.tables import artifact_aliases, artifact_collections, artifact_memberships, artifact_types
+from server.storage.tables import (
+    artifact_aliases,
+    artifact_collections,
+    artifact_memberships,
+    artifact_types,
+    artifacts,
+)
 
 SEQUENCE = "ArtifactSequence"
 
@@ -158,6 +164,11 @@ def memberships_of(connection: Connection, artifact_id: int) -> list[AnyRow]:
 
 
 def version_count(connection: Connection, collection_id: int) -> int:
-    """Return how many versions a collection has."""
-    statement = select(func.count()).where(artifact_memberships.c.collection_id == collection_id)
+    """Return how many versions a collection has, without deleted ones."""
+    statement = (
+        select(func.count())
+        .select_from(artifact_memberships)
+        .join(artifacts, artifacts.c.id == artifact_memberships.c.artifact_id)
+        .where(artifact_memberships.c.collection_id == collection_id, artifacts.c.state == "COMMITTED")
+    )
     return connection.scalar(statement) or 0

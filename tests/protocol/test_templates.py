@@ -457,3 +457,8 @@ def test_chained_replacements_cannot_blow_up() -> None:
 def test_deep_parentheses_are_refused() -> None:
     with pytest.raises(TemplateError, match=r"is not a template: it is nested too deeply\.$"):
         render("{{ " + "(" * 5_000 + "a" + ")" * 5_000 + " }}", {"a": 1})
+
+
+def test_a_number_that_is_too_long_is_refused() -> None:
+    with pytest.raises(TemplateError, match="a number that is too long"):
+        variable_names("x {{ a|default(" + "9" * 5000 + ") }}")

@@ -475,7 +475,7 @@ async def test_a_commit_with_an_unreadable_manifest_is_refused(client: Client) -
     await upload_manifest(client, made["id"], b"no json")
     status, message = await client.fail(COMMIT, id=made["id"])
     assert status == 422
-    assert message.startswith("The artifact's manifest cannot be read: JSONDecodeError")
+    assert message.startswith("The artifact's manifest cannot be read: Expecting value")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -752,3 +752,79 @@ async def test_a_client_id_does_not_open_anothers_version(client: Client, eve: C
 @pytest.mark.parametrize("wire_id", ["", "nonsense", GONE, base64.b64encode(b"Run:1").decode()])
 async def test_an_id_of_nothing_reads_as_null(client: Client, wire_id: str) -> None:
     assert await read(client, wire_id) is None
+
+
+async def test_alias_on_pending(client: Client) -> None:
+    made = await create(client, content())
+    status, _ = await client.fail(ADD_ALIASES, id=made["id"], aliases=wanted_aliases("best"))
+    assert status == 422
+
+
+async def deleted(client: Client) -> Any:
+    done = await log(client, content(), clientID="c1")
+    await client.ask(DELETE, id=done["id"], aliases=True)
+    return done
+
+
+async def test_alias_on_deleted(client: Client) -> None:
+    done = await deleted(client)
+    await client.fail(ADD_ALIASES, id=done["id"], aliases=wanted_aliases("best"))
+
+
+async def test_commit_of_deleted(client: Client) -> None:
+    done = await deleted(client)
+    await client.fail(COMMIT, id=done["id"])
+
+
+async def test_use_of_deleted(client: Client) -> None:
+    done = await deleted(client)
+    await start(client, "r")
+    await client.fail(USE, id=done["id"], entity="admin", run="r")
+
+
+async def test_client_id_of_deleted_makes_a_new_version(client: Client) -> None:
+    await deleted(client)
+    assert (await create(client, content(), clientID="c1"))["state"] == "PENDING"
+
+
+async def test_total_count_leaves_out_the_deleted(client: Client) -> None:
+    await deleted(client)
+    found = (await client.ask(COLLECTION, name="data"))["project"]["artifactCollection"]["artifacts"]
+    assert found["totalCount"] == len(found["edges"]) == 0
+
+
+@pytest.mark.parametrize("alias", ["v7", "a/b", "", "x" * 129])
+async def test_aliases_at_creation_are_checked(client: Client, alias: str) -> None:
+    given = {"entityName": "admin", "projectName": "p", "artifactTypeName": "t", "artifactCollectionName": "c"}
+    given |= {"digest": "x", "digestAlgorithm": "MANIFEST_MD5", "aliases": wanted_aliases(alias)}
+    await client.fail(CREATE, input=given)
+
+
+@pytest.mark.parametrize("digest", ["AAAA", "é"])
+async def test_md5_form(client: Client, digest: str) -> None:
+    made = await create(client, content())
+    status, _ = await client.fail(FILES, files=[{"artifactID": made["id"], "name": "a", "md5": digest}])
+    assert status == 400
+
+
+async def test_two_contents_cannot_share_one_key(client: Client) -> None:
+    """A digest spelled differently (unused base64 bits) gets the same object key."""
+    made = await create(client, content())
+    digest = md5(b"hello")
+    twin = digest[:-3] + chr(ord(digest[-3]) + 1) + "=="
+    spec = [{"artifactID": made["id"], "name": "a", "md5": each} for each in (digest, twin)]
+    status, _ = await client.fail(FILES, files=spec)
+    assert status == 400
+
+
+async def test_a_bad_cursor_is_refused(client: Client) -> None:
+    done = await log(client, content())
+    status, message = await client.fail(LIST_FILES, id=done["id"], after="###")
+    assert (status, "is not a cursor" in message) == (400, True)
+
+
+async def test_nothing_is_uploaded_into_a_deleted_collection(client: Client) -> None:
+    made = await create(client, content())
+    await client.ask(DELETE_SEQUENCE, id=made["artifactSequence"]["id"])
+    status, message = await client.fail(COMMIT, id=made["id"])
+    assert (status, "was deleted" in message) == (410, True)
