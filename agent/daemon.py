@@ -1,8 +1,8 @@
 """The daemon: holds launches, and drives each of them through the stages.
 
 Four kinds of tasks: one claims per queue, one listens for the server's orders, one watches per backend, and one drives
-each launch that is on its way to the start or to its end. All live in one task group. A launch belongs to one task at a
-time; between start and end it belongs to the watch loop of its backend.
+each launch that is on its way to the start or to its end. The daemon keeps them all and ends them all. A launch belongs
+to one task at a time; between start and end it belongs to the watch loop of its backend.
 """
 
 import asyncio
