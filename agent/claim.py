@@ -5,6 +5,8 @@ acknowledged. A crash before the writing leaves a lease, which goes back by itse
 next agent acknowledges again, and a server that knows us by our id says yes to a claim that is already ours.
 """
 
+from collections.abc import Container
+
 import structlog
 
 from agent import operations
@@ -16,12 +18,16 @@ from protocol import names
 log = structlog.get_logger(__name__)
 
 
-async def claim(context: AgentContext, queue: str, wait: float) -> tuple[Launch | None, bool]:
-    """Lease the queue's next item and write it down; and whether the server waited for one."""
+async def claim(context: AgentContext, queue: str, wait: float, held: Container[str]) -> tuple[Launch | None, bool]:
+    """Lease the queue's next item and write it down; and whether the server waited for one.
+
+    An item that is among those held already is no new launch: an earlier agent had leased it, its lease ended while we
+    were starting, and what we hold is going to acknowledge it.
+    """
     item, waited = await operations.pop(
         context.server, entity=context.entity, queue=queue, agent_id=context.identity.agent_id, wait=wait
     )
-    if item is None:
+    if item is None or item.item_id in held:
         return None, waited
     chosen = item.spec.get("run_id")
     launch = Launch(

@@ -117,7 +117,7 @@ class Daemon:
         async with self._capacity.room():
             others = len(self._context.config.queues) - 1
             wait = LONG_POLL_SECONDS if self._capacity.free >= others else SHARED_POLL_SECONDS
-            launch, waited = await claim.claim(self._context, queue, wait)
+            launch, waited = await claim.claim(self._context, queue, wait, self._held)
             if launch is not None:
                 self._take(launch)
         return launch, waited
@@ -142,12 +142,18 @@ class Daemon:
                         pass
             finally:
                 listening.cancel()
+                await asyncio.wait([listening])
 
         return loop
 
     async def _reconcile(self, resource: str, backend: Backend) -> None:
-        mine = [held.launch for held in self._held.values() if held.launch.resource == resource]
-        if not any(launch.stage is Stage.STARTED for launch in mine):
+        # Chosen before the look: of a launch that starts meanwhile the snapshot may know nothing yet.
+        started = [
+            held.launch
+            for held in self._held.values()
+            if held.launch.resource == resource and held.launch.stage is Stage.STARTED
+        ]
+        if not started:
             return
         try:
             observed = await backend.observe()
@@ -155,7 +161,7 @@ class Daemon:
             # Cannot reach is neither dead nor fine: nothing is decided until we see again.
             log.warning("cannot observe", resource=resource, error=str(error))
             return
-        for action in decide(mine, observed):
+        for action in decide(started, observed):
             held = self._held[action.launch.item_id]
             if isinstance(action, Settle):
                 held.launch.end = action.end

@@ -53,8 +53,14 @@ async def keep_evidence(context: AgentContext, launch: Launch, content: bytes) -
 
 
 async def _finish(context: AgentContext, launch: Launch, end: End) -> str:
-    await deliver_log(context, launch)
-    files = [] if end.outcome is Outcome.FINISHED else await _attach_evidence(context, launch)
+    files: list[str] = []
+    try:
+        await deliver_log(context, launch)
+        if end.outcome is not Outcome.FINISHED:
+            files = await _attach_evidence(context, launch)
+    except ControlPlaneRefused as error:
+        # The end must be told, with its log or without.
+        log.warning("the server does not take the log", reason=str(error))
     return await context.server.persist(
         lambda: operations.finish(context.server, launch, end, context.identity.agent_id, files),
         doing="reporting the end",

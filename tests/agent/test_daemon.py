@@ -1,0 +1,94 @@
+"""The daemon's own decisions, on a fake platform and without a server."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from agent.artifact_cache import ArtifactCache
+from agent.claim import claim
+from agent.config import AgentConfig
+from agent.context import AgentContext
+from agent.control_plane import ControlPlane
+from agent.daemon import Daemon, Held
+from agent.environments import Environments
+from agent.journal import Identity, Journal
+from agent.launch import Launch, Stage
+from agent.operations import QueueItem, ServerFacts
+from backends.base import Handle, Observation, Phase, Snapshot
+
+
+class SlowLook:
+    """A backend whose look takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.looking = asyncio.Event()
+        self.go = asyncio.Event()
+        self.seen: dict[Handle, Observation] = {}
+
+    async def observe(self) -> Snapshot:
+        """Return what was there when the look began."""
+        seen = dict(self.seen)
+        self.looking.set()
+        await self.go.wait()
+        return seen
+
+
+@pytest.fixture
+async def context(tmp_path: Path) -> Any:
+    """An agent's surroundings; nothing in them is connected."""
+    control = ControlPlane("http://server.test", "key", random=Random(1))
+    journal = await Journal.open(tmp_path)
+    yield AgentContext(
+        config=AgentConfig.model_validate({"queues": ["q"]}),
+        entity="e",
+        server=control,
+        facts=ServerFacts("e", "e", is_launchbay=True),
+        identity=Identity("http://server.test", "e", "agent-1", "name"),
+        journal=journal,
+        backends={"local-process": SlowLook()},  # type: ignore[dict-item]
+        artifacts=ArtifactCache(tmp_path / "artifacts", control),
+        environments=Environments(tmp_path / "environments", {}),
+        work_dir=tmp_path / "work",
+        process_environment={},
+        clock=lambda: 0.0,
+        random=Random(1),
+    )
+    await journal.close()
+
+
+def launch(name: str, stage: Stage) -> Launch:
+    """Return a launch on the fake platform."""
+    return Launch(f"item-{name}", 1, "q", {}, f"run-{name}", stage, "local-process", Handle(name))
+
+
+async def test_a_launch_that_starts_during_a_look_is_not_taken_for_lost(context: AgentContext) -> None:
+    daemon, backend = Daemon(context), context.backends["local-process"]
+    assert isinstance(backend, SlowLook)
+    running, starting = launch("running", Stage.STARTED), launch("starting", Stage.STARTING)
+    for each in (running, starting):
+        daemon._held[each.item_id] = Held(each)
+    backend.seen[Handle("running")] = Observation(Phase.RUNNING)
+    looking = asyncio.create_task(daemon._reconcile("local-process", backend))
+    await backend.looking.wait()
+    starting.move(Stage.STARTED)
+    backend.go.set()
+    await looking
+    assert [held.launch.stage for held in daemon._held.values()] == [Stage.STARTED, Stage.STARTED]
+
+
+async def test_an_item_that_is_held_already_is_not_taken_a_second_time(
+    context: AgentContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first launch keeps its run id, which the server may know."""
+
+    async def pop(*_: Any, **__: Any) -> tuple[QueueItem, bool]:
+        return QueueItem("item-1", {"project": "p"}), True
+
+    monkeypatch.setattr("agent.operations.pop", pop)
+    first, _ = await claim(context, "q", 0, frozenset())
+    assert first is not None
+    assert await claim(context, "q", 0, {first.item_id}) == (None, True)
+    assert [kept.run_id for kept in await context.journal.launches()] == [first.run_id]
