@@ -94,6 +94,14 @@ async def generate_api_key(_: object, info: Info, input: dict[str, Any]) -> Json
     return {"apiKey": {"id": ids.encode("ApiKey", key.id), "name": key.secret, "description": description}}
 
 
+@resolvers.field("Mutation", "deleteApiKey")
+async def delete_api_key(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Take back one of the caller's own API keys."""
+    context = info.context
+    key_id = ids.decode("ApiKey", input["id"])
+    return {"success": await context.services.database.write(users.delete_key, key_id, context.viewer.id)}
+
+
 def _user(who: Viewer, teams: list[str]) -> JsonObject:
     return {
         "id": ids.encode("User", who.id),
