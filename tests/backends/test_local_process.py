@@ -171,7 +171,9 @@ async def test_job_inherits_nothing_from_the_agent(backend: Backend, monkeypatch
     handles = {line.split(" -> ")[0].split()[-1] for line in output.splitlines() if " -> " in line}
     assert handles == {"0", "1", "2"}
     assert "WANDB" not in output
-    assert [line.split()[1] for line in output.splitlines() if line.startswith("Sig")] == ["0" * 16] * 2
+    masks = [int(line.split()[1], 16) for line in output.splitlines() if line.startswith("Sig")]
+    # Signals 32 and 33 belong to the C library, which lets nobody reset them; some ancestor may have ignored them.
+    assert [mask & ~(0b11 << 31) for mask in masks] == [0, 0]
     assert output.endswith("/dev/null\n")
 
 
