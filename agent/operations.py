@@ -13,6 +13,7 @@ from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused
 from agent.launch import End, Launch
 from protocol.json_types import JsonObject, dig
+from protocol.names import run_storage_id
 
 QUEUE_PROJECT = "model-registry"
 """The project in which every entity's queues live."""
@@ -227,6 +228,14 @@ async def _run(server: ControlPlane, entity: str, project: str, run_id: str, fie
         name=run_id,
     )
     return dig(data, "project", "run")
+
+
+async def fail_run(server: ControlPlane, entity: str, project: str, run_id: str) -> None:
+    """Say of a run that it failed: its process died without a last word. Servers differ in whether they take it."""
+    await server.ask(
+        "mutation UpdateRunState($input: UpdateRunStateInput!) { updateRunState(input: $input) { success } }",
+        input={"id": run_storage_id(entity, project, run_id), "state": "failed"},
+    )
 
 
 async def upload_file(server: ControlPlane, *, entity: str, agent_name: str, name: str, content: bytes) -> None:

@@ -127,12 +127,18 @@ async def _attach_evidence(context: AgentContext, launch: Launch) -> list[str]:
 
 
 async def _never_started(context: AgentContext, launch: Launch) -> bool:
+    """Whether no run came of a launch. One that is still running is told to be over: its process is."""
+    assert launch.end is not None
     entity, project = str(launch.spec.get("entity", "")), str(launch.spec.get("project", ""))
     for pause in RUN_GRACE_SECONDS:
         await asyncio.sleep(pause)
         state = await context.server.persist(
             lambda: operations.run_state(context.server, entity, project, launch.run_id), doing="looking for the run"
         )
+        if state == "running" and launch.end.outcome is not Outcome.FINISHED:
+            await context.server.persist(
+                lambda: operations.fail_run(context.server, entity, project, launch.run_id), doing="failing the run"
+            )
         if state not in {None, "pending"}:
             return False
     return True

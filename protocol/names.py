@@ -1,5 +1,6 @@
 """Names: of what an agent starts, of runs, and of artifacts."""
 
+import base64
 import hashlib
 import re
 import string
@@ -35,6 +36,11 @@ def launch_name(item_id: str, attempt: int) -> str:
 def run_id(random: Random) -> str:
     """Return a fresh run id."""
     return "".join(random.choices(RUN_ID_CHARS, k=RUN_ID_LENGTH))
+
+
+def run_storage_id(entity: str, project: str, run: str) -> str:
+    """Return a run's storage id, which clients build themselves."""
+    return base64.b64encode(f"Run:v1:{run}:{project}:{entity}".encode()).decode()
 
 
 def artifact_name(raw: str) -> str:

@@ -1,12 +1,11 @@
 """`launchbay stop`: stop a launch, wherever it is on its way."""
 
-import base64
-
 import click
 
 from agent.control_plane import ControlPlane
 from launchbay.items import item_of, run_path
 from launchbay.wire import default_entity, with_server
+from protocol.names import run_storage_id
 
 
 @click.command()
@@ -31,7 +30,7 @@ def command(name: str, entity: str | None) -> None:
             click.echo(f"Item {item['id']} is asked to stop.")
         else:
             path = run_path(name, owner)
-            storage_id = base64.b64encode(f"Run:v1:{path[2]}:{path[1]}:{path[0]}".encode()).decode()
+            storage_id = run_storage_id(*path)
             await server.ask("mutation StopRun($id: ID!) { stopRun(input: {id: $id}) { success } }", id=storage_id)
             click.echo(f"Run {'/'.join(path)} is asked to stop.")
 

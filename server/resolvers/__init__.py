@@ -1,7 +1,21 @@
 """One module per noun, thin over `server.storage`: they check who may, translate names, and shape rows for the SDL."""
 
 from server.graphql import Resolvers
-from server.resolvers import agents, artifact_changes, artifacts, files, history, items, projects, queues, runs, users
+from server.resolvers import (
+    agents,
+    artifact_changes,
+    artifact_collections,
+    artifact_files,
+    artifact_uploads,
+    artifacts,
+    files,
+    history,
+    items,
+    projects,
+    queues,
+    runs,
+    users,
+)
 
 ALL_RESOLVERS: list[Resolvers] = [
     users.resolvers,
@@ -10,6 +24,9 @@ ALL_RESOLVERS: list[Resolvers] = [
     files.resolvers,
     history.resolvers,
     artifacts.resolvers,
+    artifact_collections.resolvers,
+    artifact_files.resolvers,
+    artifact_uploads.resolvers,
     artifact_changes.resolvers,
     queues.resolvers,
     items.resolvers,

@@ -1,30 +1,24 @@
-"""Artifact versions: their making, their contents, and which runs made and used them."""
+"""Artifact versions: made as pending, made final by a commit, deleted. They hold no bytes; see `artifact_contents`."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 
-from server.artifact_manifest import Entry
 from server.storage.rows import AnyRow
 from server.storage.tables import (
-    artifact_aliases,
+    artifact_client_ids,
     artifact_collections,
-    artifact_contents,
-    artifact_entries,
-    artifact_manifests,
     artifact_memberships,
     artifact_types,
     artifacts,
     entities,
     projects,
-    run_artifacts,
-    runs,
 )
 from server.storage.upsert import upsert
 
-_FULL: Select[Any] = (
+FULL: Select[Any] = (
     select(
         artifacts,
         artifact_collections.c.name.label("sequence_name"),
@@ -49,122 +43,98 @@ _FULL: Select[Any] = (
         & (artifact_memberships.c.collection_id == artifacts.c.sequence_id),
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """An alias of a version in a collection."""
-
-    id: int
-    alias: str
-    collection_id: int
-    collection_name: str
-    collection_kind: str
+"""A version with the collection that it was logged to, and where that is. Pending ones have no `version_index`."""
 
 
 def by_id(connection: Connection, artifact_id: int) -> AnyRow | None:
     """Return a version with its collection, type, project and entity."""
-    return connection.execute(_FULL.where(artifacts.c.id == artifact_id)).first()
+    return connection.execute(FULL.where(artifacts.c.id == artifact_id)).first()
 
 
 def by_client_id(connection: Connection, client_id: str) -> AnyRow | None:
-    """Return the version that a client has made under that id of its own, if it is not deleted."""
+    """Return the version that a client knows under that id of its own."""
     return connection.execute(
-        _FULL.where(
-            artifacts.c.client_id == client_id,
-            artifacts.c.state != "DELETED",
-            artifact_collections.c.deleted_at.is_(None),
+        FULL.join(artifact_client_ids, artifact_client_ids.c.artifact_id == artifacts.c.id).where(
+            artifact_client_ids.c.client_id == client_id
         )
     ).first()
+
+
+def remember_client_id(
+    connection: Connection, artifact_id: int, client_id: str, sequence_client_id: str | None
+) -> None:
+    """Note under which id a client knows a version. Logged tables refer to it, so it is kept for ever."""
+    row = {"client_id": client_id, "artifact_id": artifact_id, "sequence_client_id": sequence_client_id}
+    upsert(connection, artifact_client_ids, [row], update=("artifact_id", "sequence_client_id"))
 
 
 def by_digest(connection: Connection, sequence_id: int, digest: str) -> AnyRow | None:
     """Return a collection's committed version with that digest, the newest."""
     return connection.execute(
-        _FULL.where(
-            artifacts.c.sequence_id == sequence_id,
-            artifacts.c.digest == digest,
-            artifacts.c.state == "COMMITTED",
-            artifact_collections.c.deleted_at.is_(None),
+        FULL.where(
+            artifacts.c.sequence_id == sequence_id, artifacts.c.digest == digest, artifacts.c.state == "COMMITTED"
         ).order_by(artifacts.c.id.desc())
     ).first()
 
 
 def latest(connection: Connection, sequence_id: int) -> AnyRow | None:
     """Return a collection's newest committed version."""
-    return connection.execute(
-        _FULL.where(artifacts.c.sequence_id == sequence_id, artifacts.c.state == "COMMITTED")
-        .order_by(artifact_memberships.c.version_index.desc())
-        .limit(1)
-    ).first()
+    found = in_collection(connection, sequence_id, newest_first=True, after=None, limit=1)
+    return found[0] if found else None
 
 
 def in_collection(
-    connection: Connection, collection_id: int, *, descending: bool, offset: int, limit: int
+    connection: Connection, sequence_id: int, *, newest_first: bool, after: int | None, limit: int
 ) -> list[AnyRow]:
-    """Return a collection's committed versions."""
-    order = artifact_memberships.c.version_index
-    return list(
-        connection.execute(
-            _FULL.where(artifact_memberships.c.collection_id == collection_id, artifacts.c.state == "COMMITTED")
-            .order_by(order.desc() if descending else order)
-            .offset(offset)
-            .limit(limit)
-        )
-    )
+    """Return a page of a collection's committed versions, from behind the version index `after` on."""
+    index = artifact_memberships.c.version_index
+    statement = FULL.where(_committed_in([sequence_id])).order_by(index.desc() if newest_first else index).limit(limit)
+    if after is not None:
+        statement = statement.where(index < after if newest_first else index > after)
+    return list(connection.execute(statement))
 
 
-def of_run(connection: Connection, run_id: int, role: str, after: int, limit: int) -> list[AnyRow]:
-    """Return the versions that a run logged (output) or used (input)."""
-    return list(
-        connection.execute(
-            _FULL.join(run_artifacts, run_artifacts.c.artifact_id == artifacts.c.id)
-            .where(run_artifacts.c.run_id == run_id, run_artifacts.c.role == role, artifacts.c.state == "COMMITTED")
-            .where(artifacts.c.id > after)
-            .order_by(artifacts.c.id)
-            .limit(limit)
-        )
-    )
-
-
-def count_of_run(connection: Connection, run_id: int, role: str) -> int:
-    """Return how many versions a run logged or used."""
-    statement = (
-        select(func.count())
-        .select_from(run_artifacts)
-        .join(artifacts, artifacts.c.id == run_artifacts.c.artifact_id)
-        .where(run_artifacts.c.run_id == run_id, run_artifacts.c.role == role, artifacts.c.state == "COMMITTED")
-    )
-    return connection.scalar(statement) or 0
-
-
-def aliases_of(connection: Connection, artifact_ids: Sequence[int]) -> Mapping[int, list[Alias]]:
-    """Return the aliases of versions, in one query."""
-    rows = connection.execute(
-        select(
-            artifact_memberships.c.artifact_id,
-            artifact_aliases.c.id,
-            artifact_aliases.c.alias,
-            artifact_collections.c.id.label("collection_id"),
-            artifact_collections.c.name,
-            artifact_collections.c.kind,
-        )
-        .join(artifact_memberships, artifact_memberships.c.id == artifact_aliases.c.membership_id)
-        .join(artifact_collections, artifact_collections.c.id == artifact_memberships.c.collection_id)
-        .where(artifact_memberships.c.artifact_id.in_(artifact_ids))
-        .order_by(artifact_aliases.c.id)
-    )
-    found: dict[int, list[Alias]] = {artifact_id: [] for artifact_id in artifact_ids}
-    for row in rows:
-        found[row.artifact_id].append(Alias(row.id, row.alias, row.collection_id, row.name, row.kind))
+def in_collections(connection: Connection, sequence_ids: Sequence[int]) -> Mapping[int, list[AnyRow]]:
+    """Return all committed versions of several collections in one query, the newest first."""
+    found: dict[int, list[AnyRow]] = {sequence_id: [] for sequence_id in sequence_ids}
+    statement = FULL.where(_committed_in(sequence_ids)).order_by(artifact_memberships.c.version_index.desc())
+    for row in connection.execute(statement):
+        found[row.sequence_id].append(row)
     return found
+
+
+def count_in_collection(connection: Connection, sequence_id: int) -> int:
+    """Return how many committed versions a collection has."""
+    return connection.scalar(select(func.count()).select_from(artifacts).where(_committed_in([sequence_id]))) or 0
+
+
+def _committed_in(sequence_ids: Sequence[int]) -> ColumnElement[bool]:
+    return artifacts.c.sequence_id.in_(sequence_ids) & (artifacts.c.state == "COMMITTED")
 
 
 def create(connection: Connection, sequence_id: int, digest: str, now: float, **values: Any) -> int:
     """Add a version that waits for its files."""
-    row = {"state": "PENDING", "size_bytes": 0, "file_count": 0, "created_at": now, "updated_at": now}
+    row = {
+        "state": "PENDING",
+        "requested_aliases": "[]",
+        "size_bytes": 0,
+        "file_count": 0,
+        "created_at": now,
+        "updated_at": now,
+    }
     statement = insert(artifacts).values(sequence_id=sequence_id, digest=digest, **row, **values)
     return connection.execute(statement).inserted_primary_key[0]  # type: ignore[index]
+
+
+def request_aliases(connection: Connection, row: AnyRow, aliases: Sequence[str]) -> None:
+    """Note aliases that a pending version is to have at its commit, beside those asked for before."""
+    wanted = list(dict.fromkeys([*requested_aliases(row), *aliases]))
+    connection.execute(update(artifacts).where(artifacts.c.id == row.id).values(requested_aliases=json.dumps(wanted)))
+
+
+def requested_aliases(row: AnyRow) -> list[str]:
+    """Return the aliases that a version is to have at its commit."""
+    return json.loads(row.requested_aliases)
 
 
 def change(connection: Connection, artifact_id: int, now: float, **values: Any) -> None:
@@ -172,108 +142,18 @@ def change(connection: Connection, artifact_id: int, now: float, **values: Any) 
     connection.execute(update(artifacts).where(artifacts.c.id == artifact_id).values(updated_at=now, **values))
 
 
-def record_use(
-    connection: Connection, run_id: int, artifact_id: int, role: str, now: float, used_as: str | None = None
-) -> None:
-    """Note that a run logged or used a version."""
-    row = {"run_id": run_id, "artifact_id": artifact_id, "role": role, "used_as": used_as, "created_at": now}
-    upsert(connection, run_artifacts, [row], update=())
-
-
-def users_of(connection: Connection, artifact_id: int) -> list[int]:
-    """Return the runs that used a version."""
-    return list(
-        connection.scalars(
-            select(run_artifacts.c.run_id)
-            .join(runs, runs.c.id == run_artifacts.c.run_id)
-            .where(
-                run_artifacts.c.artifact_id == artifact_id,
-                run_artifacts.c.role == "input",
-                runs.c.deleted_at.is_(None),
-            )
-        )
+def commit(connection: Connection, artifact_id: int, *, size_bytes: int, file_count: int, now: float) -> bool:
+    """Make a pending version final; returns whether this call did it."""
+    done = connection.execute(
+        update(artifacts)
+        .where(artifacts.c.id == artifact_id, artifacts.c.state == "PENDING")
+        .values(state="COMMITTED", size_bytes=size_bytes, file_count=file_count, updated_at=now)
     )
+    return done.rowcount == 1
 
 
-def add_manifest(connection: Connection, artifact_id: int, object_key: str, now: float, **values: Any) -> int:
-    """Announce a manifest."""
-    statement = insert(artifact_manifests).values(
-        artifact_id=artifact_id, object_key=object_key, created_at=now, **values
+def delete_of_collection(connection: Connection, sequence_id: int, now: float) -> None:
+    """Mark all versions of a collection as deleted, pending ones too."""
+    connection.execute(
+        update(artifacts).where(artifacts.c.sequence_id == sequence_id).values(state="DELETED", updated_at=now)
     )
-    return connection.execute(statement).inserted_primary_key[0]  # type: ignore[index]
-
-
-def manifest(connection: Connection, artifact_id: int) -> AnyRow | None:
-    """Return a version's manifest: the last one that was announced with a digest."""
-    return connection.execute(
-        select(artifact_manifests)
-        .where(artifact_manifests.c.artifact_id == artifact_id, artifact_manifests.c.digest != "")
-        .order_by(artifact_manifests.c.id.desc())
-        .limit(1)
-    ).first()
-
-
-def known_contents(connection: Connection, entity_id: int, digests: Sequence[str]) -> Mapping[str, AnyRow]:
-    """Return which of these contents an entity has, or has announced."""
-    found: dict[str, AnyRow] = {}
-    for start in range(0, len(digests), 500):  # below every engine's limit of parameters
-        part = digests[start : start + 500]
-        rows = connection.execute(
-            select(artifact_contents).where(
-                artifact_contents.c.entity_id == entity_id, artifact_contents.c.digest.in_(part)
-            )
-        )
-        found.update({row.digest: row for row in rows})
-    return found
-
-
-def announce_contents(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Note contents that are going to be uploaded."""
-    upsert(connection, artifact_contents, rows, update=())
-
-
-def commit(connection: Connection, artifact_id: int, entries: Sequence[Entry], now: float) -> None:
-    """Store a version's entries and make it final."""
-    connection.execute(delete(artifact_entries).where(artifact_entries.c.artifact_id == artifact_id))
-    rows = [
-        {
-            "artifact_id": artifact_id,
-            "path": entry.path,
-            "digest": entry.digest,
-            "size_bytes": entry.size_bytes,
-            "ref": entry.ref,
-        }
-        for entry in entries
-    ]
-    if rows:
-        connection.execute(insert(artifact_entries), rows)
-    size = sum(entry.size_bytes for entry in entries)
-    change(connection, artifact_id, now, state="COMMITTED", size_bytes=size, file_count=len(entries))
-
-
-def entries(
-    connection: Connection, artifact_id: int, names: Sequence[str] | None, after_path: str, limit: int
-) -> list[AnyRow]:
-    """Return a page of a version's entries by path, each with the key of its content."""
-    statement = (
-        select(artifact_entries, artifact_contents.c.object_key)
-        .join(artifacts, artifacts.c.id == artifact_entries.c.artifact_id)
-        .join(artifact_collections, artifact_collections.c.id == artifacts.c.sequence_id)
-        .join(projects, projects.c.id == artifact_collections.c.project_id)
-        .outerjoin(
-            artifact_contents,
-            (artifact_contents.c.entity_id == projects.c.entity_id)
-            & (artifact_contents.c.digest == artifact_entries.c.digest),
-        )
-        .where(artifact_entries.c.artifact_id == artifact_id, artifact_entries.c.path > after_path)
-    )
-    if names is not None:
-        statement = statement.where(artifact_entries.c.path.in_(names))
-    return list(connection.execute(statement.order_by(artifact_entries.c.path).limit(limit)))
-
-
-def remove(connection: Connection, artifact_id: int, now: float) -> None:
-    """Mark a version as deleted and take its aliases away."""
-    memberships = select(artifact_memberships.c.id).where(artifact_memberships.c.artifact_id == artifact_id)
-    connection.execute(delete(artifact_aliases).where(artifact_aliases.c.membership_id.in_(memberships)))
-    change(connection, artifact_id, now, state="DELETED")

@@ -222,8 +222,6 @@ artifacts = Table(
     Column("digest", String(64), nullable=False),
     Column("description", Text),
     Column("metadata", Text),  # JSON text
-    Column("client_id", String(256), index=True),
-    Column("sequence_client_id", String(256), index=True),
     Column("distributed_id", String(256)),
     _ref("created_by_run", "runs.id", nullable=True),
     _ref("created_by", "users.id", nullable=True),
@@ -236,6 +234,15 @@ artifacts = Table(
     _time("updated_at", nullable=False),
 )
 Index("ix_artifacts_sequence_id_digest", artifacts.c.sequence_id, artifacts.c.digest)
+
+artifact_client_ids = Table(
+    "artifact_client_ids",
+    metadata,
+    Column("client_id", String(256), primary_key=True),  # made by the client; several may stand for one version
+    _ref("artifact_id", "artifacts.id", index=True),
+    Column("sequence_client_id", String(256), index=True),  # its name for the version's collection
+    sqlite_with_rowid=False,
+)
 
 artifact_memberships = Table(
     "artifact_memberships",

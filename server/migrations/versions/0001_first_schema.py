@@ -335,8 +335,6 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
         sa.Column("metadata", sa.Text(), nullable=True),
-        sa.Column("client_id", sa.String(length=256), nullable=True),
-        sa.Column("sequence_client_id", sa.String(length=256), nullable=True),
         sa.Column("distributed_id", sa.String(length=256), nullable=True),
         sa.Column("created_by_run", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("created_by", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
@@ -357,8 +355,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
     )
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_artifacts_client_id"), ["client_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_artifacts_sequence_client_id"), ["sequence_client_id"], unique=False)
         batch_op.create_index("ix_artifacts_sequence_id_digest", ["sequence_id", "digest"], unique=False)
 
     op.create_table(
@@ -372,6 +368,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("item_id", "offset", name=op.f("pk_item_log_chunks")),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "artifact_client_ids",
+        sa.Column("client_id", sa.String(length=256), nullable=False),
+        sa.Column("artifact_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sequence_client_id", sa.String(length=256), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["artifact_id"], ["artifacts.id"], name=op.f("fk_artifact_client_ids_artifact_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("client_id", name=op.f("pk_artifact_client_ids")),
+        sqlite_with_rowid=False,
+    )
+    with op.batch_alter_table("artifact_client_ids", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_artifact_client_ids_artifact_id"), ["artifact_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_artifact_client_ids_sequence_client_id"), ["sequence_client_id"], unique=False
+        )
+
     op.create_table(
         "artifact_contents",
         sa.Column("entity_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

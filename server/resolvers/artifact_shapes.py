@@ -1,0 +1,142 @@
+"""Rows of artifacts as the SDL shapes them, with the type names that clients check."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from server import ids
+from server.context import Context
+from server.errors import Gone, NotFound
+from server.storage import artifacts, memberships
+from server.storage.rows import AnyRow
+from server.times import iso
+
+TTL_INHERITED = -1
+
+
+def nodes(connection: Connection, rows: Sequence[AnyRow]) -> list[dict[str, Any]]:
+    """Shape versions, with their aliases from one query."""
+    aliases = memberships.aliases_of_artifacts(connection, [row.id for row in rows])
+    return [_node(row, aliases[row.id]) for row in rows]
+
+
+def node(connection: Connection, artifact_id: int) -> dict[str, Any]:
+    """Shape the version of a row number that is known to be there, as it is now."""
+    row = artifacts.by_id(connection, artifact_id)
+    assert row is not None
+    return nodes(connection, [row])[0]
+
+
+def visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    """Return a version that the viewer may use; `NotFound` if there is none."""
+    row = artifacts.by_id(connection, ids.decode("Artifact", wire_id))
+    if row is None or not context.viewer.may_use(row.entity_name):
+        raise NotFound("There is no such artifact.")
+    return row
+
+
+def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    """Return a version that the viewer may change or use; `NotFound` if there is none, `Gone` if it was deleted."""
+    row = visible(connection, context, wire_id)
+    if row.state == "DELETED":
+        number = "A version" if row.version_index is None else f"Version v{row.version_index}"
+        raise Gone(f"{number} of artifact {row.sequence_name!r} was deleted. Log it again.")
+    return row
+
+
+def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
+    return {
+        "__typename": "Artifact",
+        "row_id": row.id,
+        "created_by_run": row.created_by_run,
+        "id": ids.encode("Artifact", row.id),
+        "artifactType": type_node(row.type_id, row.type_name, row.type_created_at),
+        "artifactSequence": _collection(row.sequence_id, row.sequence_kind, row.sequence_name, project_of(row)),
+        "versionIndex": row.version_index,
+        "state": row.state,
+        "digest": row.digest,
+        "digestAlgorithm": "MANIFEST_MD5",
+        "description": row.description,
+        "metadata": row.metadata,
+        "size": row.size_bytes,
+        "fileCount": row.file_count,
+        "historyStep": row.history_step,
+        "ttlDurationSeconds": TTL_INHERITED if row.ttl_seconds is None else row.ttl_seconds,
+        "ttlIsInherited": row.ttl_seconds is None,
+        "tags": [],
+        "aliases": [_alias(alias) for alias in aliases],
+        "createdAt": iso(row.created_at),
+        "updatedAt": iso(row.updated_at),
+    }
+
+
+def project_of(row: AnyRow) -> dict[str, Any]:
+    """Shape the project that a row names beside its own columns."""
+    return {
+        "__typename": "Project",
+        "row_id": row.project_id,
+        "entity_id": row.entity_id,
+        "id": ids.encode("Project", row.project_id),
+        "internalId": ids.encode("ProjectInternalId", row.project_id),
+        "name": row.project_name,
+        "entityName": row.entity_name,
+        "entity": {"id": ids.encode("Entity", row.entity_id), "name": row.entity_name},
+    }
+
+
+def type_node(
+    row_id: int, name: str, created_at: float, project: dict[str, Any] | None = None, description: str | None = None
+) -> dict[str, Any]:
+    """Shape a type; its collections can be read if the project is given."""
+    return {
+        "__typename": "ArtifactType",
+        "row_id": row_id,
+        "project": project,
+        "id": ids.encode("ArtifactType", row_id),
+        "name": name,
+        "description": description,
+        "createdAt": iso(created_at),
+    }
+
+
+def collection_node(row: AnyRow, project: dict[str, Any]) -> dict[str, Any]:
+    """Shape a collection's row."""
+    return {
+        **_collection(row.id, row.kind, row.name, project),
+        "description": row.description,
+        "state": "READY",
+        "createdAt": iso(row.created_at),
+        "updatedAt": iso(row.updated_at),
+        "defaultArtifactType": type_node(row.type_id, row.type_name, row.type_created_at),
+        "tags": {"edges": []},
+    }
+
+
+def membership_node(row: AnyRow, collection: dict[str, Any], artifact: dict[str, Any]) -> dict[str, Any]:
+    """Shape a version in a collection, with the aliases that it has there."""
+    own = [alias for alias in artifact["aliases"] if alias["artifactCollection"]["row_id"] == collection["row_id"]]
+    return {
+        "__typename": "ArtifactCollectionMembership",
+        "row_id": row.id,
+        "id": ids.encode("ArtifactCollectionMembership", row.id),
+        "versionIndex": row.version_index,
+        "createdAt": iso(row.created_at),
+        "aliases": own,
+        "artifactCollection": collection,
+        "artifact": artifact,
+    }
+
+
+def alias_node(row: AnyRow) -> dict[str, Any]:
+    """Shape an alias without its collection."""
+    return {"__typename": "ArtifactAlias", "id": ids.encode("ArtifactAlias", row.id), "alias": row.alias}
+
+
+def _alias(row: AnyRow) -> dict[str, Any]:
+    collection = _collection(row.collection_id, row.collection_kind, row.collection_name, project_of(row))
+    return {**alias_node(row), "artifactCollection": collection}
+
+
+def _collection(row_id: int, kind: str, name: str, project: dict[str, Any]) -> dict[str, Any]:
+    return {"__typename": kind, "row_id": row_id, "id": ids.encode(kind, row_id), "name": name, "project": project}

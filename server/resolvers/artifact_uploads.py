@@ -1,0 +1,288 @@
+"""How an artifact version comes to be: created as pending, its files and manifest uploaded, committed.
+
+Every step may come twice, as clients try again after an answer got lost. Bytes go to the object store by signed URL
+that accepts only the announced MD5; the commit checks that everything which the manifest names has arrived.
+"""
+
+import base64
+import binascii
+import json
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection
+
+from protocol.json_types import JsonObject
+from server import artifact_manifest, ids
+from server.artifact_manifest import Entry
+from server.context import Context
+from server.errors import Conflict, RequestError
+from server.graphql import Info, Resolvers
+from server.resolvers import artifact_shapes as shapes
+from server.resolvers import projects as project_resolvers
+from server.storage import artifact_contents, artifacts, collections, lineage, memberships, runs
+from server.storage.rows import AnyRow
+
+resolvers = Resolvers()
+
+MAX_NAME_CHARS = 128
+MD5_BYTES = 16
+
+
+@resolvers.field("Mutation", "createArtifact")
+async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a version that waits for its files, or find the one with the same content.
+
+    Idempotent by the client's own id: `wandb job create` asks twice for one version, under two collection names, and
+    the second time without metadata.
+    """
+    context = info.context
+    context.viewer.must_use(input["entityName"])
+    if input["digestAlgorithm"] != "MANIFEST_MD5":
+        raise RequestError("Only artifacts with MD5 digests are supported yet. Log it with the default digest.")
+    asked: list[dict[str, str]] = input.get("aliases") or []
+    # `v3` always means the version of that number. A job made of an image asks for the image's tag as an alias, which
+    # may look like that; the job is made without it.
+    wanted = [check_alias(each["alias"]) for each in asked if memberships.version_number(each["alias"]) is None]
+
+    def work(connection: Connection) -> dict[str, Any]:
+        row = _made_before(connection, context, input) or _make(connection, context, input)
+        if row.state == "COMMITTED":
+            # No commit will follow, so what was asked for is done here.
+            for alias in wanted:
+                memberships.set_alias(connection, row.sequence_id, row.membership_id, alias)
+        else:
+            artifacts.request_aliases(connection, row, wanted)
+        if input.get("clientID"):
+            _remember_client_id(connection, context, row, input)
+        run = _run(connection, input)
+        if run is not None:
+            lineage.record_output(connection, run.id, row.id, context.now)
+        return shapes.node(connection, row.id)
+
+    return {"artifact": await context.services.database.write(work)}
+
+
+def _remember_client_id(connection: Connection, context: Context, row: AnyRow, input: dict[str, Any]) -> None:
+    known = artifacts.by_client_id(connection, input["clientID"])
+    if known is None or context.viewer.may_use(known.entity_name):  # nobody takes another's id over
+        artifacts.remember_client_id(connection, row.id, input["clientID"], input.get("sequenceClientID"))
+
+
+def _made_before(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow | None:
+    """Return the version that the client has asked for before, unless it was deleted since."""
+    known = artifacts.by_client_id(connection, input["clientID"]) if input.get("clientID") else None
+    if known is None or not context.viewer.may_use(known.entity_name):
+        return None
+    return known if known.state != "DELETED" and known.digest == input["digest"] else None
+
+
+def _make(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
+    project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
+    sequence_id = collections.ensure_sequence(
+        connection, project_id, input["artifactTypeName"], _collection_name(input), context.now
+    )
+    same = artifacts.by_digest(connection, sequence_id, input["digest"]) if input["enableDigestDeduplication"] else None
+    if same is not None:
+        return same
+    artifact_id = artifacts.create(
+        connection,
+        sequence_id,
+        input["digest"],
+        context.now,
+        description=input.get("description"),
+        metadata=check_metadata(input.get("metadata")),
+        distributed_id=input.get("distributedID"),
+        created_by=context.viewer.id,
+        history_step=input.get("historyStep"),
+        ttl_seconds=stored_ttl(input.get("ttlDurationSeconds")),
+    )
+    row = artifacts.by_id(connection, artifact_id)
+    assert row is not None
+    return row
+
+
+def _collection_name(input: dict[str, Any]) -> str:
+    names: list[str | None] = [input.get("artifactCollectionName"), *(input.get("artifactCollectionNames") or [])]
+    return check_collection_name(next((name for name in names if name), ""))
+
+
+def check_collection_name(name: str) -> str:
+    """Return the name; `RequestError` unless it can be a collection's."""
+    if not name or len(name) > MAX_NAME_CHARS or set(name) & set("/:"):
+        raise RequestError(
+            f"{name!r} cannot be an artifact's name: use 1 to {MAX_NAME_CHARS} characters without / and :"
+        )
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """Return the alias; `RequestError` unless it can be one."""
+    if (
+        not alias
+        or len(alias) > MAX_NAME_CHARS
+        or set(alias) & set("/:")
+        or memberships.version_number(alias) is not None
+    ):
+        raise RequestError(f"{alias!r} cannot be an alias: use 1 to 128 characters without / and :, and not vN.")
+    return alias
+
+
+def check_metadata(text: str | None) -> str | None:
+    """Return the metadata; `RequestError` unless it is JSON (the bare NaN of clients is fine)."""
+    try:
+        json.loads(text or "null")
+    except ValueError as error:
+        raise RequestError(f"The artifact's metadata is not JSON: {error}.") from error
+    return text
+
+
+def stored_ttl(seconds: int | None) -> int | None:
+    """Return a time to live as it is stored: null if it is inherited."""
+    return None if seconds == shapes.TTL_INHERITED else seconds
+
+
+def _run(connection: Connection, input: dict[str, Any]) -> AnyRow | None:
+    name = input.get("runName")
+    return runs.find(connection, input["entityName"], input["projectName"], name) if name else None
+
+
+@resolvers.field("Mutation", "createArtifactManifest")
+async def create_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Announce a version's manifest; only once its digest is known there is a URL to upload it to."""
+    context = info.context
+    if input.get("type") not in {None, "FULL"}:
+        raise RequestError("Incremental and distributed artifacts are not supported yet. Log a whole artifact.")
+    digest: str = input["digest"]
+    if digest:
+        _hex_md5(digest)
+
+    def work(connection: Connection) -> AnyRow:
+        row = shapes.usable(connection, context, input["artifactID"])
+        if row.state == "COMMITTED":
+            raise Conflict("The artifact is committed, so its manifest cannot change. Log a new version.")
+        key = f"manifests/{row.id}/{secrets.token_hex(8)}"
+        return artifact_contents.announce_manifest(
+            connection, row.id, input["name"], digest, object_key=key, now=context.now
+        )
+
+    manifest = await context.services.database.write(work)
+    wire_id = ids.encode("ArtifactManifest", manifest.id)
+    url = context.services.objects.upload_url(context.base_url, manifest.object_key, md5=digest) if digest else None
+    file: JsonObject = {"id": wire_id, "name": manifest.name, "displayName": manifest.name, "sizeBytes": 0}
+    return {
+        "artifactManifest": {
+            "id": wire_id,
+            "digest": digest,
+            "file": {**file, "uploadUrl": url, "uploadHeaders": []},
+        }
+    }
+
+
+@resolvers.field("Mutation", "createArtifactFiles")
+async def create_files(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Return an upload URL for each file, in the order of the request; none for content that is here already."""
+    context = info.context
+    specs: list[dict[str, Any]] = input["artifactFiles"]
+
+    def work(connection: Connection) -> list[JsonObject]:
+        wire_ids = {spec["artifactID"] for spec in specs}
+        rows = {wire_id: shapes.usable(connection, context, wire_id) for wire_id in wire_ids}
+        contents: dict[tuple[int, str], AnyRow] = {}
+        for entity_id in {row.entity_id for row in rows.values()}:
+            births = {_md5(spec): row for spec in specs if (row := rows[spec["artifactID"]]).entity_id == entity_id}
+            artifact_contents.announce(connection, [_content(row, digest) for digest, row in births.items()])
+            known = artifact_contents.known(connection, entity_id, list(births))
+            contents.update({(entity_id, digest): content for digest, content in known.items()})
+        return [_upload(context, spec, contents[rows[spec["artifactID"]].entity_id, _md5(spec)]) for spec in specs]
+
+    files = await context.services.database.write(work)
+    return {"files": {"edges": [{"node": file} for file in files], "pageInfo": {"hasNextPage": False}}}
+
+
+def _md5(spec: dict[str, Any]) -> str:
+    digest = spec.get("md5")
+    if not digest:
+        raise RequestError(f"The file {spec['name']!r} has no MD5; other digests are not supported yet.")
+    return digest
+
+
+def _content(row: AnyRow, digest: str) -> JsonObject:
+    name = _hex_md5(digest)
+    key = f"contents/{row.entity_id}/{name[:2]}/{name}"
+    return {"entity_id": row.entity_id, "digest": digest, "object_key": key, "birth_artifact_id": row.id}
+
+
+def _hex_md5(digest: str) -> str:
+    try:
+        content = base64.b64decode(digest, validate=True)
+    except (binascii.Error, ValueError):
+        content = b""
+    # A digest has one spelling, so that a content has one row; base64 would allow several.
+    if len(content) != MD5_BYTES or base64.b64encode(content).decode() != digest:
+        raise RequestError(f"{digest!r} is not an MD5 in base64.")
+    return content.hex()
+
+
+def _upload(context: Context, spec: dict[str, Any], content: AnyRow) -> JsonObject:
+    url = context.services.objects.upload_url(context.base_url, content.object_key, md5=content.digest)
+    return {
+        "id": base64.b64encode(f"Upload:{content.object_key}".encode()).decode(),
+        "name": spec["name"],
+        "displayName": spec["name"],
+        "sizeBytes": content.size_bytes or 0,
+        "storagePath": content.object_key,
+        "uploadUrl": url if content.size_bytes is None else None,
+        "uploadHeaders": [],
+        "uploadMultipartUrls": None,
+        "artifact": {"id": ids.encode("Artifact", content.birth_artifact_id)},
+    }
+
+
+@resolvers.field("Mutation", "commitArtifact")
+async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a version final: its manifest is read and checked, and it gets its number and aliases."""
+    context = info.context
+
+    def before(connection: Connection) -> tuple[AnyRow, AnyRow | None]:
+        row = shapes.usable(connection, context, input["artifactID"])
+        return row, artifact_contents.manifest(connection, row.id)
+
+    row, manifest = await context.services.database.read(before)
+    if row.state == "COMMITTED":
+        return {"artifact": await context.services.database.read(shapes.node, row.id)}
+    content = await context.services.objects.read(manifest.object_key) if manifest else None
+    if manifest is None or content is None:
+        raise Conflict("The artifact cannot be committed: its manifest was never uploaded. Log it again.")
+    entries = artifact_manifest.parse(content)
+    if artifact_manifest.digest(entries) != row.digest:
+        raise Conflict("The artifact's manifest does not have the digest that was announced. Log it again.")
+
+    def work(connection: Connection) -> dict[str, Any]:
+        _check_uploads(connection, row.entity_id, entries)
+        _commit(connection, row.id, manifest.id, entries, context.now)
+        return shapes.node(connection, row.id)
+
+    return {"artifact": await context.services.database.write(work)}
+
+
+def _check_uploads(connection: Connection, entity_id: int, entries: list[Entry]) -> None:
+    digests = list({entry.digest for entry in entries if entry.ref is None})
+    known = artifact_contents.known(connection, entity_id, digests)
+    arrived = {digest for digest, content in known.items() if content.size_bytes is not None}
+    missing = [entry.path for entry in entries if entry.ref is None and entry.digest not in arrived]
+    if missing:
+        more = f" (one of {len(missing)})" if len(missing) > 1 else ""
+        raise Conflict(f"The artifact cannot be committed: {missing[0]!r}{more} was never uploaded. Log it again.")
+
+
+def _commit(connection: Connection, artifact_id: int, manifest_id: int, entries: list[Entry], now: float) -> None:
+    size = sum(entry.size_bytes for entry in entries)
+    if not artifacts.commit(connection, artifact_id, size_bytes=size, file_count=len(entries), now=now):
+        return  # somebody else was faster
+    artifact_contents.store(connection, artifact_id, manifest_id, entries)
+    row = artifacts.by_id(connection, artifact_id)
+    assert row is not None
+    membership_id = memberships.add_version(connection, row.sequence_id, artifact_id, now)
+    for alias in artifacts.requested_aliases(row):
+        memberships.set_alias(connection, row.sequence_id, membership_id, alias)
