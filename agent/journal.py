@@ -19,12 +19,9 @@ from typing import TypeVar
 from agent.errors import StateFolderInUse
 from agent.launch import End, Launch, Outcome, Stage
 from backends.base import Handle
-from protocol.json_types import JsonObject
-from protocol.launch_spec import REDACTED
+from protocol.launch_spec import without_api_key
 
 T = TypeVar("T")
-
-API_KEY = "_wandb_api_key"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (base_url TEXT, entity TEXT, agent_id TEXT, agent_name TEXT);
@@ -130,7 +127,7 @@ def _values(launch: Launch) -> tuple[str | int | None, ...]:
         launch.item_id,
         launch.attempt,
         launch.queue,
-        json.dumps(_without_key(launch.spec)),
+        json.dumps(without_api_key(launch.spec)),  # all the rest is needed as it is, to go on after a restart
         launch.run_id,
         launch.stage,
         launch.resource,
@@ -139,11 +136,6 @@ def _values(launch: Launch) -> tuple[str | int | None, ...]:
         int(launch.stop_requested),
         launch.log_offset,
     )
-
-
-def _without_key(spec: JsonObject) -> JsonObject:
-    """Cut out the key alone: whatever else the spec holds is needed as it is, to go on after a restart."""
-    return {**spec, API_KEY: REDACTED} if spec.get(API_KEY) else spec
 
 
 def _launch(row: tuple[str, int, str, str, str, str, str, str | None, str | None, int, int]) -> Launch:

@@ -13,10 +13,7 @@ from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused
 from agent.launch import End, Launch
 from protocol.json_types import JsonObject, dig
-from protocol.names import run_storage_id
-
-QUEUE_PROJECT = "model-registry"
-"""The project in which every entity's queues live."""
+from protocol.names import QUEUE_PROJECT, run_storage_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """No-op jobs through server and agent, beside the stock agent and beside bare process spawns, in one run.
 
-    python -m benchmarks.throughput [--jobs 500] [--stock-jobs 20] [--trickle 60]
+    python -m benchmarks.throughput [--jobs 500] [--stock-jobs 50] [--trickle 50]
 
-A job here is one launch of `true` without code, so what is measured is the machinery alone. The server is ours in both
+A job here is one launch of `touch` without code, so what is measured is the machinery alone. The server is ours in both
 cases. Machines are noisy: compare the columns of one run, not runs with each other.
 """
 
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from agent.control_plane import ControlPlane
-from agent.operations import QUEUE_PROJECT
+from protocol.names import QUEUE_PROJECT
 
 BIN = Path(sys.executable).parent
 QUEUE = "bench"
@@ -51,8 +51,8 @@ def main() -> None:
     """Run all contestants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=500, help="jobs for Launchbay and for bare spawns")
-    parser.add_argument("--stock-jobs", type=int, default=20, help="jobs for the stock agent, which is slow")
-    parser.add_argument("--trickle", type=int, default=60, help="jobs that come one by one, for the latency")
+    parser.add_argument("--stock-jobs", type=int, default=50, help="jobs for the stock agent, which is slow")
+    parser.add_argument("--trickle", type=int, default=50, help="jobs that come one by one, for the latency")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = asyncio.run(measure(Path(folder), options.jobs, options.stock_jobs, options.trickle))
@@ -107,8 +107,8 @@ async def contestant(
             [str(BIN / command[0]), *command[1:]], env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        times = await started_times(marks, "pile", jobs)
-        ended = await ended_times(control, jobs) if "launchbay" in name else None
+        times = await started_times(marks, jobs)
+        ended = await all_ended(control, jobs) if "launchbay" in name else None
         cpu, rss = usage(process)
         latencies = await trickled(control, marks, trickle)
     finally:
@@ -123,7 +123,7 @@ async def contestant(
         name,
         jobs,
         (jobs - 1) / (last - first),
-        (jobs - 1) / (max(ended) - first) if ended else None,
+        (jobs - 1) / (ended - first) if ended else None,
         statistics.median(latencies) * 1000,
         statistics.quantiles(latencies, n=100)[98] * 1000 if len(latencies) >= 20 else max(latencies) * 1000,
         rss,
@@ -150,14 +150,14 @@ async def push(control: ControlPlane, mark: Path) -> None:
     )
 
 
-async def started_times(marks: Path, kind: str, jobs: int) -> list[float]:
-    """Wait until every job of a kind has started; returns when each did."""
-    while len(found := list(marks.glob(f"{kind}-*"))) < jobs:
+async def started_times(marks: Path, jobs: int) -> list[float]:
+    """Wait until every job of the pile has started; returns when each did."""
+    while len(found := list(marks.glob("pile-*"))) < jobs:
         await asyncio.sleep(0.05)
     return [path.stat().st_mtime for path in found]
 
 
-async def ended_times(control: ControlPlane, jobs: int) -> list[float]:
+async def all_ended(control: ControlPlane, jobs: int) -> float:
     """Wait until the server knows the end of every job; returns when that was seen."""
     while True:
         data = await control.ask(
@@ -171,7 +171,7 @@ async def ended_times(control: ControlPlane, jobs: int) -> list[float]:
         )
         edges: list[Mapping[str, Any]] = data["project"]["runQueue"]["runQueueItems"]["edges"]
         if all(edge["node"]["endedAt"] for edge in edges):
-            return [time.time()]
+            return time.time()
         await asyncio.sleep(0.1)
 
 
@@ -214,7 +214,7 @@ async def make_queue(control: ControlPlane) -> None:
 
 
 @contextmanager
-def server(folder: Path):
+def server(folder: Path) -> Generator[tuple[str, str]]:
     """Run a server; gives its URL and the first user's key."""
     process = subprocess.Popen(
         [str(BIN / "launchbay"), "server", "--port", "0", "--data-dir", str(folder / "server")],
@@ -233,8 +233,8 @@ def server(folder: Path):
 def print_table(results: list[Result]) -> None:
     """Print the results as a Markdown table."""
 
-    def shown(value: float | None, digits: int = 0) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
+    def shown(value: float | None, unit: str = "", digits: int = 0) -> str:
+        return "-" if value is None else f"{value:.{digits}f}{unit}"
 
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
     print("| | jobs | starts / s | ends / s | enqueue to start p50 | p99 | agent RSS | agent CPU per job |")
@@ -243,12 +243,12 @@ def print_table(results: list[Result]) -> None:
         row = [
             result.name,
             str(result.jobs),
-            shown(result.started_per_second, 1),
-            shown(result.ended_per_second, 1),
-            shown(result.start_p50_ms) + (" ms" if result.start_p50_ms is not None else ""),
-            shown(result.start_p99_ms) + (" ms" if result.start_p99_ms is not None else ""),
-            shown(result.agent_rss_mib) + (" MiB" if result.agent_rss_mib is not None else ""),
-            shown(result.agent_cpu_ms_per_job, 1) + (" ms" if result.agent_cpu_ms_per_job is not None else ""),
+            shown(result.started_per_second, digits=1),
+            shown(result.ended_per_second, digits=1),
+            shown(result.start_p50_ms, " ms"),
+            shown(result.start_p99_ms, " ms"),
+            shown(result.agent_rss_mib, " MiB"),
+            shown(result.agent_cpu_ms_per_job, " ms", 1),
         ]
         print(f"| {' | '.join(row)} |")
 

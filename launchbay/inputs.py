@@ -1,11 +1,14 @@
 """How commands read what people give them: `name=value` pairs, and JSON or YAML as text or file."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import click
 import yaml
+
+from protocol.json_types import dig
 
 
 def read_mapping(source: Path | str) -> dict[str, Any]:
@@ -19,6 +22,12 @@ def read_mapping(source: Path | str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise click.UsageError(f"{source} must be a file, or text, that holds a mapping of keys to values.")
     return cast("dict[str, Any]", value)
+
+
+def declared_schemas(queue: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the schemas of a queue's template variables by name; `queue` is as the server answers."""
+    declared: list[Any] = dig(queue, "defaultResourceConfig", "templateVariables") or []
+    return {variable["name"]: json.loads(variable["schema"]) for variable in declared}
 
 
 def key_values(pairs: Iterable[str], schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused
-from agent.operations import QUEUE_PROJECT
 from protocol.errors import LaunchbayError
+from protocol.names import QUEUE_PROJECT
 from protocol.states import ItemState
 
 ITEM_FIELDS = """id state priority status waitingReason associatedRunId exitCode createdAt claimedAt endedAt

@@ -13,6 +13,7 @@ from protocol.names import ArtifactName, parse_job_reference
 DEFAULT_RESOURCE = "local-container"
 SCHEDULER_URI = "placeholder-uri-scheduler"
 REDACTED = "<redacted>"
+API_KEY = "_wandb_api_key"
 MAX_DEPTH = 64
 _RESOURCE_KEYS = {"gcp-vertex": ("vertex", "gcp-vertex"), "vertex": ("vertex", "gcp-vertex")}
 _SECRET_KEY = re.compile(r"api_?key|token(?!iz)|password|passwd|secret|credential", re.IGNORECASE)
@@ -121,6 +122,11 @@ def without_stray_quotes(args: Sequence[str]) -> tuple[str, ...]:
     return tuple(word[1:-1] if len(word) >= 2 and word[0] == word[-1] == "'" else word for word in args)
 
 
+def without_api_key(raw: JsonObject) -> JsonObject:
+    """Return the spec with nothing hidden but the API key that it may carry for its run."""
+    return {**raw, API_KEY: REDACTED} if raw.get(API_KEY) else raw
+
+
 def redacted(raw: JsonObject) -> JsonObject:
     """Return a copy that may be logged or kept: whatever looks like a secret by its key is cut out."""
     return _redacted_object(raw, 0)
@@ -160,7 +166,7 @@ def _parts(value: Json) -> Iterable[Json]:
 
 
 def _api_key(raw: JsonObject) -> str | None:
-    key = raw.get("_wandb_api_key")
+    key = raw.get(API_KEY)
     if key is not None and not isinstance(key, str):
         raise SpecError("`_wandb_api_key` must be a string. (What it is instead is not shown: it may be a secret.)")
     return key or None

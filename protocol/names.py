@@ -9,6 +9,8 @@ from random import Random
 
 from protocol.errors import SpecError
 
+QUEUE_PROJECT = "model-registry"
+"""The project in which an entity's queues live unless somebody says otherwise."""
 RUN_ID_CHARS = string.ascii_lowercase + string.digits
 RUN_ID_LENGTH = 8
 ARTIFACT_NAME_CHARS = 128

@@ -33,11 +33,6 @@ def decode(kind: str, wire_id: str) -> int:
     return int(number)
 
 
-def encode_run(run: str, project: str, entity: str) -> str:
-    """Return a run's storage id."""
-    return base64.b64encode(f"Run:v1:{run}:{project}:{entity}".encode()).decode()
-
-
 def decode_run(wire_id: str) -> RunKey:
     """Return the run id, project and entity behind a run's storage id; `NotFound` if it is none."""
     parts = _text(wire_id).split(":")

@@ -15,7 +15,7 @@ import click
 
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneUnavailable
-from agent.operations import QUEUE_PROJECT
+from protocol.names import QUEUE_PROJECT
 
 DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "dev"
 QUEUE = "local-process"

@@ -1,21 +1,21 @@
 """`launchbay launch`: push a job to a queue, with the flags of `wandb launch`."""
 
+import asyncio
 import json
 import shlex
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from agent.control_plane import ControlPlane
-from agent.operations import QUEUE_PROJECT
 from launchbay import exits
-from launchbay.inputs import key_values, read_mapping
+from launchbay.inputs import declared_schemas, key_values, read_mapping
 from launchbay.items import is_over, item_by_id
 from launchbay.output import json_option, print_json
 from launchbay.wire import default_entity, with_server
 from protocol.json_types import dig
+from protocol.names import QUEUE_PROJECT
 
 PRIORITIES = {"critical": 0, "high": 1, "medium": 2, "low": 3}
 POLL_SECONDS = 0.5
@@ -90,29 +90,32 @@ def command(
         item_id = data["pushToRunQueueByName"]["runQueueItemId"]
         return await item_by_id(server, item_id)
 
-    item = with_server(push)
-    if not wait and as_json:
+    async def work(server: ControlPlane) -> Mapping[str, Any]:
+        item = await push(server)
+        return await _ended(server, item, quiet=as_json) if wait else item
+
+    item = with_server(work)
+    if as_json:
         print_json(item)
-    elif not wait:
+    elif wait:
+        error = dig(item, "error", "message") or ""
+        click.echo(f"Item {item['id']}: {item['state']} {error}".rstrip())
+    else:
         click.echo(f"Queued as item {item['id']}. Follow it with: launchbay logs -f {item['id']}")
-    return _wait(item, as_json) if wait else 0
+    return exits.RUN_FAILED if wait and item["state"] != "FINISHED" else 0
 
 
-def _wait(item: Mapping[str, Any], as_json: bool) -> int:
+async def _ended(server: ControlPlane, item: Mapping[str, Any], *, quiet: bool) -> Mapping[str, Any]:
+    """Wait until nothing more will happen to an item, saying what it waits for."""
     said = ""
     while not is_over(item):
         state = item["waitingReason"] or item["state"]
-        if not as_json and state != said:
+        if not quiet and state != said:
             said = state
             click.echo(said, err=True)
-        time.sleep(POLL_SECONDS)
-        item = with_server(lambda server, item_id=item["id"]: item_by_id(server, item_id))
-    if as_json:
-        print_json(item)
-    else:
-        error = dig(item, "error", "message") or ""
-        click.echo(f"Item {item['id']}: {item['state']} {error}".rstrip())
-    return 0 if item["state"] == "FINISHED" else exits.RUN_FAILED
+        await asyncio.sleep(POLL_SECONDS)
+        item = await item_by_id(server, item["id"])
+    return item
 
 
 def _project_of(job: str | None) -> str:
@@ -133,5 +136,4 @@ async def _schemas(server: ControlPlane, entity: str, queue: str) -> dict[str, A
         project=QUEUE_PROJECT,
         name=queue,
     )
-    declared: list[Any] = dig(data, "project", "runQueue", "defaultResourceConfig", "templateVariables") or []
-    return {variable["name"]: json.loads(variable["schema"]) for variable in declared}
+    return declared_schemas(dig(data, "project", "runQueue"))

@@ -9,13 +9,13 @@ import click
 import yaml
 
 from agent.control_plane import ControlPlane
-from agent.operations import QUEUE_PROJECT
-from launchbay.inputs import key_values, read_mapping
+from launchbay.inputs import declared_schemas, key_values, read_mapping
 from launchbay.output import json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
 from protocol import templates
 from protocol.errors import LaunchbayError
 from protocol.json_types import Json, dig
+from protocol.names import QUEUE_PROJECT
 
 RESOURCES = ("local-process", "local-container", "kubernetes", "sagemaker", "gcp-vertex")
 
@@ -113,7 +113,8 @@ def list_queues(entity: str | None, as_json: bool) -> None:
         print_json([_described(queue) for queue in queues])
         return
     rows = [
-        (queue["name"], _resource(queue), queue["pendingCount"], ", ".join(_schemas(queue)) or "-") for queue in queues
+        (queue["name"], _resource(queue), queue["pendingCount"], ", ".join(declared_schemas(queue)) or "-")
+        for queue in queues
     ]
     print_table(
         ("QUEUE", "RESOURCE", "WAITING", "VARIABLES"), rows, empty="No queues. Make one: launchbay queue create NAME"
@@ -140,7 +141,7 @@ def show(name: str, entity: str | None, as_json: bool) -> None:
 def render(name: str, entity: str | None, values: tuple[str, ...]) -> None:
     """Print the resource config of queue NAME as an item would get it, and start nothing."""
     queue = with_server(lambda server: _find(server, entity, name))
-    schemas = _schemas(queue)
+    schemas = declared_schemas(queue)
     variables = templates.parse_variables({key: {"schema": schema} for key, schema in schemas.items()})
     given = templates.resolve_values(variables, key_values(values, schemas))
     config: Json = dig(queue, "defaultResourceConfig", "config") or {}
@@ -195,11 +196,6 @@ def _resource(queue: Mapping[str, Any]) -> str:
     return dig(queue, "defaultResourceConfig", "resource") or "-"
 
 
-def _schemas(queue: Mapping[str, Any]) -> dict[str, Any]:
-    declared: list[Any] = dig(queue, "defaultResourceConfig", "templateVariables") or []
-    return {variable["name"]: json.loads(variable["schema"]) for variable in declared}
-
-
 def _described(queue: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": queue["name"],
@@ -208,5 +204,5 @@ def _described(queue: Mapping[str, Any]) -> dict[str, Any]:
         "prioritization_mode": queue["prioritizationMode"],
         "waiting": queue["pendingCount"],
         "config": dig(queue, "defaultResourceConfig", "config") or {},
-        "template_variables": _schemas(queue),
+        "template_variables": declared_schemas(queue),
     }

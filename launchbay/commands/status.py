@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 from agent.control_plane import ControlPlane
-from agent.operations import QUEUE_PROJECT
 from launchbay.items import queues_with_items
 from launchbay.output import ago, json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
 from protocol.json_types import dig
+from protocol.names import QUEUE_PROJECT
 
 AGENT_FIELDS = "id name hostname agentStatus heartbeatAt"
 

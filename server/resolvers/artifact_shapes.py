@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from server import ids
 from server.context import Context
 from server.errors import Gone, NotFound
+from server.resolvers.projects import node_beside
 from server.storage import artifacts, memberships
 from server.storage.rows import AnyRow
 from server.times import iso
@@ -52,7 +53,7 @@ def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
         "created_by_run": row.created_by_run,
         "id": ids.encode("Artifact", row.id),
         "artifactType": type_node(row.type_id, row.type_name, row.type_created_at),
-        "artifactSequence": _collection(row.sequence_id, row.sequence_kind, row.sequence_name, project_of(row)),
+        "artifactSequence": _collection(row.sequence_id, row.sequence_kind, row.sequence_name, node_beside(row)),
         "versionIndex": row.version_index,
         "state": row.state,
         "digest": row.digest,
@@ -68,20 +69,6 @@ def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
         "aliases": [_alias(alias) for alias in aliases],
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
-    }
-
-
-def project_of(row: AnyRow) -> dict[str, Any]:
-    """Shape the project that a row names beside its own columns."""
-    return {
-        "__typename": "Project",
-        "row_id": row.project_id,
-        "entity_id": row.entity_id,
-        "id": ids.encode("Project", row.project_id),
-        "internalId": ids.encode("ProjectInternalId", row.project_id),
-        "name": row.project_name,
-        "entityName": row.entity_name,
-        "entity": {"id": ids.encode("Entity", row.entity_id), "name": row.entity_name},
     }
 
 
@@ -134,7 +121,7 @@ def alias_node(row: AnyRow) -> dict[str, Any]:
 
 
 def _alias(row: AnyRow) -> dict[str, Any]:
-    collection = _collection(row.collection_id, row.collection_kind, row.collection_name, project_of(row))
+    collection = _collection(row.collection_id, row.collection_kind, row.collection_name, node_beside(row))
     return {**alias_node(row), "artifactCollection": collection}
 
 

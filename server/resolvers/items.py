@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from protocol.launch_spec import REDACTED
+from protocol.launch_spec import without_api_key
+from protocol.names import QUEUE_PROJECT
 from protocol.states import ItemState, RunState
 from server import ids
 from server.context import Context
@@ -27,8 +28,6 @@ from server.wakeups import wait
 
 resolvers = Resolvers()
 
-QUEUE_PROJECT = "model-registry"
-"""Where queues live unless somebody says otherwise."""
 ABANDONED_SECONDS = 10.0
 """How often a queue is searched for claims of agents that are gone."""
 ACK_REFUSED = "Error acking run queue item"
@@ -73,7 +72,7 @@ def _node(row: AnyRow, now: float) -> dict[str, Any]:
         "state": state.value,
         "associatedRunId": shown_run,
         "priority": row.priority,
-        "runSpec": _without_key(json.loads(row.launch_spec)),
+        "runSpec": without_api_key(json.loads(row.launch_spec)),  # the key is for the agent alone
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
         "claimedAt": iso(row.claimed_at),
@@ -87,11 +86,6 @@ def _node(row: AnyRow, now: float) -> dict[str, Any]:
         # Who lost a lease or a claim may still get it back, but does not have it.
         "agent": None if state is ItemState.PENDING else _agent(row),
     }
-
-
-def _without_key(spec: JsonObject) -> JsonObject:
-    """Cut out the API key that a spec may carry for its run: it is for the agent alone."""
-    return {**spec, "_wandb_api_key": REDACTED} if spec.get("_wandb_api_key") else spec
 
 
 def _agent(row: AnyRow) -> JsonObject | None:

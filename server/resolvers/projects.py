@@ -20,28 +20,34 @@ MAX_NAME_CHARS = 128
 FORBIDDEN_CHARS = "/ \\ # ? % :"
 
 
-def context_of(info: Info) -> Context:
-    """Return the request behind a resolver call."""
-    return info.context
-
-
 def node(row: AnyRow) -> dict[str, Any]:
     """Shape a project's row (with `entity_name`) for the SDL. `row_id` is for the resolvers of its fields."""
     return {
-        "__typename": "Project",
-        "row_id": row.id,
-        "entity_id": row.entity_id,
-        "id": ids.encode("Project", row.id),
-        "internalId": ids.encode("ProjectInternalId", row.id),
-        "name": row.name,
-        "entityName": row.entity_name,
-        "entity": {"id": ids.encode("Entity", row.entity_id), "name": row.entity_name},
+        **_identity(row.id, row.name, row.entity_id, row.entity_name),
         "description": row.description,
         "access": row.access,
         "views": "{}",
         "createdAt": iso(row.created_at),
         "isBenchmark": False,
         "readOnly": False,
+    }
+
+
+def node_beside(row: AnyRow) -> dict[str, Any]:
+    """Shape the project that another noun's row names beside its own columns."""
+    return _identity(row.project_id, row.project_name, row.entity_id, row.entity_name)
+
+
+def _identity(row_id: int, name: str, entity_id: int, entity: str) -> dict[str, Any]:
+    return {
+        "__typename": "Project",
+        "row_id": row_id,
+        "entity_id": entity_id,
+        "id": ids.encode("Project", row_id),
+        "internalId": ids.encode("ProjectInternalId", row_id),
+        "name": name,
+        "entityName": entity,
+        "entity": {"id": ids.encode("Entity", entity_id), "name": entity},
     }
 
 
@@ -73,7 +79,7 @@ async def project(
     _: object, info: Info, name: str | None = None, entityName: str | None = None, **_unused: object
 ) -> dict[str, Any] | None:
     """Return a project that the viewer may see; without an entity, one of the viewer's default entity."""
-    context = context_of(info)
+    context = info.context
     entity = entityName or context.viewer.entity
     if not name or not context.viewer.may_use(entity):
         return None
@@ -99,7 +105,7 @@ async def models(
     **_unused: object,
 ) -> JsonObject:
     """List an entity's projects."""
-    context = context_of(info)
+    context = info.context
     entity = entityName or context.viewer.entity
     context.viewer.must_use(entity)
     page = Page.of(first, after)
@@ -110,7 +116,7 @@ async def models(
 @resolvers.field("Mutation", "upsertModel")
 async def upsert_model(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Make a project, or find the one that is there."""
-    context = context_of(info)
+    context = info.context
     entity = input.get("entityName") or context.viewer.entity
     name = input.get("name") or ""
     context.viewer.must_use(entity)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from protocol import templates
 from protocol.json_types import JsonObject
+from protocol.names import QUEUE_PROJECT
 from protocol.states import ItemState
 from server import ids, pushing
 from server.context import Context
@@ -249,9 +250,7 @@ async def push_by_name(_: object, info: Info, input: dict[str, Any]) -> JsonObje
     context.viewer.must_use(input["entityName"])
 
     def find(connection: Connection) -> AnyRow:
-        return queues.find(
-            connection, input["entityName"], input["projectName"] or item_resolvers.QUEUE_PROJECT, input["queueName"]
-        )
+        return queues.find(connection, input["entityName"], input["projectName"] or QUEUE_PROJECT, input["queueName"])
 
     item_id, spec = await _push(context, find, input, by_id=False)
     return {"runQueueItemId": item_id, "runSpec": json.dumps(spec)}

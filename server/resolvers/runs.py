@@ -6,6 +6,7 @@ from typing import Any, cast
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject, dig
+from protocol.names import run_storage_id
 from protocol.states import RunState
 from server import ids, run_filters
 from server.context import Context
@@ -47,7 +48,7 @@ def node(row: AnyRow, now: float) -> dict[str, Any]:
         "__typename": "Run",
         "row": row,
         "row_id": row.id,
-        "id": ids.encode_run(row.name, row.project_name, row.entity_name),
+        "id": run_storage_id(row.entity_name, row.project_name, row.name),
         "name": row.name,
         "projectId": row.project_id,
         "user": {"id": ids.encode("User", row.created_by), "name": row.username, "username": row.username},
@@ -76,16 +77,7 @@ def node(row: AnyRow, now: float) -> dict[str, Any]:
         "historyLineCount": row.history_lines,
         "eventsLineCount": row.event_lines,
         "logLineCount": row.log_lines,
-        "project": {
-            "__typename": "Project",
-            "row_id": row.project_id,
-            "entity_id": row.entity_id,
-            "id": ids.encode("Project", row.project_id),
-            "internalId": ids.encode("ProjectInternalId", row.project_id),
-            "name": row.project_name,
-            "entityName": row.entity_name,
-            "entity": {"id": ids.encode("Entity", row.entity_id), "name": row.entity_name},
-        },
+        "project": project_resolvers.node_beside(row),
     }
 
 

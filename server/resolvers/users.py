@@ -9,7 +9,6 @@ from protocol.json_types import JsonObject
 from server import ids
 from server.context import Viewer
 from server.graphql import Info, Resolvers
-from server.resolvers.projects import context_of
 from server.storage import users
 
 resolvers = Resolvers()
@@ -43,7 +42,7 @@ def new_secret() -> str:
 @resolvers.field("Query", "viewer")
 async def viewer(_: object, info: Info, **_unused: object) -> JsonObject:
     """Return the user behind the request."""
-    context = context_of(info)
+    context = info.context
     teams = await context.services.database.read(users.teams_of, context.viewer.id)
     return _user(context.viewer, teams)
 
@@ -57,7 +56,7 @@ async def server_info(_: object, _info: Info) -> JsonObject:
 @resolvers.field("Query", "entity")
 async def entity(_: object, info: Info, name: str | None = None, **_unused: object) -> JsonObject | None:
     """Return an entity that the viewer is a member of."""
-    context = context_of(info)
+    context = info.context
     wanted = name or context.viewer.entity
     if not context.viewer.may_use(wanted):
         return None
@@ -84,7 +83,7 @@ async def entity(_: object, info: Info, name: str | None = None, **_unused: obje
 @resolvers.field("Mutation", "generateApiKey")
 async def generate_api_key(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Make another API key of the caller. The answer is the only place where it can be read."""
-    context = context_of(info)
+    context = info.context
     description = input.get("description") or ""
 
     def work(connection: Connection) -> users.NewKey:

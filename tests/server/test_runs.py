@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from protocol.names import run_storage_id
 from server.context import Services
 from server.display_names import display_name
-from server.ids import encode, encode_run
+from server.ids import encode
 from server.storage import projects, runs, users
 from tests.server.conftest import Client, make_client
 from tests.server.run_steps import UPSERT, log_rows, read, send, start, upsert
@@ -270,7 +271,7 @@ async def test_a_stranger_learns_nothing_of_a_run(client: Client, services: Serv
 
 
 async def test_an_id_that_is_no_runs_id_is_not_found(client: Client) -> None:
-    for wrong in ("nonsense", encode("Project", 1), encode_run("none", "p", "admin")):
+    for wrong in ("nonsense", encode("Project", 1), run_storage_id("admin", "p", "none")):
         assert (await client.fail(STOP, id=wrong))[0] == 404
 
 
