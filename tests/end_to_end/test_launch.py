@@ -189,6 +189,20 @@ def test_a_launch_outlives_its_agent_and_the_next_one_reports_its_end(
 
 
 @pytest.mark.usefixtures("working_agent")
+def test_the_stock_client_waits_for_a_queued_run(server: LiveServer, queue: str, tmp_path: Path) -> None:
+    item_id = push(server, queue, spec(python(MARKED_LOOP.format(folder=str(tmp_path))), PROJECT))
+    waited = server.run_script(
+        "import json, pathlib, wandb\n"
+        f"queued = wandb.Api().queued_run('admin', {PROJECT!r}, {queue!r}, {item_id!r}, 'model-registry')\n"
+        "first = queued.wait_until_running().state\n"
+        f"pathlib.Path({str(tmp_path / 'go')!r}).touch()\n"
+        "run = queued.wait_until_finished()\n"
+        "print(json.dumps([first, run.state, run.summary['done'], queued.state]))\n"
+    )
+    assert json.loads(waited.stdout.splitlines()[-1]) == ["running", "finished", 1, "finished"], waited.stderr
+
+
+@pytest.mark.usefixtures("working_agent")
 def test_a_running_launch_is_stopped_on_request(server: LiveServer, queue: str, tmp_path: Path) -> None:
     item_id = push(server, queue, spec(python(MARKED_LOOP.format(folder=str(tmp_path))), PROJECT))
     found = wait_for(server, item_id, "RUNNING")
