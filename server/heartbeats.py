@@ -31,7 +31,7 @@ class Heartbeats:
         if not heard:
             return
         try:
-            await self._database.write(_store, heard)
+            await self._database.claim(_store, heard)  # a heartbeat is right whatever else changes
         except BaseException:
             for table, beats in heard.items():
                 self._heard[table] = {**beats, **self._heard[table]}  # what came meanwhile is newer
@@ -54,4 +54,5 @@ def _store(connection: Connection, heard: Mapping[Table, Mapping[int, float]]) -
             .where(table.c.id == bindparam("row_id"), table.c.heartbeat_at < bindparam("seen"))
             .values(heartbeat_at=bindparam("seen"))
         )
-        connection.execute(statement, [{"row_id": row_id, "seen": seen} for row_id, seen in beats.items()])
+        # In one order, so that two servers do not wait for each other.
+        connection.execute(statement, [{"row_id": row_id, "seen": beats[row_id]} for row_id in sorted(beats)])

@@ -7,6 +7,7 @@ is never visible under its key.
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -70,9 +71,7 @@ class LocalObjectStore:
         """Use `root` as the store and the secret in `secret_file`, made at the first use, to sign URLs."""
         root.mkdir(parents=True, exist_ok=True)
         if not secret_file.exists():
-            handle = os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(32))
+            _make_secret(secret_file)
         return cls(root, secret_file.read_bytes())
 
     def upload_url(self, base_url: str, key: str, *, md5: str = "") -> str:
@@ -150,3 +149,14 @@ class LocalObjectStore:
     def _signature(self, method: str, key: str, expires: str, md5: str) -> str:
         text = "\n".join((method, key, expires, md5))
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _make_secret(path: Path) -> None:
+    """Write a new secret, unless another server process is faster: then all use that one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_bytes(32))
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+    temporary.unlink()

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from server.app import build_app
 from server.context import Services
-from server.database import SqliteDatabase
+from server.database.opening import open_database
 from server.heartbeats import Heartbeats
 from server.object_store import LocalObjectStore
 from server.resolvers.users import new_secret
@@ -31,12 +31,14 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     """0 lets the system choose a free one."""
+    database_url: str | None = None
+    """PostgreSQL; without one it is SQLite, in the data folder."""
 
 
 @asynccontextmanager
 async def running(settings: ServerSettings) -> AsyncGenerator[str]:
     """Serve while the block runs; gives the base URL."""
-    async with opened(settings.data_dir) as services:
+    async with opened(settings.data_dir, settings.database_url) as services:
         runner = web.AppRunner(build_app(services), access_log=None, shutdown_timeout=5)
         await runner.setup()
         try:
@@ -50,20 +52,24 @@ async def running(settings: ServerSettings) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def opened(data_dir: Path) -> AsyncGenerator[Services]:
-    """Open a data folder, making it and its first user if it is new."""
+async def opened(data_dir: Path, database_url: str | None = None) -> AsyncGenerator[Services]:
+    """Open a data folder and its database, making them and the first user if they are new."""
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
-    database = await SqliteDatabase.open(data_dir / "launchbay.db")
+    database = await open_database(data_dir, database_url)
     try:
         objects = await asyncio.to_thread(LocalObjectStore.open, data_dir / "objects", data_dir / "signing-secret")
         services = Services(database, objects, Heartbeats(database))
         await _ensure_admin(services, data_dir / "admin-api-key")
-        flushing = asyncio.create_task(services.heartbeats.run())
+        chores = [
+            asyncio.create_task(services.heartbeats.run()),
+            asyncio.create_task(database.share(services.wakeups)),
+        ]
         try:
             yield services
         finally:
-            flushing.cancel()
-            await asyncio.wait([flushing])
+            for chore in chores:
+                chore.cancel()
+            await asyncio.wait(chores)
             await services.heartbeats.flush()
     finally:
         await database.close()
@@ -72,15 +78,16 @@ async def opened(data_dir: Path) -> AsyncGenerator[Services]:
 async def _ensure_admin(services: Services, key_file: Path) -> None:
     """Make the user `admin` on the first start, and leave the key in a file that only the owner can read."""
 
-    def work(connection: Connection) -> str | None:
+    def work(connection: Connection) -> bool:
         if users.count(connection):
-            return None
+            return False
+        # First of all: of several servers that start at once, only one comes further than this.
         user_id = users.create_user(connection, "admin", now=services.clock(), admin=True)
         secret = new_secret()
         # Written before the commit: a crash in between leaves a useless file, not a user whom nobody can use.
         _write_secret(key_file, secret)
         users.create_key(connection, user_id, secret, now=services.clock(), description="made at the first start")
-        return secret
+        return True
 
     if await services.database.write(work):
         log.info("made the first user", user="admin", key_file=str(key_file))

@@ -1,6 +1,12 @@
 """What all tests share."""
 
 import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from server.database.postgresql import PostgresDatabase, parse_url
+from tests import postgres
 
 # The asyncio plugin looks for a current event loop beside those of the tests, makes one if there is none, and leaves it
 # open. So there is one, and it is closed.
@@ -16,3 +22,24 @@ def pytest_sessionfinish() -> None:
     """Close it."""
     asyncio.set_event_loop(None)
     _LOOP.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgres.Cluster]:
+    """A PostgreSQL cluster for tests alone."""
+    if postgres.programs() is None:
+        pytest.skip("PostgreSQL is not installed: on Debian, apt-get install postgresql")
+    with postgres.running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def migrated(cluster: postgres.Cluster) -> str:
+    """The URL of a database with the newest schema, to be copied and not to be used."""
+    url = cluster.new_database()
+
+    async def migrate() -> None:
+        await (await PostgresDatabase.open(parse_url(url))).close()
+
+    asyncio.run(migrate())
+    return url

@@ -20,13 +20,21 @@ DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
     default=DATA_DIR,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Holds the database, the files, and the first user's API key (admin-api-key).",
+    help="Holds the database (SQLite), the files, and the first user's API key (admin-api-key). Server processes that "
+    "share a database share this folder too.",
+)
+@click.option(
+    "--database-url",
+    envvar="LAUNCHBAY_DATABASE_URL",
+    metavar="URL",
+    help="postgresql://USER@HOST:PORT/NAME; SQLite in the data folder without it. The password belongs into PGPASSWORD "
+    "or ~/.pgpass, or the whole URL into LAUNCHBAY_DATABASE_URL.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
-def command(host: str, port: int, data_dir: Path, verbose: int) -> None:
+def command(host: str, port: int, data_dir: Path, database_url: str | None, verbose: int) -> None:
     """Serve the control plane: queues, runs, files and artifacts, for agents and the stock wandb client."""
     configure_logging(verbose)
-    asyncio.run(serve(ServerSettings(data_dir, host, port)))
+    asyncio.run(serve(ServerSettings(data_dir, host, port, database_url)))
 
 
 async def serve(settings: ServerSettings) -> None:

@@ -1,47 +1,29 @@
-"""The one way to the database: `read` and `write`, each running a function of a connection in one transaction.
+"""SQLite, the embedded default: one file.
 
-SQLite allows one writer at a time, and many writers that wait for a lock have long tails. So one thread writes, works
+It allows one writer at a time, and many writers that wait for a lock have long tails. So one thread writes, works
 through a queue, and starts each transaction with `BEGIN IMMEDIATE`; a few read-only connections read beside it (WAL).
-The functions themselves are plain synchronous SQLAlchemy Core, the same for every engine.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, SingletonThreadPool
 
+from server.database import P, T
 from server.migrations.upgrade import upgrade
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from server.wakeups import Wakeups
 
 READERS = 4
 BUSY_TIMEOUT_SECONDS = 10
 
 
-class Database(Protocol):
-    """Transactions, one function each. `work` must not do network or file work, and must not keep its connection."""
-
-    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(connection, ...)` on a snapshot and return its result."""
-        ...
-
-    async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(connection, ...)` in one transaction; committed when this returns, undone if it raises."""
-        ...
-
-    async def close(self) -> None:
-        """Finish what is queued and close all connections."""
-        ...
-
-
 class SqliteDatabase:
-    """The embedded default: one file, one writer thread, a few readers."""
+    """One file, one writer thread, a few readers."""
 
     def __init__(self, writer: Engine, readers: Engine) -> None:
         self._writer_engine = writer
@@ -66,6 +48,14 @@ class SqliteDatabase:
         """See `Database.write`."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._writer, lambda: _transact(self._writer_engine, work, *args, **kwargs))
+
+    async def claim(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `Database.claim`. There is only one writer, so that nobody else claims at the same time."""
+        return await self.write(work, *args, **kwargs)
+
+    async def share(self, wakeups: Wakeups) -> None:
+        """See `Database.share`. There is only one process."""
+        await asyncio.Event().wait()
 
     async def close(self) -> None:
         """See `Database.close`."""

@@ -1,6 +1,6 @@
 """A server's services on a fresh data folder, with a clock that tests set."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from server.graphql import Executor, load_schema
 from server.resolvers import ALL_RESOLVERS
 from server.start import opened
 from server.storage import users
+from tests.postgres import Cluster
 
 
 @dataclass
@@ -31,10 +32,22 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The URL of a fresh database: None for SQLite, which needs none. Tests that use it run on both engines."""
+    if request.param == "sqlite":
+        yield None
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    url = cluster.copy_of(request.getfixturevalue("migrated"))
+    yield url
+    cluster.drop(url)
+
+
 @pytest.fixture
-async def services(tmp_path: Path, clock: Clock) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, clock: Clock, database_url: str | None) -> AsyncIterator[Services]:
     """A server's services; user `admin` exists."""
-    async with opened(tmp_path / "data") as services:
+    async with opened(tmp_path / "data", database_url) as services:
         yield replace(services, clock=clock)
 
 
