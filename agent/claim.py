@@ -5,7 +5,7 @@ acknowledged. A crash before the writing leaves a lease, which goes back by itse
 next agent acknowledges again, and a server that knows us by our id says yes to a claim that is already ours.
 """
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import structlog
 
@@ -14,20 +14,27 @@ from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused
 from agent.launch import Launch, Stage
 from protocol import names
+from protocol.launch_spec import is_scheduler_spec
 
 log = structlog.get_logger(__name__)
 
 
-async def claim(context: AgentContext, queue: str, wait: float, held: Container[str]) -> tuple[Launch | None, bool]:
+async def claim(
+    context: AgentContext, queue: str, wait: float, held: Container[str], *, may_schedule: Callable[[], bool]
+) -> tuple[Launch | None, bool]:
     """Lease the queue's next item and write it down; and whether the server waited for one.
 
     An item that is among those held already is no new launch: an earlier agent had leased it, its lease ended while we
-    were starting, and what we hold is going to acknowledge it.
+    were starting, and what we hold is going to acknowledge it. A sweep's scheduler for which there is no room
+    (`may_schedule`) is left alone: its lease ends, and it comes again or goes to another agent.
     """
     item, waited = await operations.pop(
         context.server, entity=context.entity, queue=queue, agent_id=context.identity.agent_id, wait=wait
     )
     if item is None or item.item_id in held:
+        return None, waited
+    if is_scheduler_spec(item.spec) and not may_schedule():
+        log.info("no room for another scheduler (max_schedulers)", item=item.item_id, queue=queue)
         return None, waited
     chosen = item.spec.get("run_id")
     launch = Launch(

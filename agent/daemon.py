@@ -117,7 +117,7 @@ class Daemon:
         async with self._capacity.room():
             others = len(self._context.config.queues) - 1
             wait = LONG_POLL_SECONDS if self._capacity.free >= others else SHARED_POLL_SECONDS
-            launch, waited = await claim.claim(self._context, queue, wait, self._held)
+            launch, waited = await claim.claim(self._context, queue, wait, self._held, may_schedule=self._may_schedule)
             if launch is not None:
                 self._take(launch)
         return launch, waited
@@ -319,7 +319,18 @@ class Daemon:
         self._capacity.changed()
 
     def _active(self) -> int:
-        return sum(held.launch.stage is not Stage.ENDED for held in self._held.values())
+        """Return how many jobs are held; schedulers are none."""
+        return self._count(schedulers=False)
+
+    def _may_schedule(self) -> bool:
+        limit = self._context.config.max_schedulers
+        return limit == -1 or self._count(schedulers=True) < limit
+
+    def _count(self, *, schedulers: bool) -> int:
+        return sum(
+            held.launch.stage is not Stage.ENDED and held.launch.is_scheduler is schedulers
+            for held in self._held.values()
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that belongs to this daemon: it is kept, and its failure is told."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 from backends.base import Handle
 from protocol import names
 from protocol.json_types import JsonObject
+from protocol.launch_spec import is_scheduler_spec
 
 
 class Stage(StrEnum):
@@ -83,6 +84,11 @@ class Launch:
     def name(self) -> str:
         """The platform name: a function of item and attempt, so that starting is idempotent."""
         return names.launch_name(self.item_id, self.attempt)
+
+    @property
+    def is_scheduler(self) -> bool:
+        """Whether it is a sweep's scheduler, which does not count as a job."""
+        return is_scheduler_spec(self.spec)
 
     def move(self, stage: Stage) -> None:
         """Go on to a stage; moving back, or past a stage, is a bug."""

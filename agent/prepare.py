@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from agent.render import render_resource_args
 from agent.resolve import Resolved, Tell
 from backends.base import Backend, StartRequest
 from protocol.command import launch_command
-from protocol.launch_spec import LaunchSpec
+from protocol.launch_spec import LaunchSpec, is_scheduler
 from protocol.run_environment import run_environment
 
 HARMLESS_VARIABLES = frozenset(
@@ -23,13 +24,17 @@ HARMLESS_VARIABLES = frozenset(
 )
 """What a job on this machine may see of the agent's environment: nothing that could be a secret."""
 HARMLESS_PREFIXES = ("LC_",)
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+REQUIREMENTS = "requirements.txt"
+SCHEDULER_REQUIREMENTS = "wandb[launch]\n"
+"""What a sweep's scheduler needs where the agent's own environment does not have it."""
 
 
 def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
     """Return the backend of the spec's resource; `LaunchFailed` if this agent does not serve it."""
     backend = context.backends.get(spec.resource)
-    if backend is None:
-        served = ", ".join(sorted(context.backends)) or "none"
+    if backend is None or not (spec.resource in context.config.resources or is_scheduler(spec)):
+        served = ", ".join(sorted(context.config.resources)) or "none"
         raise LaunchFailed(f"This agent does not serve resource {spec.resource!r}; it serves: {served}.")
     return backend
 
@@ -103,20 +108,27 @@ async def _working_folder(context: AgentContext, launch: Launch, resolved: Resol
 async def _with_python(
     context: AgentContext, base: dict[str, str], resolved: Resolved, working_dir: Path, tell: Tell
 ) -> dict[str, str]:
-    """Put the job's environment first on the PATH; without requirements, the Python that this agent finds itself."""
+    """Put the job's environment first on the PATH; without requirements, the Python that this agent finds itself.
+
+    A sweep's scheduler is a command of the stock client: of the one beside this agent, or else of a fresh one.
+    """
+    if is_scheduler(resolved.spec) and not resolved.job:
+        own = Path(sys.executable).parent
+        if await asyncio.to_thread((own / "wandb").exists):
+            return {**base, "PATH": f"{own}:{base.get('PATH', DEFAULT_PATH)}"}
+        await asyncio.to_thread((working_dir / REQUIREMENTS).write_text, SCHEDULER_REQUIREMENTS)
     file = await asyncio.to_thread(_requirements_file, resolved, working_dir)
     if file is None:
         return base
     python = resolved.job.runtime if resolved.job else None
     await tell("making its environment")
     folder = await context.environments.ensure(Requirements(file, python))
-    path = base.get("PATH", "/usr/local/bin:/usr/bin:/bin")
-    return {**base, "PATH": f"{folder / 'bin'}:{path}", "VIRTUAL_ENV": str(folder)}
+    return {**base, "PATH": f"{folder / 'bin'}:{base.get('PATH', DEFAULT_PATH)}", "VIRTUAL_ENV": str(folder)}
 
 
 def _requirements_file(resolved: Resolved, working_dir: Path) -> Path | None:
     """The code's own requirements come first; those frozen at the job's making are what else there is."""
-    candidates = [working_dir / "requirements.txt"]
+    candidates = [working_dir / REQUIREMENTS]
     if resolved.job_folder:
         candidates.append(resolved.job_folder / "requirements.frozen.txt")
     for candidate in candidates:

@@ -27,6 +27,7 @@ from agent.operations import ServerFacts
 from backends import registry
 from backends.base import Backend
 
+SCHEDULER_RESOURCE = "local-process"
 STATE_ROOT = Path.home() / ".local" / "state" / "launchbay"
 
 log = structlog.get_logger(__name__)
@@ -140,7 +141,9 @@ async def _identify(
 
 
 def _open_backends(config: AgentConfig, state_dir: Path, agent_name: str) -> dict[str, Backend]:
-    return {resource: registry.load(resource)(state_dir / resource, agent_name, {}) for resource in config.resources}
+    # Schedulers of sweeps run on this machine, whatever the agent serves otherwise.
+    resources = {*config.resources, *([SCHEDULER_RESOURCE] if config.max_schedulers else [])}
+    return {resource: registry.load(resource)(state_dir / resource, agent_name, {}) for resource in sorted(resources)}
 
 
 def _stop_on_signals(daemon: Daemon) -> None:

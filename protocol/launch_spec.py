@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from protocol.errors import SpecError
 from protocol.json_read import Reader
-from protocol.json_types import Json, JsonObject
+from protocol.json_types import Json, JsonObject, dig
 from protocol.names import ArtifactName, parse_job_reference
 
 DEFAULT_RESOURCE = "local-container"
@@ -110,11 +110,23 @@ def parse_launch_spec(raw: JsonObject) -> LaunchSpec:
 
 def is_scheduler(spec: LaunchSpec) -> bool:
     """Whether this launch is a sweep's scheduler, which does not count as a job."""
-    if spec.raw.get("uri") != SCHEDULER_URI:
+    return is_scheduler_spec(spec.raw)
+
+
+def is_scheduler_spec(raw: JsonObject) -> bool:
+    """Tell it from the spec as it comes from the queue, which may be wrong in other ways.
+
+    On the agent's own machine a scheduler is the command `wandb scheduler` and nothing else.
+    """
+    if raw.get("uri") != SCHEDULER_URI:
         return False
-    if spec.resource != "local-process" or spec.job:
+    if raw.get("resource") != "local-process" or raw.get("job"):
         return True
-    return len(spec.overrides.entry_point) >= 3 and spec.overrides.entry_point[:2] == ("wandb", "scheduler")
+    entry_point = dig(raw, "overrides", "entry_point")
+    if not isinstance(entry_point, list | tuple):
+        return False
+    words: list[object] = [*entry_point]
+    return len(words) >= 3 and words[:2] == ["wandb", "scheduler"]
 
 
 def without_stray_quotes(args: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,10 @@ QUEUE_PROJECT = "model-registry"
 RUN_ID_CHARS = string.ascii_lowercase + string.digits
 RUN_ID_LENGTH = 8
 ARTIFACT_NAME_CHARS = 128
+JOB_TYPE = "job"
+"""The type of artifacts that are jobs."""
+UNNAMED_CODE_JOB = "job-code-"
+"""How the name of a job begins that `wandb job create code` made without being given one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,14 @@ def artifact_name(raw: str) -> str:
     """Return a text as an artifact's name: odd characters become `_`, a long middle becomes `..`."""
     name = re.sub(r"[^A-Za-z0-9_\-.]", "_", raw)
     return name if len(name) <= ARTIFACT_NAME_CHARS else f"{name[:63]}..{name[-63:]}"
+
+
+def first_name_of_job(name: str) -> str | None:
+    """Return the name under which the client asks for such a job before it logs it: of unnamed code, another one.
+
+    It takes the code artifact's name for the job's, with every `code` replaced, also those of folders and files.
+    """
+    return name.removeprefix("job-").replace("code", "job") if name.startswith(UNNAMED_CODE_JOB) else None
 
 
 def same_project(a: str, b: str) -> bool:

@@ -1,6 +1,7 @@
 """The daemon's own decisions, on a fake platform and without a server."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,10 +15,13 @@ from agent.context import AgentContext
 from agent.control_plane import ControlPlane
 from agent.daemon import Daemon, Held
 from agent.environments import Environments
+from agent.errors import LaunchFailed
 from agent.journal import Identity, Journal
 from agent.launch import Launch, Stage
 from agent.operations import QueueItem, ServerFacts
+from agent.prepare import backend_for
 from backends.base import Handle, Observation, Phase, Snapshot
+from protocol.launch_spec import parse_launch_spec
 
 
 class SlowLook:
@@ -79,6 +83,19 @@ async def test_a_launch_that_starts_during_a_look_is_not_taken_for_lost(context:
     assert [held.launch.stage for held in daemon._held.values()] == [Stage.STARTED, Stage.STARTED]
 
 
+def _always() -> bool:
+    return True
+
+
+SCHEDULER = {
+    "entity": "e",
+    "project": "p",
+    "uri": "placeholder-uri-scheduler",
+    "resource": "local-process",
+    "overrides": {"entry_point": ["wandb", "scheduler", "sweep-1"], "args": ["--queue", "'q'"]},
+}
+
+
 async def test_an_item_that_is_held_already_is_not_taken_a_second_time(
     context: AgentContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +105,41 @@ async def test_an_item_that_is_held_already_is_not_taken_a_second_time(
         return QueueItem("item-1", {"project": "p"}), True
 
     monkeypatch.setattr("agent.operations.pop", pop)
-    first, _ = await claim(context, "q", 0, frozenset())
+    first, _ = await claim(context, "q", 0, frozenset(), may_schedule=_always)
     assert first is not None
-    assert await claim(context, "q", 0, {first.item_id}) == (None, True)
+    assert await claim(context, "q", 0, {first.item_id}, may_schedule=_always) == (None, True)
     assert [kept.run_id for kept in await context.journal.launches()] == [first.run_id]
+
+
+async def test_a_scheduler_without_room_is_left_on_its_queue(
+    context: AgentContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pop(*_: Any, **__: Any) -> tuple[QueueItem, bool]:
+        return QueueItem("item-1", SCHEDULER), True
+
+    monkeypatch.setattr("agent.operations.pop", pop)
+    assert await claim(context, "q", 0, frozenset(), may_schedule=lambda: False) == (None, True)
+    assert await context.journal.launches() == []
+    launch, _ = await claim(context, "q", 0, frozenset(), may_schedule=_always)
+    assert launch is not None
+    assert launch.is_scheduler
+
+
+async def test_a_scheduler_takes_no_room_from_jobs(context: AgentContext) -> None:
+    daemon = Daemon(context)
+    assert daemon._may_schedule()
+    daemon._held["item-1"] = Held(Launch("item-1", 1, "q", SCHEDULER, "sweep-1"))
+    assert daemon._active() == 0
+    assert not daemon._may_schedule(), "max_schedulers is 1"
+    daemon._held["item-2"] = Held(Launch("item-2", 1, "q", {"project": "p"}, "run-2"))
+    assert daemon._active() == 1
+
+
+async def test_only_schedulers_run_on_a_resource_that_is_not_served(context: AgentContext) -> None:
+    config = AgentConfig.model_validate({"queues": ["q"], "resources": ["local-container"]})
+    backends: Any = {"local-process": SlowLook()}
+    elsewhere = replace(context, config=config, backends=backends)
+    assert backend_for(elsewhere, parse_launch_spec(SCHEDULER)) is backends["local-process"]
+    command = {**SCHEDULER, "uri": "placeholder", "overrides": {"entry_point": ["sh", "-c", "id"]}}
+    with pytest.raises(LaunchFailed, match="does not serve resource 'local-process'; it serves: local-container"):
+        backend_for(elsewhere, parse_launch_spec(command))
