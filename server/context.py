@@ -1,16 +1,30 @@
 """What a resolver or handler has at hand: the services of the process, and who is asking."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
+from server.curves import Curves
 from server.database import Database
 from server.errors import Forbidden
 from server.heartbeats import Heartbeats
 from server.intervals import Intervals
 from server.object_store import LocalObjectStore
+from server.remembered import Remembered
+from server.turns import Turns
 from server.wakeups import Wakeups
+
+PLACE_SECONDS = 1.0
+"""How long a poller is believed to know its queue: one that was deleted meanwhile has no items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a poller takes items from, and who it is."""
+
+    queue_id: int
+    agent_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,9 @@ class Services:
     heartbeats: Heartbeats
     wakeups: Wakeups = field(default_factory=Wakeups)
     intervals: Intervals = field(default_factory=Intervals)
+    places: Remembered[Hashable, Place] = field(default_factory=lambda: Remembered(PLACE_SECONDS))
+    turns: Turns = field(default_factory=Turns)
+    curves: Curves = field(default_factory=Curves)
     clock: Callable[[], float] = time.time
     random: Random = field(default_factory=SystemRandom)
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from protocol import templates
 from protocol.json_types import Json, JsonObject
+from protocol.launch_spec import SCHEDULER_URI, PlaceholderSource, is_scheduler, parse_launch_spec
 from server.errors import RequestError
 
 DEFAULT_PRIORITY = 2
@@ -26,12 +27,19 @@ class QueueRules:
     prioritized: bool
 
 
-def complete(spec: JsonObject, queue: QueueRules, given_values: JsonObject, author: str) -> JsonObject:
-    """Return the spec as an agent will get it. Unknown keys are kept. Raises `RequestError` or `TemplateError`."""
+def complete(
+    spec: JsonObject, queue: QueueRules, given_values: JsonObject, author: str, *, earlier: JsonObject | None = None
+) -> JsonObject:
+    """Return the spec as an agent will get it. Unknown keys are kept. Raises `RequestError` or `TemplateError`.
+
+    `earlier` is the spec under which the same queue has had this launch before, if it is a preempted one.
+    """
     values = {**_object(spec, "template_variables"), **given_values}
     completed = {key: value for key, value in spec.items() if key != "template_variables"}
     completed["author"] = spec.get("author") or author
     _check_source(completed)
+    if _is_agents_own(completed):
+        return completed
     if queue.resource is None:
         templates.resolve_values({}, values)  # tells of a value that no variable is there for
         return completed
@@ -42,8 +50,15 @@ def complete(spec: JsonObject, queue: QueueRules, given_values: JsonObject, auth
             "Leave the resource out, or push to a queue of that resource."
         )
     completed["resource"] = resource
-    completed["resource_args"] = _resource_args(spec, queue, values)
+    # A preempted launch comes back with its args as they were rendered. They are taken from where they are known to be
+    # that: nobody gets around the queue's variables by saying that he was preempted.
+    completed["resource_args"] = _object(earlier, "resource_args") if earlier else _resource_args(spec, queue, values)
     return completed
+
+
+def is_preempted(spec: JsonObject) -> bool:
+    """Whether an agent queues a launch again that it has lost."""
+    return isinstance(count := spec.get("_resume_count"), int) and count > 0
 
 
 def check_priority(priority: int | None, queue: QueueRules) -> int:
@@ -74,11 +89,20 @@ def read_object(text: str | None, what: str) -> JsonObject:
     return cast("JsonObject", value)
 
 
+def _is_agents_own(spec: JsonObject) -> bool:
+    """Whether this is a sweep's scheduler that the agent runs itself: the client's own command, and nobody's code.
+
+    It goes to the queue that its runs go to, whatever that runs, and has no use for the queue's resource config.
+    """
+    if spec.get("uri") != SCHEDULER_URI:
+        return False
+    scheduler = parse_launch_spec(spec)
+    local = scheduler.resource == "local-process" and isinstance(scheduler.source, PlaceholderSource)
+    return local and is_scheduler(scheduler)
+
+
 def _resource_args(spec: JsonObject, queue: QueueRules, values: JsonObject) -> Json:
     own = _object(spec, "resource_args")
-    resumed = isinstance(count := spec.get("_resume_count"), int) and count > 0
-    if resumed and own:
-        return own  # an agent queues a preempted launch again, with its args as they were rendered
     variables = templates.parse_variables(queue.variables)
     if variables and own:
         raise RequestError(

@@ -7,10 +7,13 @@ from typing import Any, TypeAlias, cast
 from sqlalchemy import ColumnElement, and_, false, func, not_, or_, true
 
 from server.errors import RequestError
-from server.storage.runs import state_expression
+from server.storage.runs import BySummary, state_expression
 from server.storage.tables import runs
 
 Columns: TypeAlias = Mapping[str, ColumnElement[Any]]
+
+IN_SUMMARY = "summary_metrics."
+TAGS = "tags"
 
 _TEXTS: Columns = {
     "name": runs.c.name,
@@ -36,24 +39,32 @@ _TIMES: Columns = {
 
 
 def condition(text: str | None, now: float) -> ColumnElement[bool] | None:
-    """Return the SQL of a filter; `RequestError` names what is not understood."""
+    """Return the SQL of a filter of runs; `RequestError` names what is not understood."""
+    return condition_on({**_TEXTS, "state": state_expression(now), TAGS: runs.c.tags}, text)
+
+
+def condition_on(columns: Columns, text: str | None) -> ColumnElement[bool] | None:
+    """Return the SQL of a filter on these columns, which hold text."""
     if not text:
         return None
     try:
         raw: Any = json.loads(text)
     except ValueError as error:
         raise RequestError(f"The filter is not JSON: {error}.") from error
-    return _all_of(raw, {**_TEXTS, "state": state_expression(now)}) if raw else None
+    return _all_of(raw, columns) if raw else None
 
 
-def order(text: str | None, now: float) -> ColumnElement[Any]:
-    """Return the SQL of an order string, `+created_at` or `-created_at`. Runs without the value come last."""
+def order(text: str | None, now: float) -> ColumnElement[Any] | BySummary:
+    """Return the SQL of an order string, `+created_at` or `-summary_metrics.loss`. Runs without the value come last."""
     wanted = text or "+created_at"
     name = wanted.lstrip("+-")
+    if name.startswith(IN_SUMMARY):
+        return BySummary(name.removeprefix(IN_SUMMARY), descending=wanted.startswith("-"))
     columns: Columns = {**_TEXTS, **_TIMES, "state": state_expression(now)}
     column = columns.get(name)
     if column is None:
-        raise RequestError(f"Runs cannot be ordered by {name!r} yet. Use one of: {', '.join(sorted(columns))}.")
+        known = ", ".join(sorted(columns))
+        raise RequestError(f"Runs cannot be ordered by {name!r} yet. Use {IN_SUMMARY}<metric>, or one of: {known}.")
     return column.desc().nulls_last() if wanted.startswith("-") else column.asc().nulls_last()
 
 
@@ -69,13 +80,13 @@ def _part(key: str, value: Any, columns: Columns) -> ColumnElement[bool]:
             return or_(false(), *(_all_of(part, columns) for part in _list(key, value)))
         case "$nor":
             return not_(or_(false(), *(_all_of(part, columns) for part in _list(key, value))))
-        case "tags":
+        case "tags" if key in columns:
             return _tags(value)
         case _:
             column = columns.get(key)
             if column is None:
-                known = ", ".join(sorted([*columns, "tags"]))
-                raise RequestError(f"Runs cannot be filtered by {key!r} yet. Use one of: {known}.")
+                known = ", ".join(sorted(columns))
+                raise RequestError(f"There is no filter by {key!r} yet. Use one of: {known}.")
             operators = _object(value) if isinstance(value, dict) else {"$eq": value}
             return and_(true(), *(_operator(column, key, name, operand) for name, operand in operators.items()))
 

@@ -39,10 +39,10 @@ class Database(Protocol):
         ...
 
     async def claim(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Like `write`, for statements that are right by themselves while others choose among the same rows.
+        """Run statements that are each right by themselves while others choose among the same rows.
 
-        Each statement sees what was committed before it, so that two who claim at the same moment get two different
-        rows at once, instead of one of them having to begin again.
+        Each sees what was committed before it, so that two who claim at the same moment get two different rows at once,
+        instead of one of them having to begin again. Each may be committed by itself.
         """
         ...
 

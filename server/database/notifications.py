@@ -53,6 +53,7 @@ class Notifications:
         async with self._engine.connect() as pooled:
             connection: Any = (await pooled.get_raw_connection()).driver_connection
             try:
+                connection.add_termination_listener(self._lost)
                 await connection.add_listener(CHANNEL, self._received)
                 self._wakeups.notify_all_here()  # nobody knows what came while nobody listened
                 await self._send(connection)
@@ -68,10 +69,15 @@ class Notifications:
                 await connection.execute("SELECT 1")  # finds out that the connection is dead
                 continue
             self._something.clear()
+            if connection.is_closed():
+                raise ConnectionResetError("PostgreSQL has closed the connection")
             topics, self._unsent = list(self._unsent), {}
             for start in range(0, len(topics), MAX_TOPICS):
                 message = json.dumps([self._name, topics[start : start + MAX_TOPICS]])
                 await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, message)
+
+    def _lost(self, _connection: object) -> None:
+        self._something.set()  # so that it is noticed at once
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         sender, topics = json.loads(payload)

@@ -2,7 +2,7 @@
 
 Everything runs on the event loop, over a pool of connections. Transactions see one snapshot (REPEATABLE READ), and one
 that met somebody else's change is run again, so that the functions of `server.storage` are as right here as they are
-with SQLite's one writer. Only claims see more than their snapshot: see `Database.claim`.
+with SQLite's one writer. Only claims see more than a snapshot: see `Database.claim`.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class PostgresDatabase:
         self._random = random
         self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writers = engine.execution_options(isolation_level="REPEATABLE READ")
-        self._claimers = engine.execution_options(isolation_level="READ COMMITTED")
+        self._claimers = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     async def open(cls, url: URL, random: Random | None = None) -> "PostgresDatabase":

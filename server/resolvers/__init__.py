@@ -11,9 +11,14 @@ from server.resolvers import (
     files,
     history,
     items,
+    polling,
     projects,
+    pushes,
     queues,
     runs,
+    sweep_agents,
+    sweep_changes,
+    sweeps,
     users,
 )
 
@@ -29,6 +34,11 @@ ALL_RESOLVERS: list[Resolvers] = [
     artifact_uploads.resolvers,
     artifact_changes.resolvers,
     queues.resolvers,
+    pushes.resolvers,
     items.resolvers,
+    polling.resolvers,
     agents.resolvers,
+    sweeps.resolvers,
+    sweep_changes.resolvers,
+    sweep_agents.resolvers,
 ]

@@ -26,15 +26,16 @@ resolvers = Resolvers()
 MAX_NAME_CHARS = 63
 
 
-def node(row: AnyRow) -> dict[str, Any]:
-    """Shape an agent's row for the SDL."""
+def node(row: AnyRow, now: float, held: int = 0) -> dict[str, Any]:
+    """Shape an agent's row for the SDL. One that holds items is running, though it may not have said so yet."""
     return {
         "row_id": row.id,
         "id": ids.encode("LaunchAgent", row.id),
         "name": row.name,
         "hostname": row.hostname,
         "runQueues": json.loads(row.queues),
-        "agentStatus": row.status,
+        "agentStatus": "RUNNING" if held and row.status == "POLLING" else row.status,
+        "isAlive": agents.is_alive(row, now),
         "stopPolling": row.stop_polling,
         "heartbeatAt": iso(row.heartbeat_at),
         "createdAt": iso(row.created_at),
@@ -44,7 +45,13 @@ def node(row: AnyRow) -> dict[str, Any]:
 @resolvers.field("Project", "launchAgents")
 async def launch_agents_of(project: dict[str, Any], info: Info) -> list[dict[str, Any]]:
     """List a project's agents."""
-    return [node(row) for row in await info.context.services.database.read(agents.in_project, project["row_id"])]
+
+    def work(connection: Connection) -> tuple[list[AnyRow], dict[int, int]]:
+        rows = agents.in_project(connection, project["row_id"])
+        return rows, agents.held(connection, [row.id for row in rows])
+
+    rows, held = await info.context.services.database.read(work)
+    return [node(row, info.context.now, held.get(row.id, 0)) for row in rows]
 
 
 @resolvers.field("Query", "launchAgent")
@@ -69,7 +76,7 @@ async def launch_agent(
             left = deadline - clock()
             news = row.stop_polling or {stop.item_id for stop in stops} != known
             if news or left <= 0 or context.is_gone():
-                return {**node(row), "stopRequests": [_stop_request(stop) for stop in stops]}
+                return {**node(row, context.now), "stopRequests": [_stop_request(stop) for stop in stops]}
             await wait(event, left)
 
 

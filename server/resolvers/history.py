@@ -64,15 +64,17 @@ async def _sampled(run: dict[str, Any], info: Info, spec: dict[str, Any]) -> lis
     samples = int(spec.get("samples") or DEFAULT_SAMPLES)
     if spec.get("minStep") is None:
         return await database.read(_of_run, run["row_id"], run["historyLineCount"], keys, samples)
-    # Here the upper bound belongs to the range.
     first, last = int(spec["minStep"]), int(spec.get("maxStep", run["row"].last_step))
-    return await database.read(_of_steps, run["row_id"], first, last, keys, samples)
+    # The upper bound belongs to the range when as many samples are asked for as it has steps. Older clients ask for as
+    # many as a page has, and mean the steps before the bound: the next page begins with it.
+    end = last + 1 if "maxStep" not in spec or samples == last + 1 - first else last
+    return await database.read(_of_steps, run["row_id"], first, end, keys, samples)
 
 
 def _of_steps(
-    connection: Connection, run_id: int, first: int, last: int, keys: list[str], samples: int
+    connection: Connection, run_id: int, first: int, end: int, keys: list[str], samples: int
 ) -> list[JsonObject]:
-    return thinned(_with_all(streams.steps(connection, run_id, first, last + 1), keys), samples)
+    return thinned(_with_all(streams.steps(connection, run_id, first, end), keys), samples)
 
 
 def _of_run(connection: Connection, run_id: int, total: int, keys: list[str], samples: int) -> list[JsonObject]:

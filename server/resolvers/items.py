@@ -1,16 +1,13 @@
 """Run queue items: taken, acknowledged, ended, stopped, and why one waits."""
 
-import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from protocol.launch_spec import without_api_key
-from protocol.names import QUEUE_PROJECT
+from protocol.launch_spec import SCHEDULER_URI, without_api_key
 from protocol.states import ItemState, RunState
 from server import ids
 from server.context import Context
@@ -19,17 +16,13 @@ from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers import runs as run_resolvers
 from server.resolvers.batches import Batch
-from server.storage import agents, claims, queue_items, queues, runs, users
+from server.storage import agents, claims, queue_items, queues, runs, sweeps, users
 from server.storage.rows import AnyRow
-from server.storage.tables import launch_agents
 from server.times import iso
 from server.waiting import waiting_reasons
-from server.wakeups import wait
 
 resolvers = Resolvers()
 
-ABANDONED_SECONDS = 10.0
-"""How often a queue is searched for claims of agents that are gone."""
 ACK_REFUSED = "Error acking run queue item"
 """How a stock agent begins the message of a failure that only says that the item is somebody else's."""
 
@@ -123,73 +116,6 @@ async def associated_run(item: dict[str, Any], info: Info) -> dict[str, Any] | N
     return run_resolvers.node(row, context.now) if context.viewer.may_use(row.entity_name) else None
 
 
-@resolvers.field("Mutation", "popFromRunQueue")
-async def pop(_: object, info: Info, input: dict[str, Any]) -> JsonObject | None:
-    """Lease the next item to an agent; with `Prefer: wait=N` wait for one."""
-    context = info.context
-    context.viewer.must_use(input["entityName"])
-    agent_id = ids.decode("LaunchAgent", input["launchAgentId"]) if input.get("launchAgentId") else None
-    look = await context.services.database.write(_first_look, context, input, agent_id)
-    if look.returned:
-        context.services.wakeups.notify(("queue", look.queue_id))
-    if look.taken is None and context.wait_seconds > 0:
-        look = await _wait_for_item(context, look.queue_id, agent_id)
-    if look.taken is None:
-        return None
-    spec = json.loads(look.taken.launch_spec)
-    return {"runQueueItemId": ids.encode("RunQueueItem", look.taken.id), "runSpec": spec}
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What a look at a queue brought."""
-
-    queue_id: int
-    taken: AnyRow | None
-    next_expiry: float | None
-    """When the first lease ends, if nothing was taken."""
-    returned: bool = False
-    """Whether more than this one may have come back to the queue."""
-
-
-async def _wait_for_item(context: Context, queue_id: int, agent_id: int | None) -> _Look:
-    """Look whenever something may have come, until there is an item or the client's patience is over."""
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + context.wait_seconds
-    with context.services.wakeups.listening([("queue", queue_id)]) as event:
-        while True:
-            if agent_id is not None:
-                context.services.heartbeats.beat(launch_agents, agent_id, context.now)
-            if context.is_gone():
-                return _Look(queue_id, None, None)
-            look = await context.services.database.write(_look, queue_id, agent_id, context.now)
-            left = deadline - clock()
-            if look.taken is not None or left <= 0:
-                return look
-            # A lease that ends wakes nobody, so the look is repeated then.
-            until_expiry = left if look.next_expiry is None else max(look.next_expiry - context.now, 0.05)
-            await wait(event, min(left, until_expiry))
-
-
-def _first_look(connection: Connection, context: Context, input: dict[str, Any], agent_id: int | None) -> _Look:
-    """Find the queue and take an item, in one transaction."""
-    queue = queues.find(connection, input["entityName"], input["projectName"] or QUEUE_PROJECT, input["queueName"])
-    if agent_id is not None:
-        agents.must_exist(connection, agent_id, queue.project_id)
-        context.services.heartbeats.beat(launch_agents, agent_id, context.now)
-    returned: Sequence[int] = ()
-    # Nobody is taken for dead before he had the time to speak to this server, which may have been away itself.
-    chore = ("abandoned items", queue.id)
-    if context.services.intervals.due(chore, context.now, first=agents.ALIVE_SECONDS, every=ABANDONED_SECONDS):
-        returned = claims.return_abandoned(connection, queue.id, context.now)
-    return replace(_look(connection, queue.id, agent_id, context.now), returned=len(returned) > 1)
-
-
-def _look(connection: Connection, queue_id: int, agent_id: int | None, now: float) -> _Look:
-    taken = claims.take(connection, queue_id, agent_id, now)
-    return _Look(queue_id, taken, None if taken else claims.next_expiry(connection, queue_id))
-
-
 @resolvers.field("Mutation", "ackRunQueueItem")
 async def acknowledge(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Turn a lease into a claim, and make its run known as pending."""
@@ -211,6 +137,8 @@ async def acknowledge(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
         if spec.get("run_id"):
             # Only then can another item have had the same run.
             queue_items.settle_earlier(connection, item_id, run_id, context.now)
+        if spec.get("uri") == SCHEDULER_URI:
+            sweeps.begin_scheduled(connection, item_id, context.now)
         return True
 
     return {"success": await context.services.database.write(work)}

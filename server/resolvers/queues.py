@@ -1,6 +1,5 @@
-"""Run queues: made, changed, read, deleted; and the push."""
+"""Run queues: made, changed, read, deleted."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,6 @@ from sqlalchemy import Connection
 
 from protocol import templates
 from protocol.json_types import JsonObject
-from protocol.names import QUEUE_PROJECT
 from protocol.states import ItemState
 from server import ids, pushing
 from server.context import Context
@@ -19,14 +17,13 @@ from server.resolvers import items as item_resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers.batches import Batch
 from server.resolvers.paging import Page, connection_of
-from server.storage import claims, projects, queue_items, queues, users
+from server.storage import projects, queue_items, queues, users
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
 
 RESOURCES = ("local-container", "local-process", "kubernetes", "sagemaker", "gcp-vertex")
 MAX_NAME_CHARS = 64
-TWIN_SECONDS = 60.0
 
 
 def nodes(rows: Sequence[AnyRow], context: Context) -> list[dict[str, Any]]:
@@ -240,71 +237,8 @@ async def delete_run_queues(_: object, info: Info, input: dict[str, Any]) -> Jso
             queues.remove(connection, row.id)
 
     await context.services.database.write(work)
+    context.services.places.forget()
     return {"success": True}
-
-
-@resolvers.field("Mutation", "pushToRunQueueByName")
-async def push_by_name(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Push a launch spec to a queue by name."""
-    context = info.context
-    context.viewer.must_use(input["entityName"])
-
-    def find(connection: Connection) -> AnyRow:
-        return queues.find(connection, input["entityName"], input["projectName"] or QUEUE_PROJECT, input["queueName"])
-
-    item_id, spec = await _push(context, find, input, by_id=False)
-    return {"runQueueItemId": item_id, "runSpec": json.dumps(spec)}
-
-
-@resolvers.field("Mutation", "pushToRunQueue")
-async def push_by_id(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Push a launch spec to a queue by id: what the stock client tries when its push by name went wrong."""
-    context = info.context
-
-    def find(connection: Connection) -> AnyRow:
-        row = queues.by_id(connection, ids.decode("RunQueue", input["queueID"]))
-        context.viewer.must_use(row.entity_name)
-        return row
-
-    item_id, _spec = await _push(context, find, input, by_id=True)
-    return {"runQueueItemId": item_id}
-
-
-async def _push(context: Context, find: Any, input: dict[str, Any], *, by_id: bool) -> tuple[str, JsonObject]:
-    raw = pushing.read_object(input["runSpec"], "runSpec")
-    values = pushing.read_object(input.get("templateVariableValues"), "templateVariableValues")
-    digest = hashlib.sha256(json.dumps([raw, values, input.get("priority")], sort_keys=True).encode()).hexdigest()
-
-    def work(connection: Connection) -> tuple[int, int, JsonObject]:
-        queue = find(connection)
-        rules = queues.rules(queue)
-        spec = pushing.complete(raw, rules, values, context.viewer.username)
-        context.viewer.must_use(str(spec["entity"]))
-        if spec["project"]:
-            project_resolvers.check_name(str(spec["project"]))
-        priority = pushing.check_priority(input.get("priority"), rules)
-        # The stock client pushes by name, and when the answer is slow pushes the same again by id. So a push by id
-        # finds its twin, once. Two pushes by name are two launches, and so are two by id: people do run the same job
-        # twice.
-        if by_id:
-            since = context.now - TWIN_SECONDS
-            twin = queue_items.take_twin(connection, queue.id, context.viewer.id, digest, since)
-            if twin is not None:
-                return queue.id, twin, spec
-        item_id = claims.push(
-            connection,
-            queue.id,
-            now=context.now,
-            priority=priority,
-            launch_spec=json.dumps(spec),
-            spec_digest="" if by_id else digest,
-            created_by=context.viewer.id,
-        )
-        return queue.id, item_id, spec
-
-    queue_id, item_id, spec = await context.services.database.write(work)
-    context.services.wakeups.notify(("queue", queue_id))
-    return ids.encode("RunQueueItem", item_id), spec
 
 
 def _checked_name(name: str) -> str:

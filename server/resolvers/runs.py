@@ -137,7 +137,8 @@ async def upsert_bucket(_: object, info: Info, input: dict[str, Any]) -> JsonObj
         return _upsert_by_name(connection, context, input)
 
     row, inserted = await context.services.database.write(work)
-    return {"bucket": node(row, context.now), "inserted": inserted}
+    # Older clients show these messages to the user, and stumble over their absence.
+    return {"bucket": node(row, context.now), "inserted": inserted, "serverSettings": {"serverMessages": []}}
 
 
 @resolvers.field("Mutation", "rewindRun")

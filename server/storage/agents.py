@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from protocol.launch_spec import SCHEDULER_URI
 from server.errors import NotFound
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, launch_agents, projects, run_queue_items, runs
@@ -79,13 +80,15 @@ def serving(connection: Connection, project_id: int, wire_queue_id: str, now: fl
 
 
 def held(connection: Connection, agent_ids: Sequence[int]) -> dict[int, int]:
-    """Return how many unfinished items each of these agents holds; who holds none is left out."""
+    """Return how many unfinished jobs each of these agents holds; who holds none is left out."""
     statement = (
         select(run_queue_items.c.agent_id, func.count().label("held"))
         .outerjoin(runs, runs.c.id == run_queue_items.c.run_id)
         .where(
             run_queue_items.c.agent_id.in_(agent_ids),
             run_queue_items.c.state.in_(("LEASED", "CLAIMED")),
+            # Schedulers of sweeps do not count as jobs.
+            run_queue_items.c.launch_spec.not_like(f'%"uri": "{SCHEDULER_URI}"%'),
             # Stock agents do not tell the end of an item; its run does.
             runs.c.ended_at.is_(None),
             runs.c.end_cause.is_(None),

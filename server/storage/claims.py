@@ -1,7 +1,7 @@
 """The claim table: how an item goes from its queue to one agent, and to no other.
 
 An item is taken under a lease, by one statement over the index of waiting items, so that its cost does not grow with
-the queue. A lease that ends without an acknowledgement goes back, which is done by the next look at the queue. The
+the queue. A lease that ends without an acknowledgement goes back, which is done by those who look at the queue. The
 acknowledgement makes it a claim, and a claim stays with its agent until the end is told, or until the agent is gone and
 cannot have started anything.
 
@@ -55,7 +55,6 @@ def push(connection: Connection, queue_id: int, *, now: float, **values: Any) ->
 
 def take(connection: Connection, queue_id: int, agent_id: int | None, now: float) -> AnyRow | None:
     """Lease the queue's next item to an agent: the most urgent, of those the oldest. None if none waits."""
-    return_expired(connection, queue_id, now)
     statement = _TAKE_SKIPPING_LOCKED if connection.dialect.name == "postgresql" else _TAKE
     values = {"of_queue": queue_id, "holder": agent_id, "until": now + LEASE_SECONDS, "at": now}
     return connection.execute(statement, values).first()
@@ -152,7 +151,7 @@ def note_progress(
 
 def link_run(connection: Connection, item_id: int, run_id: int) -> None:
     """Tie a claimed item to its run."""
-    connection.execute(update(items).where(items.c.id == item_id).values(run_id=run_id))
+    connection.execute(_LINK_RUN, {"of_item": item_id, "for_run": run_id})
 
 
 def end(connection: Connection, item_id: int, state: str, now: float, **values: Any) -> None:
@@ -224,3 +223,4 @@ _ACKNOWLEDGE: Final = _acknowledging(
 _ACKNOWLEDGE_OWN: Final = _acknowledging(
     and_(in_state(ItemState.LEASED, ItemState.PENDING), items.c.agent_id == bindparam("holder"))
 ).returning(items)
+_LINK_RUN: Final = update(items).where(items.c.id == bindparam("of_item")).values(run_id=bindparam("for_run"))

@@ -1,9 +1,14 @@
 """Projects of an entity. Names are compared without regard to case, as some agents lower-case them."""
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, projects
+
+# Made once, as every acknowledgement needs it.
+_ID_BY_NAME = select(projects.c.id).where(
+    projects.c.entity_id == bindparam("of_entity"), projects.c.name_key == bindparam("named")
+)
 
 
 def find(connection: Connection, entity: str, project: str) -> AnyRow | None:
@@ -28,9 +33,7 @@ def ensure(
     connection: Connection, entity_id: int, name: str, *, user_id: int, now: float, description: str | None = None
 ) -> tuple[int, bool]:
     """Return the id of the entity's project of that name, and whether it was made just now."""
-    known = connection.scalar(
-        select(projects.c.id).where(projects.c.entity_id == entity_id, projects.c.name_key == name.lower())
-    )
+    known = connection.scalar(_ID_BY_NAME, {"of_entity": entity_id, "named": name.lower()})
     if known is not None:
         return known, False
     statement = insert(projects).values(

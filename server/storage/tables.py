@@ -422,3 +422,61 @@ item_log_chunks = Table(
     Column("content", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id"),
+    Column("name", String(16), nullable=False),  # the short id in URLs; `runs.sweep` holds it
+    Column("display_name", Text),
+    Column("description", Text),
+    Column("state", String(16), nullable=False),  # sweep_states.SweepState
+    Column("method", String(16), nullable=False),
+    Column("config", Text, nullable=False),  # YAML, as it was sent
+    Column("version", Integer, nullable=False),  # changes with whatever makes a suggestion void
+    Column("controller", Text),  # JSON, kept for a local controller
+    Column("scheduler", Text),  # JSON: what a launch scheduler was queued with, or what a client left here
+    Column("launched", Boolean, nullable=False),  # its runs go through a queue, by a scheduler
+    Column("scheduler_item_id", _Id, ForeignKey("run_queue_items.id", ondelete="SET NULL"), index=True),
+    Column("prior_runs", Text),  # JSON: a filter of runs from which it learns though they are not its own
+    _ref("created_by", "users.id"),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+
+sweep_agents = Table(
+    "sweep_agents",
+    metadata,
+    _id(),
+    _ref("sweep_id", "sweeps.id", index=True),
+    Column("name", String(16), nullable=False, unique=True),
+    Column("host", Text, nullable=False),
+    Column("busy", Boolean, nullable=False),  # its last heartbeat told of a run that is alive
+    Column("dismissed", Boolean, nullable=False),  # it was told to exit
+    _ref("created_by", "users.id"),
+    _time("heartbeat_at", nullable=False),
+    _time("created_at", nullable=False),
+)
+
+# Runs that the sweep has made and handed to its agents. A run can belong to a sweep without: its user said so.
+sweep_runs = Table(
+    "sweep_runs",
+    metadata,
+    Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    _ref("sweep_id", "sweeps.id", index=True),
+    _ref("agent_id", "sweep_agents.id", index=True),
+    Column("args", Text, nullable=False),  # JSON: {<parameter>: {"value": ...}}
+    Column("hand_outs", Integer, nullable=False),  # to this agent, since it was last seen at work
+    Column("taken", Boolean, nullable=False),  # the agent has told of it
+)
+Index(
+    "ix_runs_project_id_sweep",
+    runs.c.project_id,
+    runs.c.sweep,
+    sqlite_where=text("sweep IS NOT NULL"),
+    postgresql_where=text("sweep IS NOT NULL"),
+)

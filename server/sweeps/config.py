@@ -1,20 +1,22 @@
 """Sweep configs: read from YAML, checked, and understood. Every complaint names the key, and says what to write."""
 
-import contextlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
-
-import yaml
+from typing import Final, NamedTuple, cast
 
 from protocol.json_types import Json, JsonObject
 from server.errors import RequestError
 from server.sweeps import distributions as d
+from server.sweeps import yaml_text
 from server.sweeps.distributions import Distribution
 
 METHODS: Final = ("grid", "random", "bayes", "custom")
 GOALS: Final = ("minimize", "maximize")
+MAX_LOOKS: Final = 100
+LAST_LOOK: Final = 10**9
+"""No run has more points of history than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,10 @@ class ParsedSweep(NamedTuple):
 
 def parse_yaml(text: str) -> JsonObject:
     """Read a config's YAML; `RequestError` if it cannot be read or is not a mapping."""
-    try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RequestError(f"The sweep's config is not YAML: {error}.") from error
+    value = yaml_text.load(text)
     if not isinstance(value, Mapping):
         raise RequestError(f"The sweep's config must be a mapping with `method` and `parameters`, not {value!r}.")
-    return cast("JsonObject", value)
+    return value
 
 
 def parse(raw: JsonObject) -> ParsedSweep:
@@ -89,10 +88,11 @@ def parse(raw: JsonObject) -> ParsedSweep:
             "from its runs."
         )
     parameters = _parameters(raw, required=method != "custom")
+    cap = None if raw.get("run_cap") is None else _count(raw, "The sweep's `run_cap`", "run_cap")
     if method == "grid":
         for parameter in parameters:
             _must_be_listed(parameter)
-    config = SweepConfig(str(method), metric, parameters, _run_cap(raw), _early_stop(raw, metric))
+    config = SweepConfig(str(method), metric, parameters, cap, _early_stop(raw, metric))
     return ParsedSweep(config, _warnings(config))
 
 
@@ -100,7 +100,8 @@ def expected_runs(config: SweepConfig) -> int | None:
     """Return how many runs the sweep makes; None if it goes on for ever."""
     if config.method != "grid":
         return config.run_cap
-    size = math.prod(len(parameter.distribution.listed() or ()) for parameter in config.parameters)
+    columns = [parameter.distribution.listed() for parameter in config.parameters]
+    size = math.prod(column.count for column in columns if column is not None)
     return size if config.run_cap is None else min(size, config.run_cap)
 
 
@@ -116,27 +117,28 @@ def _metric(raw: JsonObject) -> Metric | None:
     return Metric(str(given["name"]), str(goal))
 
 
-def _run_cap(raw: JsonObject) -> int | None:
-    cap = raw.get("run_cap")
-    if cap is None:
-        return None
-    if not isinstance(cap, int) or isinstance(cap, bool) or cap < 1:
-        raise RequestError(f"The sweep's `run_cap` is {cap!r}; use a whole number from 1 on.")
-    return cap
+def _count(given: JsonObject, what: str, key: str) -> int:
+    count = given.get(key)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise RequestError(f"{what} is {count!r}; use a whole number from 1 on.")
+    return count
 
 
 def _early_stop(raw: JsonObject, metric: Metric | None) -> EarlyStop | None:
     given = raw.get("early_terminate")
     if given is None:
         return None
-    if not isinstance(given, Mapping) or given.get("type") not in {"hyperband", "envelope"}:
+    if not isinstance(given, Mapping) or given.get("type") not in ("hyperband", "envelope"):
         raise RequestError(f"The sweep's `early_terminate` must be a mapping with `type: hyperband`, not {given!r}.")
     if given["type"] == "envelope":
         raise RequestError("`early_terminate` of type 'envelope' is not known here. Use `type: hyperband`.")
     if metric is None:
         raise RequestError("`early_terminate` needs the sweep's `metric`, to compare the runs.")
     eta = _number(given, "early_terminate", "eta", 3, above=1)
-    return EarlyStop(_looks(given, eta), eta, bool(given.get("strict", False)))
+    strict = given.get("strict", False)
+    if not isinstance(strict, bool):
+        raise RequestError(f"The `strict` of early_terminate is {strict!r}; use true or false.")
+    return EarlyStop(_looks(given, eta), eta, strict)
 
 
 def _looks(given: JsonObject, eta: float) -> Sequence[int]:
@@ -146,10 +148,16 @@ def _looks(given: JsonObject, eta: float) -> Sequence[int]:
         raise RequestError("`early_terminate` needs either `min_iter`, or `max_iter` with `s`.")
     if lowest is not None:
         first = _number(given, "early_terminate", "min_iter", 1, above=0)
-        return [round(first * eta**power) for power in range(20)]
+        looks = itertools.accumulate(
+            itertools.repeat(eta, MAX_LOOKS - 1), lambda look, factor: look * factor, initial=first
+        )
+        return sorted({max(round(look), 1) for look in looks if look <= LAST_LOOK})
     last = _number(given, "early_terminate", "max_iter", 1, above=0)
-    brackets = int(_number(given, "early_terminate", "s", 1, above=0))
-    return sorted({max(int(last / eta**power), 1) for power in range(1, brackets + 1)})
+    brackets = _count(given, "The `s` of early_terminate", "s") if "s" in given else 1
+    parts = itertools.accumulate(
+        itertools.repeat(eta, min(brackets, MAX_LOOKS)), lambda part, by: part / by, initial=last
+    )
+    return sorted({max(int(part), 1) for part in itertools.islice(parts, 1, None)})
 
 
 def _parameters(raw: JsonObject, *, required: bool) -> Sequence[Parameter]:
@@ -215,13 +223,13 @@ def _choice(name: str, given: JsonObject) -> Distribution:
         raise RequestError(f"The `values` of parameter {name} must be a list of at least one, not {values!r}.")
     if weights is None:
         return d.Choice(list(values))
-    numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
-    if len(numbers) != len(values) or not all(isinstance(weight, int | float) and weight >= 0 for weight in numbers):
+    given_weights = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
+    chances = [number for weight in given_weights if (number := _finite(weight)) is not None and number >= 0]
+    if not len(values) == len(given_weights) == len(chances):
         raise RequestError(
             f"The `probabilities` of parameter {name} must be as many numbers from 0 on as it has values "
             f"({len(values)}), not {weights!r}."
         )
-    chances = [float(cast("float", weight)) for weight in numbers]
     if abs(sum(chances) - 1) > 1e-6:
         raise RequestError(f"The `probabilities` of parameter {name} add up to {sum(chances):g}, not to 1.")
     return d.Choice(list(values), chances)
@@ -231,7 +239,8 @@ def _integers(name: str, given: JsonObject) -> Distribution:
     low, high = _bounds(name, given)
     if not low.is_integer() or not high.is_integer():
         raise RequestError(f"Parameter {name} has whole numbers, so `min` and `max` must be whole too.")
-    return d.Integers(int(low), int(high))
+    exact = [given[key] if _is_whole(given[key]) else bound for key, bound in (("min", low), ("max", high))]
+    return d.Integers(*(int(cast("float", bound)) for bound in exact))  # a float has not all digits of a long number
 
 
 def _bounded(make: Callable[..., Distribution], *, stepped: bool = False, exponents: bool = False) -> "_Maker":
@@ -241,8 +250,19 @@ def _bounded(make: Callable[..., Distribution], *, stepped: bool = False, expone
             low, high = _exponential(name, low), _exponential(name, high)
         elif make is not d.uniform and low <= 0:
             raise RequestError(f"The `min` of parameter {name} is {low:g}; on a logarithmic scale it must be above 0.")
-        return make(low, high, _step(name, given)) if stepped else make(low, high)
+        return _stepped(name, make, low, high, _step(name, given)) if stepped else make(low, high)
 
+    return distribution
+
+
+def _stepped(name: str, make: Callable[..., Distribution], low: float, high: float, step: float) -> Distribution:
+    distribution = make(low, high, step)
+    listed = distribution.listed()
+    if listed is not None and not listed.count:
+        raise RequestError(
+            f"Parameter {name} takes multiples of its step `q`, and none of {step:g} is from {low:g} to {high:g}. Give "
+            "a smaller `q` (it is 1 unless given), or wider bounds."
+        )
     return distribution
 
 
@@ -251,9 +271,14 @@ def _inverted(name: str, given: JsonObject) -> Distribution:
     return d.inverse_log_uniform(_exponential(name, -high), _exponential(name, -low))
 
 
-def _bell(make: Callable[..., Distribution], *, stepped: bool = False) -> "_Maker":
+def _bell(make: Callable[..., Distribution], *, stepped: bool = False, exponents: bool = False) -> "_Maker":
     def distribution(name: str, given: JsonObject) -> Distribution:
         mu, sigma = _number(given, name, "mu", 0), _number(given, name, "sigma", 1, above=0)
+        if exponents and mu + _FAR * sigma > _MAX_EXPONENT:
+            raise RequestError(
+                f"The `mu` ({mu:g}) and `sigma` ({sigma:g}) of parameter {name} are those of the values' logarithm, "
+                f"which makes values of up to e to the power of {mu + _FAR * sigma:g}. Give smaller ones."
+            )
         return make(mu, sigma, _step(name, given)) if stepped else make(mu, sigma)
 
     return distribution
@@ -296,14 +321,23 @@ def _step(name: str, given: JsonObject) -> float:
 
 def _number(given: JsonObject, name: str, key: str, default: float, *, above: float | None = None) -> float:
     value = given.get(key, default)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # YAML reads 1e-3, which has no point, as text
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    number = _finite(value)
+    if number is None:
         raise RequestError(f"The `{key}` of {name} is {value!r}; use a number.")
-    if above is not None and value <= above:
-        raise RequestError(f"The `{key}` of {name} is {value:g}; use a number above {above:g}.")
-    return float(value)
+    if above is not None and number <= above:
+        raise RequestError(f"The `{key}` of {name} is {number:g}; use a number above {above:g}.")
+    return number
+
+
+def _finite(value: Json) -> float | None:
+    """Return a number, also one in text: YAML reads 1e-3, which has no point, as text."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _must_be_listed(parameter: Parameter) -> None:
@@ -313,22 +347,37 @@ def _must_be_listed(parameter: Parameter) -> None:
             f"Parameter {_shown(parameter.path)} has values without number, so no grid can go through them. Give "
             "`values`, whole `min` and `max`, or a q_uniform with a step `q`; or use method 'random'."
         )
-    if len(values) > d.MAX_LISTED:
-        raise RequestError(f"Parameter {_shown(parameter.path)} has {len(values):,} values, too many for a grid.")
+    if values.count > d.MAX_LISTED:
+        raise RequestError(
+            f"Parameter {_shown(parameter.path)} has {values.count:,} values, too many for a grid. Narrow it, or use "
+            "method 'random'."
+        )
 
 
 def _warnings(config: SweepConfig) -> Sequence[str]:
-    return [
-        f"Parameter {_shown(parameter.path)} is drawn by chance: a beta distribution is not searched."
-        for parameter in config.parameters
-        if config.method == "bayes" and isinstance(parameter.distribution, d.Beta)
-    ]
+    if config.method != "bayes":
+        return []
+    warnings: list[str] = []
+    for parameter in config.parameters:
+        if isinstance(parameter.distribution, d.Beta):
+            warnings.append(
+                f"Parameter {_shown(parameter.path)} is drawn by chance: a beta distribution is not searched."
+            )
+        elif isinstance(parameter.distribution, d.Choice) and parameter.distribution.weights:
+            warnings.append(
+                f"The `probabilities` of parameter {_shown(parameter.path)} are not used: method 'bayes' learns them."
+            )
+    return warnings
 
 
 def _shown(path: tuple[str, ...]) -> str:
     return repr(".".join(path))
 
 
+_MAX_EXPONENT: Final = 700
+"""e to the power of this is a float; a little more is not."""
+_FAR: Final = 8
+"""In sigmas: no draw is farther from its mean."""
 _Maker = Callable[[str, JsonObject], Distribution]
 _KINDS: Final[Mapping[str, _Maker]] = {
     "constant": _constant,
@@ -345,8 +394,8 @@ _KINDS: Final[Mapping[str, _Maker]] = {
     "inv_log_uniform_values": _bounded(d.inverse_log_uniform),
     "normal": _bell(d.normal),
     "q_normal": _bell(d.normal, stepped=True),
-    "log_normal": _bell(d.log_normal),
-    "q_log_normal": _bell(d.log_normal, stepped=True),
+    "log_normal": _bell(d.log_normal, exponents=True),
+    "q_log_normal": _bell(d.log_normal, stepped=True, exponents=True),
     "beta": _beta(),
     "q_beta": _beta(stepped=True),
 }

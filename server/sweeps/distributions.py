@@ -4,8 +4,9 @@ The kinds are those of the public sweep configuration. A `Scale` maps [0, 1] ont
 chance draws from it, and how a Bayesian search moves in it.
 """
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
@@ -19,6 +20,14 @@ MAX_LISTED = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """The values of a parameter in a row, each made when it is asked for: there may be many."""
+
+    count: int
+    at: Callable[[int], Json]
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One of a few values."""
 
@@ -29,9 +38,13 @@ class Choice:
         """Return one by chance."""
         return random.choices(self.values, self.weights)[0]
 
-    def listed(self) -> Sequence[Json]:
-        """Return all of them."""
-        return self.values
+    def listed(self) -> Listed:
+        """Return all of them, each once."""
+        distinct: dict[str, Json] = {}
+        for value in self.values:
+            distinct.setdefault(key(value), value)
+        values = list(distinct.values())
+        return Listed(len(values), lambda number: values[number])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +58,9 @@ class Integers:
         """Return one by chance."""
         return random.randint(self.low, self.high)
 
-    def listed(self) -> Sequence[Json]:
+    def listed(self) -> Listed:
         """Return all of them."""
-        return range(self.low, self.high + 1)
+        return Listed(self.high - self.low + 1, lambda number: self.low + number)
 
     def at(self, position: float) -> Json:
         """Return the number at a place in [0, 1]."""
@@ -76,20 +89,20 @@ class Scale:
     def at(self, position: float) -> Json:
         """Return the number at a place in [0, 1]."""
         value = self.quantile(min(max(position, 1e-12), 1 - 1e-12))
-        if self.step is None:
-            return min(max(value, self.low), self.high)
-        return _multiple(_rounded(value, self), self.step)
+        within = min(max(value, self.low), self.high)
+        return within if self.step is None else _multiple(_rounded(within, self), self.step)
 
     def position(self, value: float) -> float:
         """Return the place of a number."""
         return self.cdf(min(max(value, self.low), self.high))
 
-    def listed(self) -> Sequence[Json] | None:
-        """Return all of them, if they are not without number."""
-        if self.step is None or math.isinf(self.low) or math.isinf(self.high):
+    def listed(self) -> Listed | None:
+        """Return all of them, if they are not without number; there may be none between the bounds."""
+        step = self.step
+        if step is None or math.isinf(self.low) or math.isinf(self.high):
             return None
         first, last = _numbers(self)
-        return [_multiple(number, self.step) for number in range(first, last + 1)]
+        return Listed(max(last - first + 1, 0), lambda number: _multiple(first + number, step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +118,25 @@ class Beta:
         value = random.betavariate(self.a, self.b)
         return value if self.step is None else _multiple(round(value / self.step), self.step)
 
-    def listed(self) -> Sequence[Json] | None:
+    def listed(self) -> Listed | None:
         """Return None: they are without number, or unevenly likely."""
         return None
+
+
+def key(value: Json) -> str:
+    """Return a text that two values share if they are the same in JSON, where 1.0 is 1 and true is not."""
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Json) -> Json:
+    # Whole numbers come back from clients as floats, and the other way round.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
 
 
 Distribution: TypeAlias = Choice | Integers | Scale | Beta
@@ -162,7 +191,7 @@ def log_normal(mu: float, sigma: float, step: float | None = None) -> Scale:
 def _rounded(value: float, scale: Scale) -> int:
     """Return which multiple of the step is nearest, of those within the bounds."""
     assert scale.step is not None
-    nearest = round(value / scale.step)
+    nearest = round(Decimal(value) / Decimal(str(scale.step)))
     if math.isinf(scale.high):
         return nearest if math.isinf(scale.low) else max(nearest, math.ceil(scale.low / scale.step))
     first, last = _numbers(scale)
@@ -170,11 +199,11 @@ def _rounded(value: float, scale: Scale) -> int:
 
 
 def _numbers(scale: Scale) -> tuple[int, int]:
-    """Return the first and the last multiple of the step within the bounds; the nearest to them if there is none."""
+    """Return the first and the last multiple of the step within the bounds; the last is below if there is none."""
     step = Decimal(str(scale.step))
     first = math.ceil(Decimal(str(scale.low)) / step)
     last = math.floor(Decimal(str(scale.high)) / step)
-    return (first, last) if first <= last else (last, last)
+    return first, last
 
 
 def _multiple(number: int, step: float) -> Json:

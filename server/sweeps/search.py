@@ -1,6 +1,5 @@
 """What to try next. Everything follows from the config and the runs so far, so that any server can tell at any time."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, cast
 from protocol.json_types import Json, JsonObject
 from server.errors import RequestError
 from server.sweeps.config import Parameter, SweepConfig
-from server.sweeps.distributions import Beta, Choice
+from server.sweeps.distributions import Beta, Choice, Listed, key
 
 MAX_LEARNED_FROM = 1_000
 """How many of the newest runs a Bayesian search learns from; more take long and teach little."""
@@ -46,30 +45,22 @@ def suggest(config: SweepConfig, past: Sequence[PastRun], random: Random) -> Jso
 
 def _next_of_grid(parameters: Sequence[Parameter], past: Sequence[PastRun]) -> Sequence[Json] | None:
     """Return the first combination that no run has had; the last parameter changes fastest."""
-    columns = [parameter.distribution.listed() or [] for parameter in parameters]
-    tried = {_key(_values(parameters, run.params)) for run in past}
-    for number in range(math.prod(map(len, columns))):
+    columns = [listed for parameter in parameters if (listed := parameter.distribution.listed()) is not None]
+    assert len(columns) == len(parameters), "the config was checked: every parameter of a grid can be listed"
+    tried = {key(_values(parameters, run.params)) for run in past}
+    for number in range(math.prod(column.count for column in columns)):
         combination = _combination(columns, number)
-        if _key(combination) not in tried:
+        if key(combination) not in tried:
             return combination
     return None
 
 
-def _combination(columns: Sequence[Sequence[Json]], number: int) -> Sequence[Json]:
+def _combination(columns: Sequence[Listed], number: int) -> Sequence[Json]:
     values: list[Json] = []
     for column in reversed(columns):
-        number, index = divmod(number, len(column))
-        values.append(column[index])
+        number, index = divmod(number, column.count)
+        values.append(column.at(index))
     return values[::-1]
-
-
-def _key(values: Sequence[Json]) -> str:
-    # Whole numbers come back from clients as floats, and the other way round.
-    return json.dumps([_plain(value) for value in values], sort_keys=True)
-
-
-def _plain(value: Json) -> Json:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _most_promising(config: SweepConfig, past: Sequence[PastRun], random: Random) -> Sequence[Json]:
@@ -131,9 +122,10 @@ def _places(searched: Sequence[Parameter], run: PastRun) -> dict[str, float] | N
     for number, (parameter, value) in enumerate(zip(searched, _values(searched, run.params), strict=True)):
         distribution = parameter.distribution
         if isinstance(distribution, Choice):
-            if value not in distribution.values:
+            keys = [key(choice) for choice in distribution.values]
+            if key(value) not in keys:
                 return None
-            places[str(number)] = distribution.values.index(value)
+            places[str(number)] = keys.index(key(value))
         elif isinstance(value, int | float) and not isinstance(distribution, Beta):
             places[str(number)] = min(max(distribution.position(value), 0.0), 1.0)
         else:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import TemplateError
+from protocol.errors import SpecError, TemplateError
 from server.errors import RequestError
 from server.pushing import QueueRules, check_priority, complete, read_object
 
@@ -83,9 +83,13 @@ def test_a_queue_with_variables_takes_no_resource_args() -> None:
 
 
 def test_but_a_preempted_launch_comes_back_with_the_args_that_it_had() -> None:
-    own = {"kubernetes": {"spec": {"limits": {"cpu": 7}}}}
-    done = _complete(_queue(resource_args=KUBERNETES, variables=CPU), resource_args=own, _resume_count=1)
-    assert done["resource_args"] == own
+    had = {"kubernetes": {"spec": {"limits": {"cpu": 7}}}}
+    own = {"kubernetes": {"spec": {"limits": {"cpu": 70}}}}
+    queue = _queue(resource_args=KUBERNETES, variables=CPU)
+    spec = {**SPEC, "resource_args": own, "_resume_count": 1}
+    assert complete(spec, queue, {}, "alice", earlier={"resource_args": had})["resource_args"] == had
+    with pytest.raises(RequestError, match="has template variables"):
+        complete(spec, queue, {}, "alice")
 
 
 def test_a_queue_without_a_config_leaves_the_spec_as_it_is() -> None:
@@ -132,3 +136,38 @@ def test_nothing_is_an_empty_object(text: str | None) -> None:
 def test_what_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match=r"^it "):
         read_object(text, "it")
+
+
+SCHEDULER = {
+    "entity": "e",
+    "project": "p",
+    "uri": "placeholder-uri-scheduler",
+    "resource": "local-process",
+    "overrides": {"entry_point": ["wandb", "scheduler", "s1"], "args": ["--queue", "q"]},
+}
+
+
+@pytest.mark.parametrize("resource", ["kubernetes", "local-process", None])
+def test_a_scheduler_goes_to_any_queue_and_keeps_its_own_resource(resource: str | None) -> None:
+    queue = _queue(resource=resource, resource_args=KUBERNETES, variables={"cpu": {"schema": {"type": "integer"}}})
+    assert dict(complete(SCHEDULER, queue, {}, "alice")) == {**SCHEDULER, "author": "alice"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"job": "e/p/j:v1"}, id="somebody's code"),
+        pytest.param({"overrides": {"entry_point": ["python", "-c", "evil"]}}, id="another command"),
+        pytest.param({"overrides": {}}, id="no command"),
+        pytest.param({"uri": "placeholder-other"}, id="another placeholder"),
+        pytest.param({"resource": "local-container"}, id="another resource"),
+    ],
+)
+def test_what_only_looks_like_a_scheduler_is_held_to_the_queues_resource(changes: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"'kubernetes'.*'local-"):
+        complete({**SCHEDULER, **changes}, _queue(), {}, "alice")
+
+
+def test_a_scheduler_with_an_image_is_refused_on_the_agents_own_machine() -> None:
+    with pytest.raises(SpecError, match="docker image"):
+        complete({**SCHEDULER, "docker": {"docker_image": "i"}}, _queue(), {}, "alice")

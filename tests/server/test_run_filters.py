@@ -90,7 +90,7 @@ async def test_runs_are_ordered_and_paged(client: Client, clock: Clock) -> None:
     forward = [f"r{number}" for number in range(7)]
     assert await names(client) == forward
     assert await names(client, order="+display_name") == forward[::-1]
-    status, message = await client.fail(LIST, order="-summary_metrics.loss")
+    status, message = await client.fail(LIST, order="-config.lr")
     assert (status, "ordered by" in message) == (400, True)
     seen: list[str] = []
     after = None
@@ -102,3 +102,24 @@ async def test_runs_are_ordered_and_paged(client: Client, clock: Clock) -> None:
             break
     assert sorted(seen) == forward
     assert seen[0] in {"r5", "r6"}
+
+
+async def test_runs_are_ordered_by_a_number_in_their_summary(client: Client) -> None:
+    summaries = {
+        "middle": '{"loss": 2, "a": {"b": 1}}',
+        "none": "{}",
+        "last": '{"loss": 30.5, "a.b": 2}',
+        "nan": '{"loss": NaN}',
+        "first": '{"loss": -1}',
+        "text": '{"loss": "1"}',
+        "truth": '{"loss": true}',
+    }
+    for name, summary in summaries.items():
+        await start(client, name, summaryMetrics=summary)
+    without = ["none", "nan", "text", "truth"]
+    assert await names(client, order="+summary_metrics.loss") == ["first", "middle", "last", *without]
+    assert await names(client, order="-summary_metrics.loss") == ["last", "middle", "first", *without]
+    assert (await names(client, order="-summary_metrics.a.b"))[:2] == ["last", "middle"]
+    page = await client.ask(LIST, order="+summary_metrics.loss", first=2, after=None)
+    assert page["project"]["runs"]["pageInfo"]["hasNextPage"]
+    assert [edge["node"]["name"] for edge in page["project"]["runs"]["edges"]] == ["first", "middle"]

@@ -80,6 +80,8 @@ def test_a_number_that_yaml_reads_as_text_is_one() -> None:
         ({"method": "grid", "parameters": {"a": {"values": [1, 2]}, "b": {"min": 1, "max": 3}}}, 6),
         ({"method": "grid", "run_cap": 4, "parameters": {"a": {"values": [1, 2]}, "b": {"min": 1, "max": 3}}}, 4),
         ({"method": "grid", "parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.1}}}, 11),
+        ({"method": "grid", "parameters": {"a": {"values": [1, 1.0, True, "1"]}}}, 3),
+        ({"method": "grid", "parameters": {"a": {"values": [[1], [1.0], {"b": 2}, {"b": 2.0}]}}}, 2),
         ({}, None),
         ({"run_cap": 7}, 7),
     ],
@@ -91,6 +93,18 @@ def test_how_many_runs_there_will_be(changes: dict[str, Any], runs: int | None) 
 def test_a_search_that_is_none_is_told() -> None:
     config = _config(method="bayes", metric={"name": "m"}, parameters={"a": {"distribution": "beta"}})
     assert "drawn by chance" in parse(config).warnings[0]
+
+
+def test_probabilities_that_are_not_used_are_told() -> None:
+    parameters = {"a": {"values": [1, 2], "probabilities": [0.1, 0.9]}}
+    config = _config(method="bayes", metric={"name": "m"}, parameters=parameters)
+    assert parse(config).warnings == ["The `probabilities` of parameter 'a' are not used: method 'bayes' learns them."]
+    assert parse(_config(parameters=parameters)).warnings == []
+
+
+def test_whole_bounds_keep_all_their_digits() -> None:
+    assert _parameter(min=2**60 + 1, max=2**60 + 3) == Integers(2**60 + 1, 2**60 + 3)
+    assert _parameter(distribution="int_uniform", min="1e3", max=2000.0) == Integers(1000, 2000)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +122,21 @@ def test_a_search_that_is_none_is_told() -> None:
         ({"run_cap": 0}, "`run_cap` is 0"),
         ({"run_cap": True}, "`run_cap` is True"),
         ({"method": "grid", "parameters": {"a": {"min": 0.0, "max": 1.0}}}, "no grid can go through them"),
-        ({"method": "grid", "parameters": {"a": {"min": 0, "max": 10**8}}}, "too many for a grid"),
+        ({"method": "grid", "parameters": {"a": {"min": 0, "max": 10**8}}}, "100,000,001 values, too many for a grid"),
+        ({"method": "grid", "parameters": {"a": {"min": 0, "max": 10**20}}}, "Narrow it, or use method 'random'"),
+        (
+            {"method": "grid", "parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 1e-12}}},
+            "1,000,000,000,001 values, too many for a grid",
+        ),
+        ({"metric": {"name": "m"}, "early_terminate": {"type": ["hyperband"]}}, "mapping with `type: hyperband`"),
+        (
+            {"metric": {"name": "m"}, "early_terminate": {"type": "hyperband", "max_iter": 9, "s": 0.5}},
+            "`s` of early_terminate is 0.5; use a whole number from 1 on",
+        ),
+        (
+            {"metric": {"name": "m"}, "early_terminate": {"type": "hyperband", "min_iter": 9, "strict": "no"}},
+            "`strict` of early_terminate is 'no'; use true or false",
+        ),
         ({"early_terminate": {"type": "hyperband", "min_iter": 3}}, "needs the sweep's `metric`"),
         ({"metric": {"name": "m"}, "early_terminate": {"type": "envelope"}}, "'envelope' is not known here"),
         ({"metric": {"name": "m"}, "early_terminate": 3}, "must be a mapping with `type: hyperband`"),
@@ -133,6 +161,8 @@ def test_a_mistake_is_told(changes: dict[str, Any], message: str) -> None:
         ({"values": []}, "`values` of parameter 'a' must be a list of at least one"),
         ({"values": "abc"}, "`values` of parameter 'a' must be a list"),
         ({"values": [1, 2], "probabilities": [1]}, "must be as many numbers from 0 on as it has values (2)"),
+        ({"values": [1, 2], "probabilities": [0.5, 10**400]}, "must be as many numbers from 0 on"),
+        ({"values": [1, 2], "probabilities": [1.5, -0.5]}, "must be as many numbers from 0 on"),
         ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "add up to 1.1, not to 1"),
         ({"distribution": "uniform", "min": 1}, "`max` is missing"),
         ({"min": 3, "max": 1}, "which is above its `max`"),
@@ -142,6 +172,14 @@ def test_a_mistake_is_told(changes: dict[str, Any], message: str) -> None:
         ({"distribution": "normal", "sigma": 0}, "`sigma` of 'a' is 0; use a number above 0"),
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "`q` of 'a' is 0"),
         ({"distribution": "uniform", "min": "low", "max": 1}, "`min` of 'a' is 'low'; use a number"),
+        ({"min": 0, "max": 10**400}, "`max` of 'a' is 1000"),
+        (
+            {"distribution": "q_uniform", "min": 0.1, "max": 0.9},
+            "none of 1 is from 0.1 to 0.9. Give a smaller `q` (it is 1 unless given), or wider bounds",
+        ),
+        ({"distribution": "q_log_uniform_values", "min": 1.2, "max": 1.8}, "none of 1 is from 1.2 to 1.8"),
+        ({"distribution": "log_normal", "mu": 1000}, "`mu` (1000) and `sigma` (1) of parameter 'a' are those of the"),
+        ({"distribution": "q_log_normal", "sigma": 200}, "up to e to the power of 1600. Give smaller ones"),
         ({"distribution": "uniform", "min": math.nan, "max": 1}, "use a number"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.sweeps.config import SweepConfig, parse
+from server.sweeps.config import MAX_LOOKS, SweepConfig, parse
 from server.sweeps.early_stop import to_stop
 
 
@@ -23,6 +23,14 @@ def test_the_best_third_goes_on() -> None:
 def test_looks_come_at_powers_or_at_parts_of_the_end() -> None:
     assert list(_config(min_iter=3).early_stop.looks[:4]) == [3, 9, 27, 81]  # type: ignore[union-attr]
     assert list(_config(max_iter=27, s=2).early_stop.looks) == [3, 9]  # type: ignore[union-attr]
+
+
+def test_looks_are_whole_and_not_without_number() -> None:
+    assert list(_config(min_iter=0.3).early_stop.looks[:3]) == [1, 3, 8]  # type: ignore[union-attr]
+    assert list(_config(min_iter=3, eta=1e20).early_stop.looks) == [3]  # type: ignore[union-attr]
+    assert list(_config(max_iter=27, s=10**9).early_stop.looks) == [1, 3, 9]  # type: ignore[union-attr]
+    assert len(_config(min_iter=3, eta=1.001).early_stop.looks) <= MAX_LOOKS  # type: ignore[union-attr]
+    assert to_stop(_config(min_iter=0.3), CURVES) == {f"run{number}" for number in range(3, 9)}
 
 
 def test_nobody_stops_before_the_first_look_or_without_others() -> None:

@@ -1,6 +1,7 @@
 """Searches: a grid goes through everything once, values are within their bounds, and Bayes learns."""
 
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from random import Random
@@ -60,6 +61,38 @@ def test_a_grid_knows_values_that_came_back_as_floats_and_ignores_other_keys() -
     assert suggest(config, past, Random(0)) == {"a": {"value": 2}}
 
 
+def test_a_grid_has_a_value_that_is_listed_twice_once() -> None:
+    config = _config({"a": {"values": [2, 1, 2.0, True, [1], [1.0]]}})
+    assert [_value(run, "a") for run in _search(config, 10, Random(0))] == [2, 1, True, [1]]
+
+
+def test_a_grid_of_steps_has_them_without_the_noise_of_fractions() -> None:
+    config = _config({"a": {"distribution": "q_uniform", "min": 0.1, "max": 0.7, "q": 0.1}})
+    assert [_value(run, "a") for run in _search(config, 10, Random(0))] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_a_grid_is_complete_whatever_comes_between(sizes: list[int], random: Random) -> None:
+    """Runs may be gone, and come in any order: what is missing is handed out, and nothing twice."""
+    config = _config({f"p{number}": {"values": list(range(size))} for number, size in enumerate(sizes)})
+    whole = _search(config, 100, random)
+    past = random.sample(whole, random.randint(0, len(whole)))
+    missing = len(whole) - len(past)
+    for _ in range(missing):
+        params = suggest(config, past, random)
+        assert params is not None
+        assert params not in [run.params for run in past]
+        past.insert(random.randint(0, len(past)), PastRun(params, random.choice(["running", "killed"]), None))
+    assert suggest(config, past, random) is None
+
+
+def test_a_huge_grid_of_steps_costs_nothing_before_it_is_walked() -> None:
+    steps = {"distribution": "q_uniform", "min": 0, "max": 1, "q": 1e-7 * 2}
+    config = _config({f"p{number}": steps for number in range(3)})
+    assert suggest(config, [], Random(0)) == {f"p{number}": {"value": 0.0} for number in range(3)}
+
+
 def test_a_huge_grid_costs_nothing_before_it_is_walked() -> None:
     config = _config({f"p{number}": {"min": 1, "max": 1000} for number in range(6)})
     assert suggest(config, [], Random(0)) == {f"p{number}": {"value": 1} for number in range(6)}
@@ -104,7 +137,31 @@ def test_values_are_within_bounds_and_on_their_steps(given_parameter: dict[str, 
         assert all(abs(value / step - round(value / step)) < 1e-9 for value in values)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["uniform", "q_uniform"]),
+    st.floats(-1e6, 1e6),
+    st.floats(0, 1e6),
+    st.floats(1e-6, 1e3),
+    st.randoms(use_true_random=False),
+)
+def test_any_bounds_are_kept(kind: str, low: float, length: float, step: float, random: Random) -> None:
+    high = low + length
+    try:
+        config = _config({"a": {"distribution": kind, "min": low, "max": high, "q": step}}, "random")
+    except RequestError:
+        assert kind == "q_uniform"
+        assert math.floor(low / step) >= math.floor(high / step) - 1e-9
+        return
+    for _ in range(5):
+        params: Any = suggest(config, [], random)
+        value = params["a"]["value"]
+        assert low <= value <= high
+        if kind == "q_uniform":
+            assert abs(value / step - round(value / step)) < 1e-6 * max(1.0, abs(value / step))
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(_BOUNDED[:13]), st.floats(0.001, 0.999))
 def test_a_value_is_where_it_came_from(given_parameter: dict[str, Any], place: float) -> None:
     distribution: Any = _config({"a": given_parameter}, "random").parameters[0].distribution
@@ -158,6 +215,21 @@ class TestBayes:
         ]
         chosen = [suggest(config, past, Random(seed)) for seed in range(20)]
         assert sum(params == {"a": {"value": "good"}, "b": {"value": 1}} for params in chosen) > 14
+
+    def test_tells_true_from_one(self) -> None:
+        config = _config({"a": {"values": [1, True]}}, "bayes")
+        past = [PastRun({"a": {"value": True}}, "finished", 0.0), PastRun({"a": {"value": 1}}, "finished", 1.0)] * 20
+        chosen: list[Any] = [suggest(config, past, Random(seed)) for seed in range(20)]
+        assert sum(params["a"]["value"] is True for params in chosen) > 14
+
+    def test_has_nothing_to_search_in_constants(self) -> None:
+        config = _config({"a": {"value": 1}}, "bayes")
+        assert suggest(config, [PastRun({"a": {"value": 1}}, "finished", 1.0)], Random(0)) == {"a": {"value": 1}}
+
+    def test_is_repeatable(self) -> None:
+        config = _config(self.PARAMETERS, "bayes")
+        past = _search(config, 15, Random(5), self._distance)
+        assert suggest(config, past, Random(9)) == suggest(config, past, Random(9))
 
     def test_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)

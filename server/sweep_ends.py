@@ -1,0 +1,66 @@
+"""How a sweep comes to its end, beside the word of an agent: stopped by somebody, or through with all its runs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from protocol.json_types import JsonObject
+from protocol.states import ItemState, RunState
+from server.storage import claims, queue_items, runs, sweep_runs, sweeps
+from server.storage.rows import AnyRow
+from server.sweep_plans import plan_of
+from server.sweep_states import SweepState
+
+
+def settle(connection: Connection, sweep_id: int, now: float) -> None:
+    """Finish a sweep that has made all its runs, if they are through, though no agent is left that would ask."""
+    sweeps.lock(connection, sweep_id)
+    sweep = sweeps.by_id(connection, sweep_id)
+    expected = plan_of(sweep.config).expected
+    if sweep.state != SweepState.RUNNING or expected is None or sweep_runs.made(connection, sweep.id) < expected:
+        return
+    lost = None if sweep.launched else sweep_runs.preempted(connection, sweep.id, now)
+    if lost is None and not sweep_runs.unended(connection, sweep, now):
+        sweeps.change(connection, sweep.id, now, state=SweepState.FINISHED)
+
+
+def stop_runs(connection: Connection, run_ids: Sequence[int], now: float) -> Sequence[int]:
+    """Ask runs to stop; returns them, as their agents should be told."""
+    for run_id in run_ids:
+        runs.request_stop(connection, run_id, now)
+    return run_ids
+
+
+def withdraw(connection: Connection, sweep: AnyRow, now: float) -> None:
+    """Take what waits out of the queue, and end the runs that nobody can start any more."""
+    withdraw_scheduler(connection, sweep, now)
+    unstartable = [] if sweep.launched else [run.run_id for run in sweep_runs.abandoned(connection, sweep.id, now)]
+    part = f'"sweep_id": "{sweep.name}"'
+    waiting = (ItemState.PENDING, ItemState.LEASED)
+    for item_id in sweep_runs.items_behind(connection, sweep.scheduler_item_id, part, *waiting):
+        unstartable += _withdraw_item(connection, sweep, item_id, now)
+    for run_id in unstartable:
+        runs.record_end(connection, run_id, "killed", None, now)
+
+
+def withdraw_scheduler(connection: Connection, sweep: AnyRow, now: float) -> None:
+    """Take a sweep's scheduler out of its queue if nobody has taken it up."""
+    if sweep.scheduler_item_id is not None:
+        item = queue_items.by_id(connection, sweep.scheduler_item_id)
+        if item.state in {ItemState.PENDING, ItemState.LEASED}:
+            _withdraw_item(connection, sweep, item.id, now)
+
+
+def _withdraw_item(connection: Connection, sweep: AnyRow, item_id: int, now: float) -> list[int]:
+    """Take an item out of its queue; returns its run if it is known and has not started."""
+    spec: Any = json.loads(queue_items.by_id(connection, item_id).launch_spec)
+    error: JsonObject = {
+        "message": f"Sweep {sweep.name!r} was stopped while this waited.",
+        "stage": "queue",
+        "filePaths": [],
+    }
+    claims.end(connection, item_id, ItemState.STOPPED, now, error=json.dumps(error))
+    run = runs.by_name(connection, sweep.project_id, str(spec.get("run_id")))
+    return [run.id] if run is not None and runs.state(run, now) is RunState.PENDING else []
