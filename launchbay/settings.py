@@ -10,6 +10,8 @@ import click
 
 BASE_URL = "WANDB_BASE_URL"
 API_KEY = "WANDB_API_KEY"
+API_KEY_FILE = "WANDB_API_KEY_FILE"
+"""Where containers find a secret: in a file."""
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 
 
@@ -24,13 +26,23 @@ class Account:
 def account() -> Account:
     """Return the server and key from the environment; the key also from the netrc file, where `wandb login` puts it."""
     base_url = os.environ.get(BASE_URL) or DEFAULT_BASE_URL
-    api_key = os.environ.get(API_KEY) or _key_from_netrc(base_url)
+    api_key = os.environ.get(API_KEY) or _key_from_file() or _key_from_netrc(base_url)
     if not api_key:
         raise click.UsageError(
-            f"No API key for {base_url}. Set {API_KEY} (`launchbay server` writes the first user's key to "
-            "DATA_DIR/admin-api-key), or use `wandb login --host URL`."
+            f"No API key for {base_url}. Set {API_KEY} or {API_KEY_FILE} (`launchbay server` writes the first user's "
+            "key to DATA_DIR/admin-api-key), or use `wandb login --host URL`."
         )
     return Account(base_url, api_key)
+
+
+def _key_from_file() -> str | None:
+    path = os.environ.get(API_KEY_FILE)
+    if not path:
+        return None
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        raise click.UsageError(f"{API_KEY_FILE} is {path}, which cannot be read: {error.strerror}.") from error
 
 
 def _key_from_netrc(base_url: str) -> str | None:

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import click
+import uvloop
 
 from launchbay.logs import configure_logging
 from server.start import ServerSettings, running
@@ -34,7 +35,7 @@ DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
 def command(host: str, port: int, data_dir: Path, database_url: str | None, verbose: int) -> None:
     """Serve the control plane: queues, runs, files and artifacts, for agents and the stock wandb client."""
     configure_logging(verbose)
-    asyncio.run(serve(ServerSettings(data_dir, host, port, database_url)))
+    uvloop.run(serve(ServerSettings(data_dir, host, port, database_url)))
 
 
 async def serve(settings: ServerSettings) -> None:

@@ -6,13 +6,11 @@ from typing import Any
 import click
 
 from agent.control_plane import ControlPlane
+from launchbay.agents import agents_of
 from launchbay.items import queues_with_items
 from launchbay.output import ago, json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
 from protocol.json_types import dig
-from protocol.names import QUEUE_PROJECT
-
-AGENT_FIELDS = "id name hostname agentStatus heartbeatAt"
 
 
 @click.command()
@@ -24,7 +22,7 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
 
     async def work(server: ControlPlane) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
         owner = await default_entity(server, entity)
-        return await queues_with_items(server, owner, count), await _agents(server, owner)
+        return await queues_with_items(server, owner, count), await agents_of(server, owner)
 
     queues, agents = with_server(work)
     if as_json:
@@ -32,7 +30,7 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
         return
     print_table(
         ("AGENT", "HOST", "STATUS", "SEEN"),
-        [(agent["name"], agent["hostname"], agent["agentStatus"], ago(agent["heartbeatAt"])) for agent in agents],
+        [(agent["name"], agent["hostname"], _status(agent), ago(agent["heartbeatAt"])) for agent in agents],
         empty="No agents. Start one: launchbay agent -q QUEUE",
     )
     click.echo()
@@ -52,16 +50,10 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
     print_table(("ITEM", "QUEUE", "STATE", "AGE", "JOB", "RUN", "WHY"), rows, empty="No items.")
 
 
-async def _agents(server: ControlPlane, entity: str) -> list[Mapping[str, Any]]:
-    data = await server.ask(
-        f"""query Agents($entity: String!, $project: String!) {{
-              project(entityName: $entity, name: $project) {{ launchAgents {{ {AGENT_FIELDS} }} }}
-            }}""",
-        entity=entity,
-        project=QUEUE_PROJECT,
-    )
-    agents: list[Mapping[str, Any]] = data["project"]["launchAgents"] if data["project"] else []
-    return [agent for agent in agents if agent["agentStatus"] != "KILLED"]
+def _status(agent: Mapping[str, Any]) -> str:
+    if not agent["isAlive"]:
+        return "SILENT"
+    return f"{agent['agentStatus']}, stopping" if agent["stopPolling"] else agent["agentStatus"]
 
 
 def _flat(queue: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,35 @@
-"""`launchbay stop`: stop a launch, wherever it is on its way."""
+"""`launchbay stop`: stop a launch, wherever it is on its way, or an agent."""
 
 import click
 
 from agent.control_plane import ControlPlane
+from launchbay.agents import agent_named
 from launchbay.items import item_of, run_path
 from launchbay.wire import default_entity, with_server
 from protocol.names import run_storage_id
 
 
 @click.command()
-@click.argument("name", metavar="ITEM|RUN")
-@click.option("-e", "--entity", help="Owner, where RUN names none. Default: the API key's user.")
-def command(name: str, entity: str | None) -> None:
-    """Stop an item's launch, or a run ([ENTITY/]PROJECT/RUN).
+@click.argument("name", metavar="ITEM|RUN|AGENT")
+@click.option("-e", "--entity", help="Owner, where the name tells none. Default: the API key's user.")
+@click.option("--agent", "is_agent", is_flag=True, help="The name is an agent's: it is to take nothing more, and end.")
+def command(name: str, entity: str | None, is_agent: bool) -> None:
+    """Stop an item's launch, or a run ([ENTITY/]PROJECT/RUN), or with --agent an agent.
 
-    A waiting item leaves its queue. A running one is asked politely, and killed after the agent's grace period.
+    A waiting item leaves its queue. A running one is asked politely, and killed after the agent's grace period. What
+    an agent has running when it ends goes on, and the next agent of the same machine and queues takes it over.
     """
 
     async def work(server: ControlPlane) -> None:
         owner = await default_entity(server, entity)
+        if is_agent:
+            agent = await agent_named(server, owner, name)
+            await server.ask(
+                """mutation StopLaunchAgent($id: ID!) { stopLaunchAgent(input: {launchAgentId: $id}) { success } }""",
+                id=agent["id"],
+            )
+            click.echo(f"Agent {name} is asked to stop.")
+            return
         item = await item_of(server, name, owner)
         if item:
             await server.ask(

@@ -1,6 +1,8 @@
 """A real server in a process of its own, and the stock client in others: nothing is shared but the wire.
 
-One server serves all end-to-end modules; tests keep apart by using projects of their own.
+Tests keep apart by using projects of their own, so one server of each kind serves all modules. A test runs with the
+newest client against each database engine, and with the older client, unless it is marked `newest_client`, with the reason why
+that one has nothing to say.
 """
 
 import os
@@ -15,9 +17,41 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Cluster
+
 SCRIPTS = Path(__file__).parent / "scripts"
 START_SECONDS = 30
 SCRIPT_SECONDS = 90
+NEWEST_CLIENT = Path(sys.executable).parent
+OLDER_CLIENT = Path(__file__).parents[2] / ".venv-older" / "bin"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of tests that stay with one client."""
+    config.addinivalue_line("markers", "newest_client(reason): does not run with the older client")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses the server once for each client."""
+    if "server" not in metafunc.fixturenames:
+        return
+    kinds = [
+        pytest.param(Kind(NEWEST_CLIENT), id="newest"),
+        pytest.param(Kind(NEWEST_CLIENT, postgresql=True), id="postgresql"),
+    ]
+    if metafunc.definition.get_closest_marker("newest_client") is None:
+        made = pytest.mark.skipif(not OLDER_CLIENT.exists(), reason="there is no .venv-older; `make setup` makes it")
+        kinds.append(pytest.param(Kind(OLDER_CLIENT), id="older", marks=made))
+    metafunc.parametrize("server", kinds, indirect=True, scope="session")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a test runs with."""
+
+    client: Path
+    """The programs of the environment that the client is installed in."""
+    postgresql: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +62,18 @@ class LiveServer:
     api_key: str
     folder: Path
     """Holds the client's folders."""
+    client: Path = NEWEST_CLIENT
+    """The programs of the environment that the client is installed in."""
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether the client is the newest one."""
+        return self.client == NEWEST_CLIENT
+
+    @property
+    def python(self) -> str:
+        """The Python that has the client."""
+        return str(self.client / "python")
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the variables of a client process that shares no file with the user's own client."""
@@ -46,7 +92,7 @@ class LiveServer:
         """Run a file of `scripts/`, or Python code, to its end. The exit code is the caller's to judge."""
         start = [str(SCRIPTS / script)] if isinstance(script, Path) else ["-c", script]
         return subprocess.run(
-            [sys.executable, *start, *arguments],
+            [self.python, *start, *arguments],
             env=self.environment(**env),
             cwd=self.folder,
             capture_output=True,
@@ -64,7 +110,7 @@ class LiveServer:
         start = [str(SCRIPTS / script)] if isinstance(script, Path) else ["-c", script]
         with (self.folder / "background.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *start, *arguments],
+                [self.python, *start, *arguments],
                 env=self.environment(**env),
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
@@ -80,17 +126,28 @@ class LiveServer:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server on a fresh data folder."""
-    data_dir = tmp_path_factory.mktemp("server")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server on a fresh data folder and database, for one client."""
+    kind: Kind = request.param
+    data_dir, client_folder = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("client")
+    database_url: str | None = None
+    if kind.postgresql:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        database_url = cluster.new_database()
+    with serving(data_dir, database_url) as (base_url, key):
+        yield LiveServer(base_url, key, client_folder, kind.client)
+
+
+@contextmanager
+def serving(data_dir: Path, database_url: str | None = None) -> Generator[tuple[str, str]]:
+    """Run a server process; gives its URL and its first user's API key."""
     log = data_dir / "server.log"
     command = [sys.executable, "-m", "launchbay", "server", "--data-dir", str(data_dir), "--port", "0"]
-    with log.open("wb") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    environment = {**os.environ, **({"LAUNCHBAY_DATABASE_URL": database_url} if database_url else {})}
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     try:
-        base_url = _announced_url(process, log)
-        key = (data_dir / "admin-api-key").read_text().strip()
-        yield LiveServer(base_url, key, tmp_path_factory.mktemp("client"))
+        yield _announced_url(process, log), (data_dir / "admin-api-key").read_text().strip()
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=START_SECONDS)

@@ -9,7 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import click
+import pytest
+
 from launchbay.cli import __version__
+from launchbay.settings import account
 
 BIN = Path(sys.executable).parent
 
@@ -78,3 +82,13 @@ def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:
     finally:
         dev.send_signal(signal.SIGINT)
         assert dev.wait(30) == 0
+
+
+def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    (tmp_path / "key").write_text("the-key\n")
+    monkeypatch.setenv("WANDB_API_KEY_FILE", str(tmp_path / "key"))
+    assert account().api_key == "the-key"
+    monkeypatch.setenv("WANDB_API_KEY_FILE", str(tmp_path / "none"))
+    with pytest.raises(click.UsageError, match=r"WANDB_API_KEY_FILE is .*none, which cannot be read: No such file"):
+        account()

@@ -1,17 +1,23 @@
 """A server's services on a fresh data folder, with a clock that tests set."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from server.context import Context, Services, Viewer
+from server.database.postgresql import parse_url
 from server.graphql import Executor, load_schema
 from server.resolvers import ALL_RESOLVERS
 from server.start import opened
 from server.storage import users
+from server.storage.tables import metadata
 from tests.postgres import Cluster
 
 
@@ -49,6 +55,76 @@ async def services(tmp_path: Path, clock: Clock, database_url: str | None) -> As
     """A server's services; user `admin` exists."""
     async with opened(tmp_path / "data", database_url) as services:
         yield replace(services, clock=clock)
+
+
+class Inside:
+    """Runs tests of storage functions where the server runs these functions: below an asynchronous connection."""
+
+    def __init__(self, url: str) -> None:
+        self._runner = asyncio.Runner()
+        self._engine = create_async_engine(parse_url(url))
+        self._connection = self._runner.run(self._connect())
+        sync = self._connection.sync_connection
+        assert sync is not None
+        self.connection: Connection = sync
+
+    async def _connect(self) -> AsyncConnection:
+        connection = await self._engine.connect()
+        # The rows that a table refers to are left out: no foreign key is checked.
+        await connection.execute(text("SET session_replication_role = replica"))
+        return connection
+
+    def run(self, test: Callable[[], object]) -> None:
+        """Run a test."""
+        self._runner.run(self._connection.run_sync(lambda _: test()))
+
+    def close(self) -> None:
+        """Undo everything."""
+        self._runner.run(self._connection.close())
+        self._runner.run(self._engine.dispose())
+        self._runner.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def inside(request: pytest.FixtureRequest) -> Iterator[Inside | None]:
+    """What runs a test that needs a `connection`; None if nothing is needed."""
+    if request.param == "sqlite":
+        yield None
+        return
+    inside = Inside(request.getfixturevalue("shared_database"))
+    yield inside
+    inside.close()
+
+
+@pytest.fixture(scope="session")
+def shared_database(cluster: Cluster, migrated: str) -> str:
+    """A database of tests that commit nothing."""
+    return cluster.copy_of(migrated)
+
+
+@pytest.fixture
+def connection(inside: Inside | None) -> Iterator[Connection]:
+    """A connection to an empty database, of each engine, inside a transaction that is undone."""
+    if inside is not None:
+        yield inside.connection
+        return
+    # The rows that a table refers to are left out: SQLite checks no foreign key unless told to.
+    engine = create_engine("sqlite://")
+    metadata.create_all(engine)
+    with engine.connect() as opened:
+        yield opened
+    engine.dispose()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests that need it `Inside`."""
+    inside = pyfuncitem.funcargs.get("inside")
+    if not isinstance(inside, Inside):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    inside.run(lambda: pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True
 
 
 @dataclass
