@@ -32,9 +32,10 @@ def spec(entry_point: list[str], project: str, **more: Any) -> dict[str, Any]:
 
 
 def run(server: LiveServer, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the environment (`launchbay` or `wandb`) as the server's first user."""
+    """Run a command (`launchbay`, or the client's `wandb`) as the server's first user."""
+    programs = server.client if command[0] == "wandb" else BIN
     done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
+        [str(programs / command[0]), *command[1:]],
         env=server.environment(**env),
         cwd=server.folder,
         capture_output=True,
@@ -73,9 +74,9 @@ def logs(server: LiveServer, item_id: str, *arguments: str) -> str:
     return run(server, "launchbay", "logs", item_id, *arguments).stdout
 
 
-def until(check: Callable[[], Any], what: str) -> Any:
+def until(check: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
     """Return the first true value of a check."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := check():
             return found

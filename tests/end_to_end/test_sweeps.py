@@ -255,6 +255,7 @@ def test_a_config_that_cannot_work_is_refused_in_the_servers_words(server: LiveS
 
 
 @pytest.mark.newest_client("the older one's launch agent leaves the quotes of the scheduler's arguments")
+@pytest.mark.timeout(300)
 def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveServer, tmp_path: Path) -> None:
     project, queue = "launch-sweep", "launch-sweep"
     make_queue(server, queue)
@@ -280,7 +281,7 @@ def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveS
     log = tmp_path / "agent.log"
     with background(server, command, log, PATH=f"{server.client}:/usr/bin:/bin"):
         try:
-            until(lambda: _state(server, project, sweep) == "FINISHED", "the sweep to finish")
+            until(lambda: _state(server, project, sweep) == "FINISHED", "the sweep to finish", 200)
         except AssertionError as error:
             raise AssertionError(log.read_text()) from error
         found = _read(server, project, sweep)
