@@ -1,8 +1,8 @@
 """A real server in a process of its own, and the stock client in others: nothing is shared but the wire.
 
 Tests keep apart by using projects of their own, so one server of each kind serves all modules. A test runs with the
-newest client against each database engine, and with the older client, unless it is marked `newest_client`, with the reason why
-that one has nothing to say.
+newest client against each database engine, and with the older client, unless it is marked `newest_client`, with the
+reason why that one has nothing to say.
 """
 
 import os
@@ -27,8 +27,9 @@ OLDER_CLIENT = Path(__file__).parents[2] / ".venv-older" / "bin"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of tests that stay with one client."""
+    """Declare the markers of tests that stay with one client."""
     config.addinivalue_line("markers", "newest_client(reason): does not run with the older client")
+    config.addinivalue_line("markers", "older_client: runs with the older client only")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,9 +40,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(Kind(NEWEST_CLIENT), id="newest"),
         pytest.param(Kind(NEWEST_CLIENT, postgresql=True), id="postgresql"),
     ]
-    if metafunc.definition.get_closest_marker("newest_client") is None:
-        made = pytest.mark.skipif(not OLDER_CLIENT.exists(), reason="there is no .venv-older; `make setup` makes it")
-        kinds.append(pytest.param(Kind(OLDER_CLIENT), id="older", marks=made))
+    made = pytest.mark.skipif(not OLDER_CLIENT.exists(), reason="there is no .venv-older; `make setup` makes it")
+    older = pytest.param(Kind(OLDER_CLIENT), id="older", marks=made)
+    if metafunc.definition.get_closest_marker("older_client") is not None:
+        kinds = [older]
+    elif metafunc.definition.get_closest_marker("newest_client") is None:
+        kinds.append(older)
     metafunc.parametrize("server", kinds, indirect=True, scope="session")
 
 

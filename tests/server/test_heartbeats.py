@@ -24,11 +24,11 @@ class Failing:
         self.database = database
         self.full = True
 
-    async def write(self, *arguments: Any) -> Any:
+    async def claim(self, *arguments: Any) -> Any:
         """Fail, or pass on."""
         if self.full:
             raise FullDisk
-        return await self.database.write(*arguments)
+        return await self.database.claim(*arguments)
 
 
 async def test_a_beat_that_could_not_be_written_is_written_later(
