@@ -23,6 +23,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 SMALL_BODY_BYTES = 64 * 1024
 """Larger ones are decoded in a thread, so that nobody else waits for them."""
 MAX_WAIT_SECONDS = 60
+MAX_REASON_CHARS = 500
 
 SERVICES = web.AppKey("services", Services)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
@@ -107,7 +108,16 @@ def _decoded(raw: bytes) -> object:
 
 
 def _answer(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
+    reason = _reason(body) if status >= 400 else None
+    return web.Response(
+        body=orjson.dumps(body), status=status, reason=reason, content_type="application/json", headers=headers
+    )
+
+
+def _reason(failure: JsonObject) -> str:
+    """Return the first message as a reason phrase: often the public API of older clients shows nothing else."""
+    first = cast("list[JsonObject]", failure["errors"])[0]
+    return re.sub(r"[^ -~]+", " ", str(first["message"]))[:MAX_REASON_CHARS]
 
 
 @web.middleware

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -11,6 +12,9 @@ from protocol.json_types import Json
 from server.errors import Conflict
 
 SIZES = range(2**63)
+MAX_PATH_CHARS = 1024
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""What JSON can say and neither a database nor a file system can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,27 @@ def parse(content: bytes) -> list[Entry]:
 
 
 def _entry(path: str, entry: Json) -> Entry:
+    _check_path(path)
+    raw = Reader(entry, _Unreadable, f"{path}: ")
+    size, file_digest, ref = raw.integer("size"), raw.required_text("digest"), raw.text("ref")
+    if size not in SIZES:
+        raise _Unreadable(f"{path!r} cannot have {size} bytes.")
+    if _NO_TEXT.search(file_digest) or _NO_TEXT.search(ref or ""):
+        raise _Unreadable(f"{path!r} has digest {file_digest!r} and reference {ref!r}, which are not both text.")
+    return Entry(path, file_digest, size, ref)
+
+
+def _check_path(path: str) -> None:
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
         raise Conflict(f"The artifact names a file {path!r}, which would lie outside of it.")
-    raw = Reader(entry, _Unreadable, f"{path}: ")
-    size = raw.integer("size")
-    if size not in SIZES:
-        raise _Unreadable(f"{path!r} cannot have {size} bytes.")
-    return Entry(path, raw.required_text("digest"), size, raw.text("ref"))
+    if len(path) > MAX_PATH_CHARS:
+        raise Conflict(
+            f"The artifact names a file {path[:40]!r}..., whose path has {len(path)} characters. "
+            f"Use at most {MAX_PATH_CHARS}."
+        )
+    if _NO_TEXT.search(path):
+        raise Conflict(f"The artifact names a file {path!r}, which no folder can hold. Rename it.")
 
 
 def digest(entries: list[Entry]) -> str:

@@ -1,16 +1,21 @@
-"""Tells who is asking, from the API key in the request (HTTP Basic, user `api`, or a bearer token)."""
+"""Tells who is asking, from the API key in the request (HTTP Basic, user `api`, or a bearer token).
+
+A service account may say for which member of its team it asks (`X-WANDB-USERNAME`): what it makes then is that
+member's, while the rights stay its own.
+"""
 
 import base64
 import binascii
+from dataclasses import replace
 
 from aiohttp import web
+from sqlalchemy import Connection
 
 from server.context import Services, Viewer
 from server.errors import Unauthenticated
 from server.storage import users
 
-REMEMBERED_SECONDS = 5
-"""How long a key's user is remembered. A deleted key or a changed membership takes effect after at most this long."""
+ACTS_FOR = "X-WANDB-USERNAME"
 
 
 class Authenticator:
@@ -18,27 +23,28 @@ class Authenticator:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._known: dict[str, tuple[float, Viewer]] = {}
 
     async def viewer(self, request: web.Request) -> Viewer:
         """Return the user behind a request; `Unauthenticated` if there is none."""
         secret = _secret(request.headers.get("Authorization", ""))
-        hashed = users.hash_key(secret)
+        acts_for = request.headers.get(ACTS_FOR, "")
+        who = (users.hash_key(secret), acts_for)
         now = self._services.clock()
-        known = self._known.get(hashed)
-        if known and now - known[0] < REMEMBERED_SECONDS:
-            return known[1]
-        viewer = await self._services.database.read(users.viewer_by_key, secret)
+        known = self._services.viewers.get(who, now)
+        if known is not None:
+            return known
+        viewer = await self._services.database.read(_viewer, secret, acts_for)
         if viewer is None:
-            self._known.pop(hashed, None)
             raise Unauthenticated("This API key is not known here. Check WANDB_API_KEY and WANDB_BASE_URL.")
-        self._forget_old(now)
-        self._known[hashed] = (now, viewer)
-        return viewer
+        return self._services.viewers.put(who, viewer, now)
 
-    def _forget_old(self, now: float) -> None:
-        for key in [key for key, (seen, _) in self._known.items() if now - seen >= REMEMBERED_SECONDS]:
-            del self._known[key]
+
+def _viewer(connection: Connection, secret: str, acts_for: str) -> Viewer | None:
+    viewer = users.viewer_by_key(connection, secret)
+    if viewer is None or not viewer.service_account or not acts_for:
+        return viewer
+    member = users.fellow(connection, viewer.id, acts_for)
+    return replace(viewer, id=member.id, username=member.username, email=member.email) if member else viewer
 
 
 def _secret(header: str) -> str:

@@ -19,6 +19,12 @@ PLACE_SECONDS = 1.0
 """How long a poller is believed to know its queue: one that was deleted meanwhile has no items."""
 
 
+VIEWER_SECONDS = 5.0
+"""How long a key's user is remembered. A deleted key or a changed membership takes effect after at most that long."""
+FRESH_SECONDS = 60.0
+"""How long who made a service account may read its key from the list of members. It is stored only as a hash."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a poller takes items from, and who it is."""
@@ -36,6 +42,8 @@ class Services:
     heartbeats: Heartbeats
     wakeups: Wakeups = field(default_factory=Wakeups)
     intervals: Intervals = field(default_factory=Intervals)
+    viewers: Remembered[Hashable, "Viewer"] = field(default_factory=lambda: Remembered(VIEWER_SECONDS))
+    fresh_keys: Remembered[Hashable, str] = field(default_factory=lambda: Remembered(FRESH_SECONDS))
     places: Remembered[Hashable, Place] = field(default_factory=lambda: Remembered(PLACE_SECONDS))
     turns: Turns = field(default_factory=Turns)
     curves: Curves = field(default_factory=Curves)
@@ -55,6 +63,9 @@ class Viewer:
     """Default entity, by name."""
     entities: frozenset[str]
     """Names of all entities that the user is a member of, the own one included."""
+    service_account: bool = False
+    """Whether it is a team's, and nobody's own. It may act for a member of its team, whose name and id are then here;
+    the rights stay its own."""
 
     def may_use(self, entity: str) -> bool:
         """Whether membership (or being an admin of the server) opens this entity's projects and queues."""

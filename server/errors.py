@@ -1,7 +1,8 @@
 """Errors that a request may end with. Each carries the HTTP status that makes the stock client behave.
 
 The client shows the message of a 4xx answer to the user and gives up at once; it retries 5xx for minutes. So everything
-that trying again will not change is a 4xx.
+that trying again will not change is a 4xx; and one of 400, 401, 403 and 404, as clients before 0.26 retry others for up
+to a week.
 """
 
 from typing import ClassVar
@@ -41,12 +42,12 @@ class Conflict(RequestError):
     """The request contradicts what is stored."""
 
     code = "conflict"
-    # 409 is retried by runs until their init times out, so a lasting conflict is told as unprocessable.
-    status = 422
+    # Not 409: that one is retried by runs until their init times out.
+    status = 400
 
 
 class Gone(RequestError):
     """It was deleted, and its name is not given out again."""
 
     code = "gone"
-    status = 410
+    status = 404

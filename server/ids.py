@@ -33,6 +33,11 @@ def decode(kind: str, wire_id: str) -> int:
     return int(number)
 
 
+def is_of(kind: str, wire_id: str) -> bool:
+    """Whether this is the wire id of that kind."""
+    return _text(wire_id).partition(":")[0] == kind
+
+
 def decode_run(wire_id: str) -> RunKey:
     """Return the run id, project and entity behind a run's storage id; `NotFound` if it is none."""
     parts = _text(wire_id).split(":")

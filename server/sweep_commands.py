@@ -116,16 +116,16 @@ def _handed_again(asking: _Asking) -> Sequence[JsonObject]:
     for run in sweep_runs.waiting_with(connection, asking.agent.id):
         # What it had taken up is over, and was never heard of: the program did not get as far as that.
         if _may_go_again(asking, run, given_up=run.taken):
-            return _hand_again(asking, run, "run")
+            return _hand_again(asking, run, "run", run.hand_outs + 1)
     for run in sweep_runs.abandoned(connection, sweep.id, asking.now):
         if _may_go_again(asking, run, given_up=False):
-            return _hand_again(asking, run, "run")
+            return _hand_again(asking, run, "run", run.hand_outs + 1)
     # A launched run that was preempted is queued again by its launch agent.
     preempted = None if sweep.launched else sweep_runs.preempted(connection, sweep.id, asking.now)
     if preempted is None:
         return []
     runs.wait_again(connection, preempted.run_id, asking.now)
-    return _hand_again(asking, preempted, "resume")
+    return _hand_again(asking, preempted, "resume", hand_outs=1)
 
 
 def _may_go_again(asking: _Asking, run: AnyRow, *, given_up: bool) -> bool:
@@ -146,11 +146,11 @@ def _is_queued(asking: _Asking, run: AnyRow) -> bool:
         return False
     part = f'"run_id": "{run.name}"'
     live = (ItemState.PENDING, ItemState.LEASED, ItemState.CLAIMED)
-    return bool(sweep_runs.items_behind(asking.connection, asking.sweep.scheduler_item_id, part, *live))
+    return bool(sweep_runs.items_of(asking.connection, asking.sweep, part, *live))
 
 
-def _hand_again(asking: _Asking, run: AnyRow, command: str) -> Sequence[JsonObject]:
-    sweep_runs.hand_again(asking.connection, run.run_id, asking.agent.id)
+def _hand_again(asking: _Asking, run: AnyRow, command: str, hand_outs: int) -> Sequence[JsonObject]:
+    sweep_runs.hand_again(asking.connection, run.run_id, asking.agent.id, hand_outs)
     sweeps.change(asking.connection, asking.sweep.id, asking.now)
     return [_run_command(asking, command, run.name, json.loads(run.args))]
 

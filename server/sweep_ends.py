@@ -35,14 +35,20 @@ def stop_runs(connection: Connection, run_ids: Sequence[int], now: float) -> Seq
 
 def withdraw(connection: Connection, sweep: AnyRow, now: float) -> None:
     """Take what waits out of the queue, and end the runs that nobody can start any more."""
-    withdraw_scheduler(connection, sweep, now)
-    unstartable = [] if sweep.launched else [run.run_id for run in sweep_runs.abandoned(connection, sweep.id, now)]
-    part = f'"sweep_id": "{sweep.name}"'
-    waiting = (ItemState.PENDING, ItemState.LEASED)
-    for item_id in sweep_runs.items_behind(connection, sweep.scheduler_item_id, part, *waiting):
-        unstartable += _withdraw_item(connection, sweep, item_id, now)
+    if sweep.launched:
+        withdraw_scheduler(connection, sweep, now)
+        unstartable = _withdraw_items(connection, sweep, now)
+    else:
+        unstartable = [run.run_id for run in sweep_runs.abandoned(connection, sweep.id, now)]
     for run_id in unstartable:
         runs.record_end(connection, run_id, "killed", None, now)
+
+
+def _withdraw_items(connection: Connection, sweep: AnyRow, now: float) -> Sequence[int]:
+    """Take what waits for the sweep out of the queues; returns the runs that it was for."""
+    part = f'"sweep_id": "{sweep.name}"'
+    found = sweep_runs.items_of(connection, sweep, part, ItemState.PENDING, ItemState.LEASED)
+    return [run_id for item_id in found for run_id in _withdraw_item(connection, sweep, item_id, now)]
 
 
 def withdraw_scheduler(connection: Connection, sweep: AnyRow, now: float) -> None:

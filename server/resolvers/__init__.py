@@ -19,11 +19,13 @@ from server.resolvers import (
     sweep_agents,
     sweep_changes,
     sweeps,
+    teams,
     users,
 )
 
 ALL_RESOLVERS: list[Resolvers] = [
     users.resolvers,
+    teams.resolvers,
     projects.resolvers,
     runs.resolvers,
     files.resolvers,

@@ -5,12 +5,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from server import ids
-from server.context import Context
-from server.errors import Conflict, NotFound, RequestError
+from server.errors import Conflict, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import artifact_shapes as shapes
-from server.resolvers import projects as project_resolvers
 from server.resolvers import runs as run_resolvers
 from server.resolvers.artifact_uploads import check_alias, check_collection_name, check_metadata, stored_ttl
 from server.storage import artifacts, collections, lineage, memberships, projects
@@ -123,7 +120,7 @@ async def delete_sequence(_: object, info: Info, input: dict[str, Any]) -> JsonO
     context = info.context
 
     def work(connection: Connection) -> dict[str, Any]:
-        row, project = _collection(connection, context, input["artifactSequenceID"])
+        row, project = shapes.collection(connection, context, input["artifactSequenceID"])
         artifacts.delete_of_collection(connection, row.id, context.now)
         memberships.empty(connection, row.id)
         collections.change(connection, row.id, context.now, deleted_at=context.now)
@@ -139,20 +136,12 @@ async def update_sequence(_: object, info: Info, input: dict[str, Any]) -> JsonO
     values = {key: input[key] for key in ("name", "description") if input.get(key) is not None}
 
     def work(connection: Connection) -> dict[str, Any]:
-        row, project = _collection(connection, context, input["artifactSequenceID"])
+        row, project = shapes.collection(connection, context, input["artifactSequenceID"])
         name = check_collection_name(values.get("name", row.name))
         if name != row.name and collections.by_name(connection, row.project_id, name):
             raise Conflict(f"The project has an artifact {name!r} already.")
         collections.change(connection, row.id, context.now, **values)
-        changed, _ = _collection(connection, context, input["artifactSequenceID"])
+        changed, _ = shapes.collection(connection, context, input["artifactSequenceID"])
         return shapes.collection_node(changed, project)
 
     return {"artifactCollection": await context.services.database.write(work)}
-
-
-def _collection(connection: Connection, context: Context, wire_id: str) -> tuple[AnyRow, dict[str, Any]]:
-    row = collections.by_id(connection, ids.decode(collections.SEQUENCE, wire_id))
-    project = projects.by_id(connection, row.project_id) if row else None
-    if row is None or project is None or not context.viewer.may_use(project.entity_name):
-        raise NotFound("There is no such artifact collection.")
-    return row, project_resolvers.node(project)

@@ -7,16 +7,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from server import ids
 from server.context import Context
-from server.errors import RequestError
+from server.errors import NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import artifact_shapes as shapes
-from server.resolvers import projects as project_resolvers
 from server.resolvers.artifacts import membership_by_version
 from server.resolvers.batches import Batch
 from server.resolvers.paging import MAX_PAGE, Page, connection_of
-from server.storage import artifacts, collections, memberships, projects
+from server.storage import artifacts, collections, memberships
 
 resolvers = Resolvers()
 
@@ -61,11 +59,10 @@ async def collection_by_id(_: object, info: Info, id: str) -> dict[str, Any] | N
     """Return a collection by id, or null."""
 
     def work(connection: Connection) -> dict[str, Any] | None:
-        row = collections.by_id(connection, ids.decode(collections.SEQUENCE, id))
-        project = projects.by_id(connection, row.project_id) if row else None
-        if row is None or project is None or not info.context.viewer.may_use(project.entity_name):
+        try:
+            return shapes.collection_node(*shapes.collection(connection, info.context, id))
+        except NotFound:
             return None
-        return shapes.collection_node(row, project_resolvers.node(project))
 
     return await info.context.services.database.read(work)
 

@@ -8,8 +8,9 @@ from sqlalchemy import Connection
 from server import ids
 from server.context import Context
 from server.errors import Gone, NotFound
+from server.resolvers.projects import node as project_node
 from server.resolvers.projects import node_beside
-from server.storage import artifacts, memberships
+from server.storage import artifacts, collections, memberships, projects
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -46,11 +47,21 @@ def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
     return row
 
 
+def collection(connection: Connection, context: Context, wire_id: str) -> tuple[AnyRow, dict[str, Any]]:
+    """Return a collection that the viewer may use, and its project's node; `NotFound` if there is none."""
+    row = collections.by_id(connection, ids.decode(collections.SEQUENCE, wire_id))
+    project = projects.by_id(connection, row.project_id) if row else None
+    if row is None or project is None or not context.viewer.may_use(project.entity_name):
+        raise NotFound("There is no such artifact collection.")
+    return row, project_node(project)
+
+
 def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
     return {
         "__typename": "Artifact",
         "row_id": row.id,
         "created_by_run": row.created_by_run,
+        "creator": _user(row.created_by, row.creator_name) if row.creator_name else None,
         "id": ids.encode("Artifact", row.id),
         "artifactType": type_node(row.type_id, row.type_name, row.type_created_at),
         "artifactSequence": _collection(row.sequence_id, row.sequence_kind, row.sequence_name, node_beside(row)),
@@ -70,6 +81,10 @@ def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
     }
+
+
+def _user(user_id: int, name: str) -> dict[str, Any]:
+    return {"__typename": "User", "id": ids.encode("User", user_id), "name": name, "username": name}
 
 
 def type_node(

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
+from protocol.names import JOB_TYPE, UNNAMED_CODE_JOB, first_name_of_job
 from server import artifact_manifest, ids
 from server.artifact_manifest import Entry
 from server.context import Context
@@ -33,8 +34,8 @@ MD5_BYTES = 16
 async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Make a version that waits for its files, or find the one with the same content.
 
-    Idempotent by the client's own id: `wandb job create` asks twice for one version, under two collection names, and
-    the second time without metadata.
+    Idempotent by the client's own id: `wandb job create` asks twice for one version, the second time without metadata,
+    and of code without a name under another collection name, which is the one that it shows to people.
     """
     context = info.context
     context.viewer.must_use(input["entityName"])
@@ -46,7 +47,8 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     wanted = [check_alias(each["alias"]) for each in asked if memberships.version_number(each["alias"]) is None]
 
     def work(connection: Connection) -> dict[str, Any]:
-        row = _made_before(connection, context, input) or _make(connection, context, input)
+        known = _made_before(connection, context, input)
+        row = _renamed(connection, context, known, input) if known else _make(connection, context, input)
         if row.state == "COMMITTED":
             # No commit will follow, so what was asked for is done here.
             for alias in wanted:
@@ -77,12 +79,34 @@ def _made_before(connection: Connection, context: Context, input: dict[str, Any]
     return known if known.state != "DELETED" and known.digest == input["digest"] else None
 
 
+def _renamed(connection: Connection, context: Context, row: AnyRow, input: dict[str, Any]) -> AnyRow:
+    """Bring a version that waits for its files to the collection that it is asked for under by now.
+
+    If that has the same content already, there is nothing to wait for.
+    """
+    name = _collection_name(input)
+    if row.state != "PENDING" or name == row.sequence_name:
+        return row
+    sequence_id = collections.ensure_sequence(connection, row.project_id, row.type_name, name, context.now)
+    same = _same_content(connection, sequence_id, input)
+    moved = {"sequence_id": sequence_id} if same is None else {"state": "DELETED"}
+    artifacts.change(connection, row.id, context.now, **moved)
+    if not artifacts.any_in_collection(connection, row.sequence_id):
+        collections.change(connection, row.sequence_id, context.now, deleted_at=context.now)
+    found = same or artifacts.by_id(connection, row.id)
+    assert found is not None
+    return found
+
+
+def _same_content(connection: Connection, sequence_id: int, input: dict[str, Any]) -> AnyRow | None:
+    return artifacts.by_digest(connection, sequence_id, input["digest"]) if input["enableDigestDeduplication"] else None
+
+
 def _make(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
     project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
-    sequence_id = collections.ensure_sequence(
-        connection, project_id, input["artifactTypeName"], _collection_name(input), context.now
-    )
-    same = artifacts.by_digest(connection, sequence_id, input["digest"]) if input["enableDigestDeduplication"] else None
+    name = _name_of_job(connection, project_id, input) or _collection_name(input)
+    sequence_id = collections.ensure_sequence(connection, project_id, input["artifactTypeName"], name, context.now)
+    same = _same_content(connection, sequence_id, input)
     if same is not None:
         return same
     artifact_id = artifacts.create(
@@ -100,6 +124,18 @@ def _make(connection: Connection, context: Context, input: dict[str, Any]) -> An
     row = artifacts.by_id(connection, artifact_id)
     assert row is not None
     return row
+
+
+def _name_of_job(connection: Connection, project_id: int, input: dict[str, Any]) -> str | None:
+    """Return the job that the client means if it asks under the first of its two names for code without a name.
+
+    So it learns whether that job is new, has changed, or is as it was.
+    """
+    wanted = _collection_name(input)
+    if input["artifactTypeName"] != JOB_TYPE or collections.by_name(connection, project_id, wanted):
+        return None
+    known = collections.names(connection, project_id, JOB_TYPE, starting_with=UNNAMED_CODE_JOB)
+    return next((name for name in known if first_name_of_job(name) == wanted), None)
 
 
 def _collection_name(input: dict[str, Any]) -> str:

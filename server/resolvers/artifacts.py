@@ -89,26 +89,31 @@ async def artifact_memberships(parent: dict[str, Any], info: Info, **_unused: ob
 
 @resolvers.field("Artifact", "createdBy")
 async def created_by(parent: dict[str, Any], info: Info) -> dict[str, Any] | None:
-    """Return the run that logged a version; null if it was deleted."""
-    run_id = parent["created_by_run"]
-    if run_id is None:
+    """Return the run that logged a version; null if it was deleted.
+
+    Never the user, although the union has him: client 0.25 breaks on that. See `creator`.
+    """
+    run_id, context = parent["created_by_run"], info.context
+    row = await context.services.database.read(runs.by_id, run_id) if run_id is not None else None
+    if row is None or row.deleted_at is not None or not context.viewer.may_use(row.entity_name):
         return None
-    row = await info.context.services.database.read(runs.by_id, run_id)
-    return run_resolvers.node(row, info.context.now) if row.deleted_at is None else None
+    return run_resolvers.node(row, context.now)
 
 
 @resolvers.field("Artifact", "usedBy")
 async def used_by(parent: dict[str, Any], info: Info, **_unused: object) -> JsonObject:
-    """List the runs that used a version."""
+    """List the runs that used a version, as far as the viewer may see them."""
+    context = info.context
 
     def work(connection: Connection) -> list[tuple[int, Any]]:
         artifact_id, found = parent["row_id"], list[tuple[int, Any]]()
-        for project_id in lineage.projects_of_users(connection, artifact_id):
-            rows = runs.listing(connection, project_id, lineage.uses(artifact_id), runs_table.c.id, 0, MAX_PAGE)
-            found += [(row.id, run_resolvers.node(row, info.context.now)) for row in rows]
+        for project in lineage.projects_of_users(connection, artifact_id):
+            if context.viewer.may_use(project.entity_name):
+                rows = runs.listing(connection, project.id, lineage.uses(artifact_id), runs_table.c.id, 0, MAX_PAGE)
+                found += [(row.id, run_resolvers.node(row, context.now)) for row in rows]
         return sorted(found, key=lambda each: each[0])
 
-    return connection_of(await info.context.services.database.read(work), Page(0, MAX_PAGE))
+    return connection_of(await context.services.database.read(work), Page(0, MAX_PAGE))
 
 
 @resolvers.field("Run", "outputArtifacts")
@@ -128,9 +133,13 @@ async def input_artifacts(
 
 
 async def _of_run(run: dict[str, Any], info: Info, role: str, page: Page) -> JsonObject:
+    """List versions as far as the viewer may see them: somebody else's run may have used what is not open to all."""
+    viewer = info.context.viewer
+    visible = None if viewer.admin else viewer.entities
+
     def work(connection: Connection) -> JsonObject:
-        rows = lineage.of_run(connection, run["row_id"], role, page.after, page.limit + 1)
+        rows = lineage.of_run(connection, run["row_id"], role, visible, page.after, page.limit + 1)
         found = [(each["row_id"], each) for each in shapes.nodes(connection, rows)]
-        return connection_of(found, page, totalCount=lineage.count_of_run(connection, run["row_id"], role))
+        return connection_of(found, page, totalCount=lineage.count_of_run(connection, run["row_id"], role, visible))
 
     return await info.context.services.database.read(work)

@@ -287,6 +287,7 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
             # Who holds the lease learns of it when he wants to acknowledge.
             error = _problem({"message": "Stopped while it waited in the queue.", "stage": "queue"})
             claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(error))
+            _kill_awaited(connection, json.loads(row.launch_spec), context.now)
             return None
         if ItemState(row.state).is_ended:
             return None
@@ -300,6 +301,17 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         context.services.wakeups.notify(("agent", agent_id))
     _wake_log_readers(context, input["runQueueItemId"])
     return {"success": True}
+
+
+def _kill_awaited(connection: Connection, spec: JsonObject, now: float) -> None:
+    """End a run that a sweep waits for, now that nobody is going to start it."""
+    name = spec.get("run_id")
+    if not name:
+        return
+    project = str(spec.get("project") or run_resolvers.DEFAULT_PROJECT)
+    run = runs.find(connection, str(spec.get("entity")), project, str(name))
+    if run is not None and runs.state(run, now) is RunState.PENDING:
+        runs.record_end(connection, run.id, "killed", None, now)
 
 
 def _wake_log_readers(context: Context, wire_id: str) -> None:

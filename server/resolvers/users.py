@@ -1,18 +1,24 @@
 """Who: viewer, entities, teams, API keys, and what this server can do (`serverInfo`)."""
 
+import itertools
+import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server import ids
-from server.context import Viewer
+from server.context import Context
+from server.errors import Conflict, Forbidden, RequestError
 from server.graphql import Info, Resolvers
 from server.storage import users
+from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
 
+MAX_FOUND = 100
 KEY_BYTES = 20  # the client wants at least 40 characters
 
 # What the stock client does differently when the server says that it can. LAUNCHBAY is ours: it tells our agent that
@@ -25,13 +31,14 @@ FEATURES = (
     "MARK_RUN_FILES_UPLOADED",
     "PROJECT_ARTIFACT_COLLECTION_MEMBERSHIP",
     "STRUCTURED_CONSOLE_LOGS",
+    "SWEEPS_QUERY_FILTERING",
     "TOTAL_COUNT_IN_FILE_CONNECTION",
     "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
 )
 
 
 # The stock clients that the tests drive; `wandb verify` compares itself with them.
-CLIENT_VERSIONS = {"min_cli_version": "0.31.0", "max_cli_version": "0.31.999"}
+CLIENT_VERSIONS = {"min_cli_version": "0.25.1", "max_cli_version": "0.31.999"}
 
 
 def new_secret() -> str:
@@ -43,8 +50,16 @@ def new_secret() -> str:
 async def viewer(_: object, info: Info, **_unused: object) -> JsonObject:
     """Return the user behind the request."""
     context = info.context
-    teams = await context.services.database.read(users.teams_of, context.viewer.id)
-    return _user(context.viewer, teams)
+    who = context.viewer
+
+    def work(connection: Connection) -> JsonObject:
+        row = users.user_by_id(connection, who.id)
+        # What a service account shows is its own, also while it acts for a member.
+        teams = [name for name in users.teams_of(connection, who.id) if name in who.entities]
+        keys = [] if who.service_account else users.keys_of(connection, who.id)
+        return {**user_node(row, who.entity, teams, keys), "admin": who.admin}
+
+    return await context.services.database.read(work)
 
 
 @resolvers.field("Query", "serverInfo")
@@ -63,6 +78,11 @@ async def entity(_: object, info: Info, name: str | None = None, **_unused: obje
     row = await context.services.database.read(users.entity_by_name, wanted)
     if row is None:
         return None
+    return entity_node(row)
+
+
+def entity_node(row: AnyRow) -> JsonObject:
+    """Shape an entity's row for the SDL; `server.resolvers.teams` adds its members."""
     return {
         "row_id": row.id,
         "id": ids.encode("Entity", row.id),
@@ -76,7 +96,6 @@ async def entity(_: object, info: Info, name: str | None = None, **_unused: obje
         "storageBytes": 0,
         "codeSavingEnabled": True,
         "defaultAccess": "PRIVATE",
-        "members": [],
     }
 
 
@@ -84,6 +103,7 @@ async def entity(_: object, info: Info, name: str | None = None, **_unused: obje
 async def generate_api_key(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Make another API key of the caller. The answer is the only place where it can be read."""
     context = info.context
+    _must_be_a_person(context)
     description = input.get("description") or ""
 
     def work(connection: Connection) -> users.NewKey:
@@ -97,19 +117,78 @@ async def generate_api_key(_: object, info: Info, input: dict[str, Any]) -> Json
 async def delete_api_key(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Take back one of the caller's own API keys."""
     context = info.context
+    _must_be_a_person(context)
     key_id = ids.decode("ApiKey", input["id"])
     return {"success": await context.services.database.write(users.delete_key, key_id, context.viewer.id)}
 
 
-def _user(who: Viewer, teams: list[str]) -> JsonObject:
+@resolvers.field("Query", "users")
+async def search_users(_: object, info: Info, query: str | None = None) -> JsonObject:
+    """Find users by the beginning or the end of name or e-mail address: admins all, others those of their teams."""
+    context = info.context
+    visible_to = None if context.viewer.admin else context.viewer.id
+
+    def work(connection: Connection) -> list[JsonObject]:
+        return [
+            user_node(row, users.entity_name(connection, row.default_entity_id), users.teams_of(connection, row.id), [])
+            for row in users.search(connection, query or "", visible_to, MAX_FOUND)
+        ]
+
+    nodes = await context.services.database.read(work)
+    return {"edges": [{"node": node} for node in nodes]}
+
+
+@resolvers.field("Mutation", "createUser")
+async def create_user(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a user, by an admin of the server. No mail is sent; `launchbay user key NAME` prints a key for him."""
+    context = info.context
+    if not context.viewer.admin:
+        raise Forbidden("Only an admin of the server makes users.")
+    email: str = input["email"].strip()
+    if "@" not in email or any(sign.isspace() for sign in email):
+        raise RequestError(f"{email!r} is not an e-mail address.")
+
+    def work(connection: Connection) -> JsonObject:
+        if users.user_by_email(connection, email) is not None:
+            raise Conflict(f"There is a user with the e-mail address {email} already.")
+        name = input.get("username") or _free_name(connection, email.partition("@")[0])
+        admin = bool(input.get("admin"))
+        user_id = users.create_user(connection, name, now=context.now, email=email, admin=admin)
+        row = users.user_by_id(connection, user_id)
+        return user_node(row, name, users.teams_of(connection, user_id), [])
+
+    return {"user": await context.services.database.write(work)}
+
+
+def _free_name(connection: Connection, wanted: str) -> str:
+    """Return a name like the one wanted that nobody has."""
+    base = re.sub(r"[^A-Za-z0-9_.-]+", "-", wanted).strip("-._")[:56] or "user"
+    for number in itertools.count(1):
+        name = base if number == 1 else f"{base}-{number}"
+        if not users.is_taken(connection, name):
+            return name
+    raise AssertionError("unreachable")
+
+
+def _must_be_a_person(context: Context) -> None:
+    if context.viewer.service_account:
+        raise Forbidden("A service account has one key, which an admin of its team makes. It cannot make or take keys.")
+
+
+def user_node(row: AnyRow, entity: str, teams: Sequence[str], keys: Sequence[AnyRow]) -> JsonObject:
+    """Shape a user's row for the SDL."""
+    shown = [
+        {"node": {"id": ids.encode("ApiKey", key.id), "name": key.redacted, "description": key.description}}
+        for key in keys
+    ]
     return {
-        "id": ids.encode("User", who.id),
-        "name": who.username,
-        "username": who.username,
-        "email": who.email,
-        "entity": who.entity,
-        "admin": who.admin,
+        "id": ids.encode("User", row.id),
+        "name": row.name,
+        "username": row.username,
+        "email": row.email,
+        "entity": entity,
+        "admin": row.admin,
         "flags": '{"code_saving_enabled": true}',
         "teams": {"edges": [{"node": {"name": name}} for name in teams]},
-        "apiKeys": {"edges": []},
+        "apiKeys": {"edges": shown},
     }

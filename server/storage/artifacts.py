@@ -15,6 +15,7 @@ from server.storage.tables import (
     artifacts,
     entities,
     projects,
+    users,
 )
 from server.storage.upsert import upsert
 
@@ -30,6 +31,7 @@ FULL: Select[Any] = (
         projects.c.name.label("project_name"),
         projects.c.entity_id,
         entities.c.name.label("entity_name"),
+        users.c.username.label("creator_name"),
         artifact_memberships.c.version_index,
         artifact_memberships.c.id.label("membership_id"),
     )
@@ -37,6 +39,7 @@ FULL: Select[Any] = (
     .join(artifact_types, artifact_types.c.id == artifact_collections.c.type_id)
     .join(projects, projects.c.id == artifact_collections.c.project_id)
     .join(entities, entities.c.id == projects.c.entity_id)
+    .outerjoin(users, users.c.id == artifacts.c.created_by)
     .outerjoin(
         artifact_memberships,
         (artifact_memberships.c.artifact_id == artifacts.c.id)
@@ -106,6 +109,13 @@ def in_collections(connection: Connection, sequence_ids: Sequence[int]) -> Mappi
 def count_in_collection(connection: Connection, sequence_id: int) -> int:
     """Return how many committed versions a collection has."""
     return connection.scalar(select(func.count()).select_from(artifacts).where(_committed_in([sequence_id]))) or 0
+
+
+def any_in_collection(connection: Connection, sequence_id: int) -> bool:
+    """Whether a collection has versions, or has ever had one that was final, or waits for one."""
+    waiting = select(artifacts.c.id).where(artifacts.c.sequence_id == sequence_id, artifacts.c.state == "PENDING")
+    numbered = select(artifact_memberships.c.id).where(artifact_memberships.c.collection_id == sequence_id)
+    return connection.scalar(select(waiting.exists() | numbered.exists())) or False
 
 
 def _committed_in(sequence_ids: Sequence[int]) -> ColumnElement[bool]:

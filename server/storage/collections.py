@@ -1,5 +1,6 @@
 """Artifact types and collections of a project."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
@@ -55,6 +56,20 @@ def listing(connection: Connection, project_id: int, type_id: int | None, after:
     """Return a page of a project's collections, of one type or of all."""
     statement = _FULL.where(_there(project_id, type_id), artifact_collections.c.id > after)
     return list(connection.execute(statement.order_by(artifact_collections.c.id).limit(limit)))
+
+
+def names(connection: Connection, project_id: int, type_name: str, *, starting_with: str) -> Sequence[str]:
+    """Return the names of a project's collections of a type, the newest first."""
+    statement = (
+        select(artifact_collections.c.name)
+        .join(artifact_types, artifact_types.c.id == artifact_collections.c.type_id)
+        .where(
+            _there(project_id, None),
+            artifact_types.c.name == type_name,
+            artifact_collections.c.name.startswith(starting_with, autoescape=True),
+        )
+    )
+    return connection.scalars(statement.order_by(artifact_collections.c.id.desc())).all()
 
 
 def count(connection: Connection, project_id: int, type_id: int | None) -> int:

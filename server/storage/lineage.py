@@ -1,12 +1,13 @@
 """Which runs made which artifact versions (role `output`), and which used them (`input`)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, true, update
 
+from server.storage import tables
 from server.storage.artifacts import FULL
 from server.storage.rows import AnyRow
-from server.storage.tables import artifacts, run_artifacts, runs
+from server.storage.tables import artifacts, projects, run_artifacts, runs
 from server.storage.upsert import upsert
 
 
@@ -30,32 +31,31 @@ def _record(connection: Connection, run_id: int, artifact_id: int, role: str, no
     upsert(connection, run_artifacts, [row], update=())
 
 
-def of_run(connection: Connection, run_id: int, role: str, after: int, limit: int) -> list[AnyRow]:
-    """Return a page of the committed versions of a run, in the order of their making."""
+def of_run(
+    connection: Connection, run_id: int, role: str, entities: Collection[str] | None, after: int, limit: int
+) -> list[AnyRow]:
+    """Return a page of the committed versions of a run, in the order of their making; of these entities or of all."""
     return list(
         connection.execute(
             FULL.join(run_artifacts, run_artifacts.c.artifact_id == artifacts.c.id)
-            .where(_committed_of(run_id, role), artifacts.c.id > after)
+            .where(_committed_of(run_id, role, entities), artifacts.c.id > after)
             .order_by(artifacts.c.id)
             .limit(limit)
         )
     )
 
 
-def count_of_run(connection: Connection, run_id: int, role: str) -> int:
-    """Return how many committed versions a run logged or used."""
-    statement = (
-        select(func.count())
-        .select_from(run_artifacts)
-        .join(artifacts, artifacts.c.id == run_artifacts.c.artifact_id)
-        .where(_committed_of(run_id, role))
-    )
+def count_of_run(connection: Connection, run_id: int, role: str, entities: Collection[str] | None) -> int:
+    """Return how many committed versions a run logged or used, of these entities or of all."""
+    of_run = FULL.join(run_artifacts, run_artifacts.c.artifact_id == artifacts.c.id)
+    statement = of_run.where(_committed_of(run_id, role, entities)).with_only_columns(func.count())
     return connection.scalar(statement) or 0
 
 
-def _committed_of(run_id: int, role: str) -> ColumnElement[bool]:
+def _committed_of(run_id: int, role: str, entities: Collection[str] | None) -> ColumnElement[bool]:
     of_run = (run_artifacts.c.run_id == run_id) & (run_artifacts.c.role == role)
-    return of_run & (artifacts.c.state == "COMMITTED")
+    open_to_viewer = true() if entities is None else tables.entities.c.name.in_(entities)
+    return of_run & (artifacts.c.state == "COMMITTED") & open_to_viewer
 
 
 def uses(artifact_id: int) -> ColumnElement[bool]:
@@ -66,6 +66,12 @@ def uses(artifact_id: int) -> ColumnElement[bool]:
     return runs.c.id.in_(users)
 
 
-def projects_of_users(connection: Connection, artifact_id: int) -> Sequence[int]:
-    """Return the projects whose runs use a version."""
-    return list(connection.scalars(select(runs.c.project_id).where(uses(artifact_id)).distinct()))
+def projects_of_users(connection: Connection, artifact_id: int) -> Sequence[AnyRow]:
+    """Return the projects whose runs use a version: `id` and `entity_name`."""
+    of_users = select(runs.c.project_id).where(uses(artifact_id))
+    statement = (
+        select(projects.c.id, tables.entities.c.name.label("entity_name"))
+        .join(tables.entities, tables.entities.c.id == projects.c.entity_id)
+        .where(projects.c.id.in_(of_users))
+    )
+    return connection.execute(statement.order_by(projects.c.id)).all()

@@ -1,5 +1,6 @@
 """Run queue items, as they are read and changed beside the claim."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,11 @@ from sqlalchemy import (
     update,
 )
 
+from protocol.json_types import JsonObject
 from protocol.states import ItemState, RunState
 from server.errors import NotFound
 from server.run_state import RunFacts, state_of
+from server.storage import runs as runs_storage
 from server.storage.claims import in_state
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, launch_agents, projects, run_queue_items, run_queues, runs, users
@@ -199,6 +202,18 @@ def settle_earlier(connection: Connection, item_id: int, run_id: int, now: float
         seen = state(row, now)
         if seen.is_ended:
             change(connection, row.id, now, state=seen, ended_at=row.ended_at or now, run_id=None)
+
+
+def earlier_spec(connection: Connection, queue_id: int, spec: JsonObject) -> JsonObject | None:
+    """Return the launch spec of the queue's newest item that stands for the run which a spec names."""
+    entity, project, run_name = (str(spec.get(key) or "") for key in ("entity", "project", "run_id"))
+    run = runs_storage.find(connection, entity, project, run_name)
+    if run is None:
+        return None
+    of_run = (run_queue_items.c.queue_id == queue_id) & (run_queue_items.c.run_id == run.id)
+    newest = select(run_queue_items.c.launch_spec).where(of_run).order_by(run_queue_items.c.id.desc()).limit(1)
+    text = connection.scalar(newest)
+    return json.loads(text) if text else None
 
 
 def take_twin(connection: Connection, queue_id: int, user_id: int, digest: str, since: float) -> int | None:

@@ -14,7 +14,7 @@ from server.storage.claims import in_state
 from server.storage.rows import AnyRow
 from server.storage.runs import state_expression
 from server.storage.sweep_agents import SILENT_SECONDS
-from server.storage.tables import run_queue_items, runs, sweep_agents, sweep_runs
+from server.storage.tables import projects, run_queue_items, run_queues, runs, sweep_agents, sweep_runs
 
 _HANDED_OUT = select(sweep_runs, runs.c.name, runs.c.stop_requested_at).join(runs, runs.c.id == sweep_runs.c.run_id)
 _UNENDED = and_(runs.c.ended_at.is_(None), runs.c.end_cause.is_(None), runs.c.deleted_at.is_(None))
@@ -30,12 +30,12 @@ def add(connection: Connection, run_id: int, sweep_id: int, agent_id: int, args:
     )
 
 
-def hand_again(connection: Connection, run_id: int, agent_id: int) -> None:
-    """Note that a run goes to an agent once more, or to another one."""
+def hand_again(connection: Connection, run_id: int, agent_id: int, hand_outs: int) -> None:
+    """Note that a run goes to an agent once more, or to another one, for that many times by now."""
     connection.execute(
         update(sweep_runs)
         .where(sweep_runs.c.run_id == run_id)
-        .values(agent_id=agent_id, hand_outs=sweep_runs.c.hand_outs + 1, taken=False)
+        .values(agent_id=agent_id, hand_outs=hand_outs, taken=False)
     )
 
 
@@ -66,25 +66,24 @@ def abandoned(connection: Connection, sweep_id: int, now: float) -> Sequence[Any
 
 
 def preempted(connection: Connection, sweep_id: int, now: float) -> AnyRow | None:
-    """Return a sweep's first run that was taken away before it was through."""
-    gone = state_expression(now) == RunState.PREEMPTED.value
+    """Return a sweep's first run that was taken away before it was through, and that nobody wants stopped."""
+    gone = and_(state_expression(now) == RunState.PREEMPTED.value, runs.c.stop_requested_at.is_(None))
     statement = _HANDED_OUT.where(sweep_runs.c.sweep_id == sweep_id, runs.c.deleted_at.is_(None), gone)
     return connection.execute(statement.order_by(sweep_runs.c.run_id).limit(1)).first()
 
 
-def items_behind(
-    connection: Connection, scheduler_item_id: int | None, spec_part: str, *states: ItemState
-) -> list[int]:
-    """Return the items in these states that came into a queue behind a scheduler's and have this text in their spec.
+def items_of(connection: Connection, sweep: AnyRow, spec_part: str, *states: ItemState) -> list[int]:
+    """Return the items in these states that came into a queue since the sweep began and have this text in their spec.
 
     Before an agent has acknowledged an item, only its launch spec tells which run it is for. So this reads all items
-    since the sweep began. It is asked when a scheduler has lost a run and when a sweep is canceled, which is rare.
+    in these states. It is asked when a scheduler has lost a run and when a sweep is canceled, which is rare.
     """
-    scheduler = run_queue_items.alias()
     statement = (
         select(run_queue_items.c.id)
-        .join(scheduler, scheduler.c.queue_id == run_queue_items.c.queue_id)
-        .where(scheduler.c.id == scheduler_item_id, run_queue_items.c.id > scheduler.c.id, in_state(*states))
+        .join(run_queues, run_queues.c.id == run_queue_items.c.queue_id)
+        .join(projects, projects.c.id == run_queues.c.project_id)
+        .where(projects.c.entity_id == sweep.entity_id, in_state(*states))
+        .where(run_queue_items.c.created_at >= sweep.created_at)
         .where(run_queue_items.c.launch_spec.contains(spec_part, autoescape=True))
     )
     return list(connection.scalars(statement.order_by(run_queue_items.c.id)))

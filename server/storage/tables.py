@@ -58,6 +58,7 @@ entities = Table(
     metadata,
     _id(),
     Column("name", String(128), nullable=False, unique=True),
+    Column("name_key", String(128), unique=True),  # lower case: two names that differ by it alone would be a trap
     Column("kind", String(16), nullable=False),  # user | team
     _time("created_at", nullable=False),
 )
@@ -94,6 +95,18 @@ members = Table(
     Column("entity_id", _Id, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
     Column("user_id", _Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
     Column("role", String(16), nullable=False),  # admin | member
+)
+
+invites = Table(
+    "invites",
+    metadata,
+    _id(),
+    _ref("entity_id", "entities.id"),
+    Column("email", String(256), nullable=False, index=True),  # lower case
+    Column("role", String(16), nullable=False),
+    _ref("created_by", "users.id"),
+    _time("created_at", nullable=False),
+    UniqueConstraint("entity_id", "email"),
 )
 
 projects = Table(
@@ -470,7 +483,7 @@ sweep_runs = Table(
     _ref("sweep_id", "sweeps.id", index=True),
     _ref("agent_id", "sweep_agents.id", index=True),
     Column("args", Text, nullable=False),  # JSON: {<parameter>: {"value": ...}}
-    Column("hand_outs", Integer, nullable=False),  # to this agent, since it was last seen at work
+    Column("hand_outs", Integer, nullable=False),  # since anybody has started it
     Column("taken", Boolean, nullable=False),  # the agent has told of it
 )
 Index(

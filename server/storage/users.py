@@ -1,14 +1,19 @@
 """Users, their API keys, and the entities (own or team) that they are members of."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from server.context import Viewer
-from server.errors import Conflict, NotFound
+from server.errors import Conflict, NotFound, RequestError
+from server.storage import teams
 from server.storage.rows import AnyRow
 from server.storage.tables import api_keys, entities, members, users
+from server.storage.upsert import upsert
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +41,14 @@ def count(connection: Connection) -> int:
 
 def create_entity(connection: Connection, name: str, kind: str, now: float) -> int:
     """Add a user's own entity or a team. `Conflict` if the name is taken, in whatever case."""
-    taken = connection.scalar(select(entities.c.name).where(func.lower(entities.c.name) == name.lower()))
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"{name!r} cannot be the name of a user or team: use 1 to 64 letters, digits, dashes, dots and underscores."
+        )
+    taken = connection.scalar(select(entities.c.name).where(entities.c.name_key == name.lower()))
     if taken is not None:
         raise Conflict(f"The name {name!r} is taken by entity {taken!r}. Choose another.")
-    return _inserted(connection, insert(entities).values(name=name, kind=kind, created_at=now))
+    return _inserted(connection, insert(entities).values(name=name, name_key=name.lower(), kind=kind, created_at=now))
 
 
 def create_user(
@@ -67,6 +76,8 @@ def create_user(
         ),
     )
     add_member(connection, entity_id, user_id, "admin")
+    if email:
+        teams.accept_invites(connection, user_id, email)
     return user_id
 
 
@@ -88,8 +99,8 @@ def delete_key(connection: Connection, key_id: int, user_id: int) -> bool:
 
 
 def add_member(connection: Connection, entity_id: int, user_id: int, role: str) -> None:
-    """Make a user a member of an entity."""
-    connection.execute(insert(members).values(entity_id=entity_id, user_id=user_id, role=role))
+    """Make a user a member of an entity, or change his role."""
+    upsert(connection, members, [{"entity_id": entity_id, "user_id": user_id, "role": role}], update=["role"])
 
 
 def viewer_by_key(connection: Connection, secret: str) -> Viewer | None:
@@ -118,6 +129,7 @@ def viewer_by_id(connection: Connection, user_id: int) -> Viewer:
         admin=user.admin,
         entity=by_id[user.default_entity_id],
         entities=frozenset(by_id.values()),
+        service_account=user.service_account,
     )
 
 
@@ -152,3 +164,67 @@ def teams_of(connection: Connection, user_id: int) -> list[str]:
 
 def _inserted(connection: Connection, statement: object) -> int:
     return connection.execute(statement).inserted_primary_key[0]  # type: ignore[call-overload]
+
+
+def keys_of(connection: Connection, user_id: int) -> list[AnyRow]:
+    """Return what may be shown of a user's API keys, oldest first."""
+    return list(connection.execute(select(api_keys).where(api_keys.c.user_id == user_id).order_by(api_keys.c.id)))
+
+
+def user_by_id(connection: Connection, user_id: int) -> AnyRow:
+    """Return the row of a user."""
+    return connection.execute(select(users).where(users.c.id == user_id)).one()
+
+
+def entity_name(connection: Connection, entity_id: int) -> str:
+    """Return the name of an entity."""
+    return connection.execute(select(entities.c.name).where(entities.c.id == entity_id)).scalar_one()
+
+
+def is_taken(connection: Connection, name: str) -> bool:
+    """Whether an entity has this name, in whatever case."""
+    return connection.scalar(select(entities.c.id).where(entities.c.name_key == name.lower())) is not None
+
+
+def user_by_email(connection: Connection, email: str) -> AnyRow | None:
+    """Return the row of a user by e-mail address, without regard to case."""
+    return connection.execute(
+        select(users).where(func.lower(users.c.email) == email.lower(), users.c.deleted_at.is_(None))
+    ).first()
+
+
+def search(connection: Connection, query: str, visible_to: int | None, limit: int) -> list[AnyRow]:
+    """Return users whose name or e-mail address begins or ends with the query; `visible_to` sees only own teams."""
+    pattern = query.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    columns = (func.lower(users.c.username), func.lower(users.c.email))
+    matches = [column.like(shape, escape="\\") for column in columns for shape in (f"{pattern}%", f"%{pattern}")]
+    statement = select(users).where(or_(*matches), users.c.deleted_at.is_(None), users.c.service_account.is_(False))
+    if visible_to is not None:
+        own = select(members.c.entity_id).where(members.c.user_id == visible_to)
+        fellows = select(members.c.user_id).where(members.c.entity_id.in_(own))
+        statement = statement.where(users.c.id.in_(fellows))
+    return list(connection.execute(statement.order_by(users.c.username).limit(limit)))
+
+
+def become_service_account(connection: Connection, user_id: int, team_id: int, description: str) -> None:
+    """Let an account work for a team: that is where it is at home."""
+    connection.execute(update(users).where(users.c.id == user_id).values(name=description, default_entity_id=team_id))
+
+
+def use_own_entity(connection: Connection, user_id: int, left_id: int) -> None:
+    """Let a user's own entity be the default one, if it was the one that he leaves."""
+    connection.execute(
+        update(users)
+        .where(users.c.id == user_id, users.c.default_entity_id == left_id)
+        .values(default_entity_id=users.c.entity_id)
+    )
+
+
+def fellow(connection: Connection, account_id: int, username: str) -> AnyRow | None:
+    """Return the user of that name if he is in a team of the service account."""
+    own = select(members.c.entity_id).where(members.c.user_id == account_id)
+    return connection.execute(
+        select(users)
+        .join(members, members.c.user_id == users.c.id)
+        .where(members.c.entity_id.in_(own), users.c.username == username, users.c.deleted_at.is_(None))
+    ).first()

@@ -6,9 +6,18 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wandb.util import make_artifact_name_safe
 
 from protocol.errors import SpecError
-from protocol.names import ArtifactName, artifact_name, launch_name, parse_job_reference, run_id, same_project
+from protocol.names import (
+    ArtifactName,
+    artifact_name,
+    first_name_of_job,
+    launch_name,
+    parse_job_reference,
+    run_id,
+    same_project,
+)
 
 
 def test_a_launch_name_never_changes() -> None:
@@ -57,6 +66,22 @@ def test_an_artifact_name_is_always_allowed_and_settled(raw: str) -> None:
     name = artifact_name(raw)
     assert re.fullmatch(r"[A-Za-z0-9_\-.]{0,128}", name)
     assert artifact_name(name) == name
+
+
+@given(st.text(max_size=200))
+def test_an_artifact_name_is_the_stock_clients(raw: str) -> None:
+    assert artifact_name(raw) == make_artifact_name_safe(raw)
+
+
+@given(st.lists(st.sampled_from(["code", "job", "-", "/", ".", " ", "x"]), max_size=15).map("".join))
+def test_the_first_name_of_an_unnamed_job_is_the_stock_clients(path: str) -> None:
+    """The client names the code by its path, and asks for the job under that name with `code` replaced."""
+    code = f"code-{make_artifact_name_safe(path)}"
+    assert first_name_of_job(artifact_name(f"job-{code}")) == code.replace("code", "job")
+
+
+def test_other_jobs_have_one_name() -> None:
+    assert [first_name_of_job(name) for name in ("train", "job-source-p-code.py", "code-x", "job-code")] == [None] * 4
 
 
 @pytest.mark.parametrize(

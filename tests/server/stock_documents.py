@@ -15,24 +15,34 @@ from unittest.mock import MagicMock
 
 import wandb
 from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, parse
-from wandb.apis.public import files, runs
+from wandb.apis.public import files, runs, sweeps
 from wandb.sdk.artifacts import _gqlutils
 from wandb.sdk.launch.api import LaunchApi
 
 PACKAGE = Path(wandb.__file__).parent
+PLACEHOLDER = "_PROJECT_QUERY_"
+"""Stands in a document that is put together at run time."""
 _OPERATION = re.compile(rb"(?:query|mutation) [A-Za-z]\w* ?[({]")
 
 
 @cache
 def stock_documents() -> dict[str, DocumentNode]:
     """Return the documents by a readable id: where each comes from, and its operation's name."""
+    return _documents([*_static_texts(PACKAGE), *(("composed", text) for text in _composed_texts())])
+
+
+def documents_of(package: Path) -> dict[str, DocumentNode]:
+    """Return those of another installed version of the client, without the ones that are composed at run time."""
+    return _documents(_static_texts(package))
+
+
+def _static_texts(package: Path) -> list[tuple[str, str]]:
+    binary = (package / "bin" / "wandb-core").read_bytes()
+    return [*_python_texts(package), *(("go", text) for text in _binary_texts(binary))]
+
+
+def _documents(texts: list[tuple[str, str]]) -> dict[str, DocumentNode]:
     found: dict[str, DocumentNode] = {}
-    binary = (PACKAGE / "bin" / "wandb-core").read_bytes()
-    texts = [
-        *_python_texts(),
-        *(("composed", text) for text in _composed_texts()),
-        *(("go", text) for text in _binary_texts(binary)),
-    ]
     for origin, text in texts:
         document = _document(text)
         if document is None:
@@ -50,13 +60,13 @@ def stock_documents() -> dict[str, DocumentNode]:
     return found
 
 
-def _python_texts() -> list[tuple[str, str]]:
+def _python_texts(package: Path) -> list[tuple[str, str]]:
     texts: list[tuple[str, str]] = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         source = path.read_text("utf-8")
-        if "query" not in source and "mutation" not in source:
+        origin = path.relative_to(package).with_suffix("").as_posix()
+        if origin.startswith("vendor/") or ("query" not in source and "mutation" not in source):
             continue
-        origin = path.relative_to(PACKAGE).with_suffix("").as_posix()
         nodes = list(ast.walk(ast.parse(source)))
         # A piece of an f-string can look like a document that lacks its fragments.
         pieces = {id(piece) for node in nodes if isinstance(node, ast.JoinedStr) for piece in node.values}
@@ -82,11 +92,17 @@ def _composed_texts() -> list[str]:
         *(_sent(LaunchApi.push_to_run_queue, "q", {"entity": "e"}, values, "p") for values in (None, {"v": 1})),
         _sent(LaunchApi.create_launch_agent, "e", "p", ["q"], {}, "v"),
         _sent(lambda client: _gqlutils.record_artifact_use(client._service_api, **artifact)),
+        *_all_sent(sweeps._upsert_sweep, {"method": "grid"}),
     ]
 
 
 def _sent(call: Callable[..., object], *arguments: object) -> str:
-    """Return the first document that a method sends. It gets no answer, so it ends in an error of its own."""
+    """Return the first document that a method sends."""
+    return _all_sent(call, *arguments)[0]
+
+
+def _all_sent(call: Callable[..., object], *arguments: object) -> list[str]:
+    """Return the documents that a method sends, one after the other. It gets no answer, and ends in an error."""
     sent: list[str] = []
 
     def keep(query: str, *_: object, **__: object) -> None:
@@ -100,12 +116,12 @@ def _sent(call: Callable[..., object], *arguments: object) -> str:
     client.get_project_run_queues.return_value = [{"id": "i", "name": "q", "access": "PROJECT", "createdBy": None}]
     with suppress(Exception):
         call(client, *arguments)
-    return sent[0]
+    return sent
 
 
 def _document(text: str) -> DocumentNode | None:
     """Return the text as an executable document, if it is one that holds an operation."""
-    if not re.search(r"\b(query|mutation)\b", text):
+    if not re.search(r"\b(query|mutation)\b", text) or PLACEHOLDER in text:
         return None
     try:
         document = parse(text, no_location=True)

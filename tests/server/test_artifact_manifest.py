@@ -52,6 +52,22 @@ def test_a_path_outside_of_the_artifact_is_refused(path: str) -> None:
     assert str(caught.value) == f"The artifact names a file {path!r}, which would lie outside of it."
 
 
+@pytest.mark.parametrize("path", ["a\0b", "half a pair \ud83d"])
+def test_a_path_that_is_no_text_is_refused(path: str) -> None:
+    with pytest.raises(Conflict) as caught:
+        parse(manifest(**{path: {"digest": "AAA="}}))
+    assert str(caught.value) == f"The artifact names a file {path!r}, which no folder can hold. Rename it."
+
+
+def test_a_path_has_an_end() -> None:
+    longest = "x" * 1024
+    assert parse(manifest(**{longest: {"digest": "AAA="}}))[0].path == longest
+    with pytest.raises(Conflict) as caught:
+        parse(manifest(**{longest + "x": {"digest": "AAA="}}))
+    said = f"The artifact names a file {'x' * 40!r}..., whose path has 1025 characters. Use at most 1024."
+    assert str(caught.value) == said
+
+
 @pytest.mark.parametrize("path", ["..a", "a..b/c", ".hidden", "a/.../b"])
 def test_dots_inside_of_names_are_fine(path: str) -> None:
     assert parse(manifest(**{path: {"digest": "AAA="}})) == [Entry(path, "AAA=", 0, None)]
@@ -75,6 +91,8 @@ def test_dots_inside_of_names_are_fine(path: str) -> None:
         pytest.param(manifest(a={"digest": "x", "size": "many"}), "`a: size` is 'many'", id="size not a number"),
         pytest.param(manifest(a={"digest": "x", "size": -5}), "'a' cannot have -5 bytes", id="size negative"),
         pytest.param(manifest(a={"digest": "x", "size": 2**70}), "'a' cannot have", id="size too large"),
+        pytest.param(manifest(a={"digest": "x\0"}), "'a' has digest .* not both text", id="digest with a NUL"),
+        pytest.param(manifest(a={"digest": "x", "ref": "\ud800"}), "'a' has digest .* not both text", id="ref no text"),
         pytest.param(manifest(a={"digest": "x", "ref": 5}), "`a: ref` is 5", id="ref not a text"),
     ],
 )

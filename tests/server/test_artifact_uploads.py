@@ -66,12 +66,60 @@ async def test_every_client_id_of_a_version_stands_for_it(client: Client) -> Non
         assert found == {"serverID": first["id"]}
 
 
-async def test_a_job_that_is_made_again_unchanged_makes_no_second_collection(client: Client) -> None:
-    """`wandb job create` of unnamed code asks for one version under two names."""
-    first = await log(client, content(), "job-job", clientID="c1")
-    for name in ("job-job", "job-code"):
-        assert (await create(client, content(), name, clientID="c2"))["id"] == first["id"]
-    assert await by_name(client, "job-code") is None
+async def make_unnamed_job(client: Client, path: str, files: bytes, client_id: str) -> tuple[str, dict[str, Any]]:
+    """Ask for a job of unnamed code as `wandb job create` does: twice, under two names.
+
+    Returns what the command says of it, and the version.
+    """
+    wanted, code = content({"wandb-job.json": files}), f"code-{path}"
+    first = await create(client, wanted, code.replace("code", "job"), clientID=client_id, artifactTypeName="job")
+    latest = first["artifactSequence"]["latestArtifact"]
+    said = "Created" if latest is None else "Updated" if first["state"] == "PENDING" else "No changes"
+    return said, await log(client, wanted, f"job-{code}", clientID=client_id, artifactTypeName="job")
+
+
+async def job_names(client: Client) -> list[str]:
+    """Return the names of all jobs."""
+    edges = (await client.ask(JOBS))["project"]["artifactType"]["artifactCollections"]["edges"]
+    return [edge["node"]["name"] for edge in edges]
+
+
+async def test_a_job_of_unnamed_code_has_the_name_that_people_are_shown(client: Client) -> None:
+    steps = [("c1", b"1", "Created", 0), ("c2", b"1", "No changes", 0), ("c3", b"2", "Updated", 1)]
+    for client_id, files, said, number in steps:
+        found = await make_unnamed_job(client, "my_code_train.py", files, client_id)
+        assert (found[0], found[1]["versionIndex"]) == (said, number)
+    assert await job_names(client) == ["job-code-my_code_train.py"]
+    latest = await by_name(client, "job-code-my_code_train.py:latest")
+    assert latest is not None
+    assert latest["versionIndex"] == 1
+
+
+async def test_two_jobs_of_unnamed_code_that_share_the_first_name_stay_two(client: Client) -> None:
+    for round_ in ("first", "again"):
+        for path in ("code_a.py", "job_a.py"):
+            said, version = await make_unnamed_job(client, path, path.encode(), f"{round_} {path}")
+            assert version["versionIndex"] == 0
+            assert round_ == "first" or said != "Created"
+    assert await job_names(client) == ["job-code-code_a.py", "job-code-job_a.py"]
+
+
+async def test_a_collection_with_versions_stays_where_it_is_when_one_leaves_it(client: Client) -> None:
+    """Somebody has given a job the very name that the client first asks for."""
+    own = await log(client, content({"own": b""}), "job-a.py", artifactTypeName="job")
+    said, version = await make_unnamed_job(client, "a.py", b"1", "c1")
+    assert (said, version["artifactSequence"]["name"], version["versionIndex"]) == ("Updated", "job-code-a.py", 0)
+    assert await by_name(client, "job-a.py:latest") == own
+    assert await job_names(client) == ["job-a.py", "job-code-a.py"]
+
+
+async def test_a_version_that_is_asked_for_under_the_name_of_another_type_is_refused(client: Client) -> None:
+    await log(client, content({"own": b""}), "data")
+    await create(client, content(), "job-x", clientID="c1", artifactTypeName="job")
+    asked = {"entityName": "admin", "projectName": "p", "artifactTypeName": "job", "artifactCollectionName": "data"}
+    asked |= {"digest": content().digest, "digestAlgorithm": "MANIFEST_MD5", "clientID": "c1"}
+    status, message = await client.fail(CREATE, input=asked)
+    assert (status, message) == (400, "Artifact 'data' has type 'dataset'; it cannot be logged as 'job'.")
 
 
 async def test_asking_again_adds_and_erases_nothing(client: Client) -> None:
@@ -135,7 +183,7 @@ async def test_the_manifest_of_a_final_version_stays(client: Client) -> None:
     done = await log(client, content())
     before = await client.ask(CURRENT_MANIFEST, id=done["id"])
     assert await client.fail(MANIFEST, input=manifest_input(done["id"], b"{}")) == (
-        422,
+        400,
         "The artifact is committed, so its manifest cannot change. Log a new version.",
     )
     assert (await client.ask(CURRENT_MANIFEST, id=done["id"])) == before
@@ -176,7 +224,7 @@ async def test_an_alias_is_set_only_where_the_version_is(client: Client) -> None
     done = await log(client, content())
     await log(client, content(), "other")
     status, message = await client.fail(ADD_ALIASES, id=done["id"], aliases=wanted_aliases("x", collection="other"))
-    assert (status, "not a version of admin/p/other" in message) == (422, True)
+    assert (status, "not a version of admin/p/other" in message) == (400, True)
 
 
 async def test_an_inherited_time_to_live_can_be_restored(client: Client) -> None:

@@ -58,9 +58,12 @@ async def test_a_page_of_steps_is_complete_and_its_ends_are_as_the_client_means_
     await start(client)
     await log_rows(client, *({"_step": step} for step in range(20)))
     spec = '{"keys":["_step","_step"],"minStep":3,"maxStep":6,"samples":4}'
-    answer = (await client.ask(HISTORY, name="r", min=3, max=6, samples=3, specs=[spec]))["project"]["run"]
+    # As clients before 0.26 ask for a page, and for the last one, which is cut short.
+    older = [f'{{"keys":["_step"],"minStep":3,"maxStep":6,"samples":{samples}}}' for samples in (3, 1000)]
+    answer = (await client.ask(HISTORY, name="r", min=3, max=6, samples=3, specs=[spec, *older]))["project"]["run"]
     assert [json.loads(row)["_step"] for row in answer["history"]] == [3, 4, 5]
-    assert [row["_step"] for row in answer["sampledHistory"][0]] == [3, 4, 5, 6]
+    found = [[row["_step"] for row in rows] for rows in answer["sampledHistory"]]
+    assert found == [[3, 4, 5, 6], [3, 4, 5], [3, 4, 5]]
 
 
 async def test_raw_answers_hold_no_bare_nan(client: Client) -> None:

@@ -221,6 +221,19 @@ async def test_a_canceled_sweep_takes_its_items_out_of_the_queue(client: Client)
     assert await beat(client, workers[0]) == [{"type": "exit"}]
 
 
+async def test_what_an_earlier_scheduler_has_queued_is_known_to_the_next_one(client: Client, clock: Clock) -> None:
+    sweep, scheduler, (worker, _) = await _scheduled(client)
+    command = await next_run(client, worker)
+    await _push_run(client, sweep, command["run_id"])
+    await set_state(client, sweep, "PAUSED")
+    await send(client, sweep["name"], complete=True, exitcode=0)
+    await make_sweep(client, id=sweep["id"], launchScheduler=document())
+    clock.now += 10_000
+    later = await make_agent(client, sweep)
+    assert (await next_run(client, later))["run_id"] != command["run_id"]
+    assert (await read_item(client, scheduler))["state"] == "FINISHED"
+
+
 @pytest.mark.parametrize("end", ["FINISHED", "CANCELED", "delete"])
 async def test_a_scheduler_that_nobody_has_taken_up_goes_with_its_sweep(client: Client, end: str) -> None:
     await make_queue(client)

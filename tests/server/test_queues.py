@@ -74,7 +74,7 @@ async def test_a_name_is_taken_once(client: Client) -> None:
     given = {"entityName": "admin", "projectName": "model-registry", "queueName": "q", "access": "PROJECT"}
     await client.ask(CREATE_QUEUE, input=given)
     status, message = await client.fail(CREATE_QUEUE, input=given)
-    assert (status, "already" in message) == (422, True)
+    assert (status, "already" in message) == (400, True)
 
 
 async def test_a_config_of_another_entity_is_not_lent(client: Client, services: Services) -> None:

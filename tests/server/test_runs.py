@@ -131,7 +131,7 @@ async def test_a_deleted_id_is_gone(client: Client) -> None:
     await client.ask(DELETE, id=made["id"])
     assert await read(client) is None
     status, message = await client.fail(UPSERT, input={"name": "r", "modelName": "p", "host": "box"})
-    assert (status, "deleted" in message) == (410, True)
+    assert (status, "deleted" in message) == (404, True)
 
 
 # --- resume, rewind ---------------------------------------------------------------------------------------------------

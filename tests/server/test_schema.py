@@ -19,7 +19,6 @@ NOT_YET = {
     "linked and tagged collections": {"LinkArtifact", "UnlinkArtifact", "DeleteArtifactPortfolio"}
     | {"UpdateArtifactPortfolio", "UpdateArtifactSequenceType", "AddArtifactCollectionTags"}
     | {"DeleteArtifactCollectionTags"},
-    "teams and users": {"CreateInvite", "DeleteInvite", "CreateServiceAccount", "CreateTeam", "CreateUserFromAdmin"},
     "incremental artifacts and multipart uploads": {"UpdateArtifactManifest", "CompleteMultipartUploadArtifact"},
     "reports and charts": {"ProjectViews", "CreateCustomChart"},
 }

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from server import sweep_search
 from server.context import Services
 from server.resolvers import sweep_changes
 from server.storage.sweep_agents import SILENT_SECONDS
 from server.sweep_commands import Suggestion
+from server.sweep_search import suggest
 from server.turns import Turns
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import read, send, start, upsert
@@ -157,7 +157,19 @@ async def test_a_preempted_run_is_handed_out_again(client: Client) -> None:
     assert (await next_run(client, agent))["run_id"] != run
 
 
-async def test_nested_names_and_unknown_runs_in_a_heartbeat_do_no_harm(client: Client) -> None:
+async def test_a_preempted_run_that_somebody_wants_stopped_stays_away(client: Client) -> None:
+    sweep = await make_sweep(client)
+    agent = await make_agent(client, sweep)
+    run = (await next_run(client, agent))["run_id"]
+    await start(client, run)
+    await send(client, run, preempting=True)
+    storage_id = (await read(client, run))["id"]
+    await client.ask("mutation($id: ID!) { stopRun(input: {id: $id}) { success } }", id=storage_id)
+    await send(client, run, complete=True, exitcode=1)
+    assert (await next_run(client, agent))["run_id"] != run
+
+
+async def test_unknown_runs_in_a_heartbeat_do_no_harm(client: Client) -> None:
     agent = await make_agent(client, await make_sweep(client))
     assert await beat(client, agent, "no-such-run", "o'clock") == []
     status, message = await client.fail(HEARTBEAT, id=agent, runState="[]")
@@ -221,18 +233,17 @@ async def test_parameters_that_were_found_for_another_sweep_are_void(
 ) -> None:
     sweep = await make_sweep(client)
     first, second = await make_agent(client, sweep), await make_agent(client, sweep)
-    found = sweep_search.suggest
     commands: list[dict[str, Any]] = []
 
     async def slowly(services: Services, sweep_id: int) -> Suggestion:
-        suggestion = await found(services, sweep_id)
+        suggestion = await suggest(services, sweep_id)
         if not commands:
-            monkeypatch.setattr(sweep_search, "suggest", found)
+            monkeypatch.setattr("server.sweep_search.suggest", suggest)
             faster = replace(client, context=replace(client.context, services=replace(services, turns=Turns())))
             commands.append(await next_run(faster, second))
         return suggestion
 
-    monkeypatch.setattr(sweep_search, "suggest", slowly)
+    monkeypatch.setattr("server.sweep_search.suggest", slowly)
     commands.append(await next_run(client, first))
     assert [value(command) for command in commands] == [1, 2]
 
