@@ -22,6 +22,7 @@ COMMANDS = {
     "server": "launchbay.commands.server",
     "status": "launchbay.commands.status",
     "stop": "launchbay.commands.stop",
+    "team": "launchbay.commands.team",
     "user": "launchbay.commands.user",
 }
 """Command name -> module, which defines it as `command`."""

@@ -7,7 +7,7 @@ from random import Random, SystemRandom
 
 from server.curves import Curves
 from server.database import Database
-from server.errors import Forbidden
+from server.errors import Forbidden, NotFound
 from server.heartbeats import Heartbeats
 from server.intervals import Intervals
 from server.object_store import LocalObjectStore
@@ -78,6 +78,11 @@ class Viewer:
                 f"User {self.username!r} is not a member of entity {entity!r}, or there is no such entity. "
                 f"Use one of: {', '.join(sorted(self.entities))}."
             )
+
+    def must_see(self, entity: str, thing: str) -> None:
+        """Raise `NotFound` unless `may_use`, in the words for a thing that is not there: ids tell a stranger nothing."""
+        if not self.may_use(entity):
+            raise NotFound(f"There is no such {thing}.")
 
 
 @dataclass(frozen=True, slots=True)

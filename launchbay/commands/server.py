@@ -13,6 +13,15 @@ from server.start import ServerSettings, running
 DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
 
 
+database_option = click.option(
+    "--database-url",
+    envvar="LAUNCHBAY_DATABASE_URL",
+    metavar="URL",
+    help="postgresql://USER@HOST:PORT/NAME; SQLite in the data folder without it. The password belongs into PGPASSWORD "
+    "or ~/.pgpass, or the whole URL into LAUNCHBAY_DATABASE_URL.",
+)
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
@@ -24,13 +33,7 @@ DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
     help="Holds the database (SQLite), the files, and the first user's API key (admin-api-key). Server processes that "
     "share a database share this folder too.",
 )
-@click.option(
-    "--database-url",
-    envvar="LAUNCHBAY_DATABASE_URL",
-    metavar="URL",
-    help="postgresql://USER@HOST:PORT/NAME; SQLite in the data folder without it. The password belongs into PGPASSWORD "
-    "or ~/.pgpass, or the whole URL into LAUNCHBAY_DATABASE_URL.",
-)
+@database_option
 @click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
 def command(host: str, port: int, data_dir: Path, database_url: str | None, verbose: int) -> None:
     """Serve the control plane: queues, runs, files and artifacts, for agents and the stock wandb client."""

@@ -1,50 +1,73 @@
 """`launchbay user`: users of a server, made on the server's own machine."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from sqlalchemy import Connection
 
-from launchbay.commands.server import DATA_DIR
+from launchbay.commands.server import DATA_DIR, database_option
+from server.errors import NotFound
 from server.resolvers.users import new_secret
 from server.start import opened
 from server.storage import users
 
-
-@click.group()
-def command() -> None:
-    """Make users. Works on the data folder itself, also while the server runs."""
-
-
-@command.command()
-@click.argument("name")
-@click.option("--admin", is_flag=True, help="The user may see and change everything.")
-@click.option("--team", help="Make the user a member of this team; the team is made if it is missing.")
-@click.option(
+data_dir_option = click.option(
     "--data-dir",
     default=DATA_DIR,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="The server's data folder.",
 )
-def create(name: str, admin: bool, team: str | None, data_dir: Path) -> None:
+
+
+@click.group()
+def command() -> None:
+    """Make users and keys. Works on the server's database itself, also while the server runs."""
+
+
+@command.command()
+@click.argument("name")
+@click.option("--email", default="", help="The user's e-mail address; invites to it take effect.")
+@click.option("--admin", is_flag=True, help="The user may see and change everything.")
+@click.option("--team", help="Make the user a member of this team; the team is made if it is missing.")
+@data_dir_option
+@database_option
+def create(name: str, email: str, admin: bool, team: str | None, data_dir: Path, database_url: str | None) -> None:
     """Make user NAME and print an API key. It is shown this once and stored only as a hash."""
-    click.echo(asyncio.run(_create(name, admin, team, data_dir)))
+    secret = new_secret()
+
+    def work(connection: Connection, now: float) -> None:
+        user_id = users.create_user(connection, name, now=now, email=email, admin=admin)
+        users.create_key(connection, user_id, secret, now=now, description="made with the user")
+        if team:
+            known = users.entity_by_name(connection, team)
+            team_id = known.id if known else users.create_entity(connection, team, "team", now)
+            users.add_member(connection, team_id, user_id, "member" if known else "admin")
+
+    asyncio.run(_write(data_dir, database_url, work))
+    click.echo(secret)
 
 
-async def _create(name: str, admin: bool, team: str | None, data_dir: Path) -> str:
-    async with opened(data_dir) as services:
-        secret = new_secret()
+@command.command()
+@click.argument("name")
+@data_dir_option
+@database_option
+def key(name: str, data_dir: Path, database_url: str | None) -> None:
+    """Make another API key of user NAME and print it. It is shown this once and stored only as a hash."""
+    secret = new_secret()
 
-        def work(connection: Connection) -> None:
-            now = services.clock()
-            user_id = users.create_user(connection, name, now=now, admin=admin)
-            users.create_key(connection, user_id, secret, now=now, description="made with the user")
-            if team:
-                known = users.entity_by_name(connection, team)
-                team_id = known.id if known else users.create_entity(connection, team, "team", now)
-                users.add_member(connection, team_id, user_id, "member" if known else "admin")
+    def work(connection: Connection, now: float) -> None:
+        row = users.user_by_name(connection, name)
+        if row is None:
+            raise NotFound(f"There is no user {name!r}. Make one: launchbay user create {name}")
+        users.create_key(connection, row.id, secret, now=now, description="made on the server")
 
-        await services.database.write(work)
-        return secret
+    asyncio.run(_write(data_dir, database_url, work))
+    click.echo(secret)
+
+
+async def _write(data_dir: Path, database_url: str | None, work: Callable[[Connection, float], None]) -> None:
+    async with opened(data_dir, database_url) as services:
+        await services.database.write(work, services.clock())

@@ -135,7 +135,7 @@ async def update_launch_agent(_: object, info: Info, input: dict[str, Any]) -> J
     agent_id = ids.decode("LaunchAgent", input["launchAgentId"])
 
     def work(connection: Connection) -> None:
-        context.viewer.must_use(agents.by_id(connection, agent_id).entity_name)
+        context.viewer.must_see(agents.by_id(connection, agent_id).entity_name, "agent")
         if input.get("agentStatus"):
             agents.set_status(connection, agent_id, input["agentStatus"], context.now)
 
@@ -150,7 +150,7 @@ async def stop_launch_agent(_: object, info: Info, input: dict[str, Any]) -> Jso
     agent_id = ids.decode("LaunchAgent", input["launchAgentId"])
 
     def work(connection: Connection) -> None:
-        context.viewer.must_use(agents.by_id(connection, agent_id).entity_name)
+        context.viewer.must_see(agents.by_id(connection, agent_id).entity_name, "agent")
         agents.ask_to_stop(connection, agent_id)
 
     await context.services.database.write(work)

@@ -51,7 +51,7 @@ async def push_by_id(_: object, info: Info, input: dict[str, Any]) -> JsonObject
 
     def find(connection: Connection) -> AnyRow:
         row = queues.by_id(connection, ids.decode("RunQueue", input["queueID"]))
-        context.viewer.must_use(row.entity_name)
+        context.viewer.must_see(row.entity_name, "queue")
         return row
 
     item_id, _spec = await _push(context, find, input, by_id=True)

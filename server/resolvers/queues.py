@@ -233,7 +233,7 @@ async def delete_run_queues(_: object, info: Info, input: dict[str, Any]) -> Jso
     def work(connection: Connection) -> None:
         for wire_id in input["queueIDs"]:
             row = queues.by_id(connection, ids.decode("RunQueue", wire_id))
-            context.viewer.must_use(row.entity_name)
+            context.viewer.must_see(row.entity_name, "queue")
             queues.remove(connection, row.id)
 
     await context.services.database.write(work)

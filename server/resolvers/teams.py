@@ -58,7 +58,9 @@ async def create_team(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
         assert found is not None
         return found
 
-    return {"entity": entity_node(await context.services.database.write(work))}
+    made = await context.services.database.write(work)
+    context.services.viewers.forget()
+    return {"entity": entity_node(made)}
 
 
 @resolvers.field("Mutation", "createInvite")
@@ -90,7 +92,9 @@ async def create_invite(_: object, info: Info, input: dict[str, Any]) -> JsonObj
             "toUser": shown,
         }
 
-    return {"invite": await context.services.database.write(work)}
+    made = await context.services.database.write(work)
+    context.services.viewers.forget()
+    return {"invite": made}
 
 
 @resolvers.field("Mutation", "deleteInvite")

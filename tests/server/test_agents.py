@@ -83,7 +83,7 @@ async def test_an_unknown_agent_and_a_strangers_are_not_there(client: Client, se
     agent = await make_agent(client)
     stranger = await make_client(services, "eve")
     assert await stranger.fail(AGENT, id=agent) == (404, "There is no such agent.")
-    assert (await stranger.fail(UPDATE, agentId=agent, agentStatus="KILLED"))[0] == 403
+    assert (await stranger.fail(UPDATE, agentId=agent, agentStatus="KILLED"))[0] == 404
     assert (await client.fail(AGENT, id="nonsense"))[0] == 404
 
 

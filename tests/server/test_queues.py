@@ -154,7 +154,7 @@ async def test_a_strangers_queues_are_not_to_be_seen(client: Client, services: S
     queue_id = await make_queue(client)
     stranger = await make_client(services, "eve")
     assert (await stranger.fail(PUSH_BY_NAME, input=by_name()))[0] == 403
-    assert (await stranger.fail(PUSH_BY_ID, input={"queueID": queue_id, "runSpec": json.dumps(SPEC)}))[0] == 403
+    assert (await stranger.fail(PUSH_BY_ID, input={"queueID": queue_id, "runSpec": json.dumps(SPEC)}))[0] == 404
     assert (await stranger.ask('{ project(entityName: "admin", name: "model-registry") { id } }'))["project"] is None
 
 

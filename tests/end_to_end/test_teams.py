@@ -1,0 +1,120 @@
+"""Teams, users and service accounts with the stock client, and from the command line."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.end_to_end.conftest import LiveServer
+from tests.end_to_end.processes import run
+
+MAKE = """
+import json, sys, wandb
+team_name, email = sys.argv[1:]
+api = wandb.Api()
+team = api.create_team(team_name)
+user = api.create_user(email)
+invited = team.invite(user.username)
+waiting = team.invite("nobody-yet-" + email)
+account = team.create_service_account("nightly")
+team.load(force=True)
+members = {one.name: [one.account_type, one.pending] for one in team.members}
+print(json.dumps({
+    "key": account.api_key, "account": account.name, "members": members, "user": user.username,
+    "invited": [invited, waiting], "found": api.user(email).username, "many": len(api.users(email)),
+    "viewer": [api.viewer.username, team_name in wandb.Api().viewer.teams, api.default_entity],
+}))
+"""
+KEYS = """
+import json, wandb
+viewer = wandb.Api().viewer
+key = viewer.generate_api_key("from a test")
+listed = len(wandb.Api().viewer.api_keys)
+viewer = wandb.Api().viewer
+shown = viewer.api_keys[-1]
+print(json.dumps({"made": bool(key), "listed": listed, "secret": key == shown, "gone": viewer.delete_api_key(shown)}))
+"""
+LOG = """
+import sys, wandb
+with wandb.init(entity=sys.argv[1], project="shared", id="by-machine") as run:
+    run.log({"value": 1})
+"""
+READ = """
+import json, sys, wandb
+api = wandb.Api()
+run = api.run(f"{sys.argv[1]}/shared/by-machine")
+print(json.dumps([run.user.username, run.state, [project.name for project in api.projects(sys.argv[1])]]))
+"""
+STRANGER = """
+import json, sys, wandb
+api = wandb.Api()
+seen = {}
+for what, ask in {
+    "run": lambda: api.run(f"{sys.argv[1]}/shared/by-machine").state,
+    "runs": lambda: len(api.runs(f"{sys.argv[1]}/shared")),
+    "queue": lambda: api.run_queue(sys.argv[1], "q").id,
+    "make": lambda: api.create_run_queue("q2", "local-process", entity=sys.argv[1]).id,
+}.items():
+    try:
+        seen[what] = ask()
+    except Exception as error:
+        seen[what] = f"{type(error).__name__}: {error}"
+print(json.dumps(seen))
+"""
+
+
+def _said(done: Any) -> Any:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_team_its_members_and_its_machine(server: LiveServer) -> None:
+    team = f"team-{uuid4().hex[:6]}"
+    email = f"{uuid4().hex[:8]}@example.com"
+    made = _said(server.run_script(MAKE, team, email))
+    user = made["user"]
+    assert made["invited"] == [True, True]
+    assert made["members"] == {
+        "admin": ["MEMBER", False],
+        user: ["MEMBER", False],
+        f"nobody-yet-{email}": ["MEMBER", True],
+        "nightly": ["SERVICE", False],
+    }
+    assert (made["account"], len(made["key"])) == ("nightly", 40)
+    assert (made["found"], made["many"], made["viewer"]) == (user, 1, ["admin", True, "admin"])
+
+    # The machine logs for the member, with its own rights.
+    for_member = {"WANDB_API_KEY": made["key"], "WANDB_USERNAME": user}
+    logged = server.run_script(LOG, team, **for_member)
+    assert logged.returncode == 0, logged.stderr
+    assert _said(server.run_script(READ, team, WANDB_API_KEY=made["key"])) == [user, "finished", ["shared"]]
+
+    shown = json.loads(run(server, "launchbay", "team", "members", team, "--json").stdout)
+    assert [one["name"] for one in shown][-1] == "nightly"
+    assert team in run(server, "launchbay", "team", "list").stdout
+    assert "is not in" in run(server, "launchbay", "team", "remove", team, user).stdout
+    gone = run(server, "launchbay", "team", "remove", team, user, check=False)
+    assert gone.returncode == 5
+    assert "is not in team" in gone.stderr
+
+
+def test_a_stranger_learns_nothing(server: LiveServer) -> None:
+    team, other = f"team-{uuid4().hex[:6]}", f"team-{uuid4().hex[:6]}"
+    for name in (team, other):
+        run(server, "launchbay", "team", "create", name)
+    run(server, "launchbay", "queue", "create", "q", "-e", team)
+    inside = run(server, "launchbay", "team", "service-account", team, "inside").stdout.strip()
+    outside = run(server, "launchbay", "team", "service-account", other, "outside").stdout.strip()
+    assert server.run_script(LOG, team, WANDB_API_KEY=inside).returncode == 0
+    real = _said(server.run_script(STRANGER, team, WANDB_API_KEY=outside, WANDB_ENTITY=other))
+    missing = _said(server.run_script(STRANGER, "team-none", WANDB_API_KEY=outside, WANDB_ENTITY=other))
+    assert all("Error" in text for text in real.values()), real
+    assert {what: text.replace(team, "T") for what, text in real.items()} == {
+        what: text.replace("team-none", "T") for what, text in missing.items()
+    }
+
+
+@pytest.mark.newest_client(reason="older clients take a listed key for the key itself")
+def test_keys_are_made_listed_in_part_and_taken_back(server: LiveServer) -> None:
+    assert _said(server.run_script(KEYS)) == {"made": True, "listed": 2, "secret": False, "gone": True}
