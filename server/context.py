@@ -5,14 +5,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
-from server.curves import Curves
 from server.database import Database
 from server.errors import Forbidden, NotFound
 from server.heartbeats import Heartbeats
 from server.intervals import Intervals
 from server.object_store import LocalObjectStore
 from server.remembered import Remembered
-from server.turns import Turns
+from server.sweeps.curves import Curves
+from server.sweeps.turns import Turns
 from server.wakeups import Wakeups
 
 PLACE_SECONDS = 1.0
@@ -80,7 +80,7 @@ class Viewer:
             )
 
     def must_see(self, entity: str, thing: str) -> None:
-        """Raise `NotFound` unless `may_use`, in the words for a thing that is not there: ids tell a stranger nothing."""
+        """Raise `NotFound` unless `may_use`, in the words for a thing that is not there: ids shall tell nothing."""
         if not self.may_use(entity):
             raise NotFound(f"There is no such {thing}.")
 

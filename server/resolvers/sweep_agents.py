@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from protocol import names
 from protocol.json_types import JsonObject
-from server import ids, pushing, run_filters, sweep_commands, sweep_search
+from server import ids, pushing, run_filters
 from server.context import Context
 from server.errors import NotFound
 from server.graphql import Info, Resolvers
@@ -16,7 +16,9 @@ from server.resolvers.batches import Batch
 from server.resolvers.paging import MAX_PAGE, Page, connection_of
 from server.storage import runs, sweep_agents, sweeps
 from server.storage.rows import AnyRow
-from server.sweep_commands import Decision, Suggestion
+from server.sweeps import commands as sweep_commands
+from server.sweeps import suggestions as sweep_search
+from server.sweeps.commands import Decision, Suggestion
 from server.times import iso
 
 resolvers = Resolvers()

@@ -15,7 +15,7 @@ from protocol import names
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import without_stray_quotes
 from protocol.states import ItemState
-from server import ids, local_controllers, pushing, run_filters, sweep_ends
+from server import ids, pushing, run_filters
 from server.context import Context
 from server.errors import NotFound, RequestError
 from server.graphql import Info, Resolvers
@@ -26,8 +26,10 @@ from server.resolvers import sweeps as sweep_resolvers
 from server.stopping import notify_stop
 from server.storage import queue_items, queues, runs, sweep_runs, sweeps
 from server.storage.rows import AnyRow
-from server.sweep_plans import Plan, plan_of
-from server.sweep_states import SweepState, move
+from server.sweeps import ends as sweep_ends
+from server.sweeps import local_controllers
+from server.sweeps.plans import Plan, plan_of
+from server.sweeps.states import SweepState, move
 
 resolvers = Resolvers()
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from server import ids, run_filters, sweep_ends, sweep_search
+from server import ids, run_filters
 from server.context import Context
 from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
@@ -17,8 +17,10 @@ from server.resolvers.paging import MAX_PAGE, Page, connection_of
 from server.storage import runs, sweeps
 from server.storage.rows import AnyRow
 from server.storage.tables import sweeps as table
-from server.sweep_plans import plan_of
-from server.sweep_states import SweepState
+from server.sweeps import ends as sweep_ends
+from server.sweeps import suggestions as sweep_search
+from server.sweeps.plans import plan_of
+from server.sweeps.states import SweepState
 from server.times import iso
 
 resolvers = Resolvers()

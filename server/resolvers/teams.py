@@ -34,6 +34,8 @@ async def members(entity: dict[str, Any], info: Info) -> list[JsonObject]:
         return [*people, *(_invited(row) for row in teams.invites_of(connection, entity["row_id"])), *accounts]
 
     listed = await context.services.database.read(work)
+    if context.viewer.service_account:
+        return listed
     fresh = context.services.fresh_keys
     return [{**member, "apiKey": fresh.get((context.viewer.id, member["id"]), context.now)} for member in listed]
 
@@ -99,7 +101,7 @@ async def create_invite(_: object, info: Info, input: dict[str, Any]) -> JsonObj
 
 @resolvers.field("Mutation", "deleteInvite")
 async def delete_invite(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """End a membership, or take an invite back. Members may leave by themselves."""
+    """End a membership, or take an invite back. Members may leave by themselves; a service account ends with it."""
     context = info.context
     wire_id: str = input.get("id") or ""
     name = input.get("entityName") or context.viewer.entity
@@ -112,8 +114,12 @@ async def delete_invite(_: object, info: Info, input: dict[str, Any]) -> JsonObj
         leaves = user_id == context.viewer.id and not context.viewer.service_account
         team = _team(connection, context, name) if leaves else _team_of_admin(connection, context, name)
         _keep_an_admin(connection, team, user_id, "nobody")
+        if not teams.remove_member(connection, team.id, user_id):
+            return False
         users.use_own_entity(connection, user_id, team.id)
-        return teams.remove_member(connection, team.id, user_id)
+        if users.user_by_id(connection, user_id).service_account:
+            users.retire(connection, user_id, context.now)
+        return True
 
     removed = await context.services.database.write(work)
     if not removed:
@@ -147,12 +153,12 @@ async def create_service_account(_: object, info: Info, input: dict[str, Any]) -
 
 
 def _team(connection: Connection, context: Context, name: str) -> AnyRow:
-    """Return a team that the viewer is a member of, and let nobody else change it meanwhile."""
+    """Return a team that the viewer is a member of, and let nobody else change its admins meanwhile."""
     context.viewer.must_use(name)
     row = users.entity_by_name(connection, name)
     if row is None or row.kind != "team":
         raise NotFound(f"There is no team {name!r}.")
-    teams.lock(connection, row.id)
+    teams.lock_admins(connection, row.id)
     return row
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from protocol.json_types import JsonObject
 from server import ids
 from server.context import Context
-from server.errors import Conflict, Forbidden, RequestError
+from server.errors import Forbidden, RequestError
 from server.graphql import Info, Resolvers
 from server.storage import users
 from server.storage.rows import AnyRow
@@ -119,20 +119,26 @@ async def delete_api_key(_: object, info: Info, input: dict[str, Any]) -> JsonOb
     context = info.context
     _must_be_a_person(context)
     key_id = ids.decode("ApiKey", input["id"])
-    return {"success": await context.services.database.write(users.delete_key, key_id, context.viewer.id)}
+    deleted = await context.services.database.write(users.delete_key, key_id, context.viewer.id)
+    context.services.viewers.forget()
+    return {"success": deleted}
 
 
 @resolvers.field("Query", "users")
 async def search_users(_: object, info: Info, query: str | None = None) -> JsonObject:
     """Find users by the beginning or the end of name or e-mail address: admins all, others those of their teams."""
     context = info.context
-    visible_to = None if context.viewer.admin else context.viewer.id
+    viewer = context.viewer
+    within = None if viewer.admin else viewer.entities
+
+    def shown(connection: Connection, row: AnyRow) -> JsonObject:
+        # Of teams that are not the viewer's, not even the name.
+        teams = [name for name in users.teams_of(connection, row.id) if viewer.may_use(name)]
+        entity = users.entity_name(connection, row.default_entity_id)
+        return user_node(row, entity if viewer.may_use(entity) else row.username, teams, [])
 
     def work(connection: Connection) -> list[JsonObject]:
-        return [
-            user_node(row, users.entity_name(connection, row.default_entity_id), users.teams_of(connection, row.id), [])
-            for row in users.search(connection, query or "", visible_to, MAX_FOUND)
-        ]
+        return [shown(connection, row) for row in users.search(connection, query or "", within, MAX_FOUND)]
 
     nodes = await context.services.database.read(work)
     return {"edges": [{"node": node} for node in nodes]}
@@ -149,8 +155,6 @@ async def create_user(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
         raise RequestError(f"{email!r} is not an e-mail address.")
 
     def work(connection: Connection) -> JsonObject:
-        if users.user_by_email(connection, email) is not None:
-            raise Conflict(f"There is a user with the e-mail address {email} already.")
         name = input.get("username") or _free_name(connection, email.partition("@")[0])
         admin = bool(input.get("admin"))
         user_id = users.create_user(connection, name, now=context.now, email=email, admin=admin)

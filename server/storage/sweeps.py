@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, se
 from server.errors import NotFound
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, projects, runs, sweep_agents, sweeps, users
-from server.sweep_states import SweepState
+from server.sweeps.states import SweepState
 
 _FULL = (
     select(

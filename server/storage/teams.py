@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, delete, func, insert, select
 
 from server.storage.rows import AnyRow
-from server.storage.tables import entities, invites, members, users
+from server.storage.tables import invites, members, users
 from server.storage.upsert import upsert
 
 
@@ -26,9 +26,13 @@ def role_of(connection: Connection, entity_id: int, user_id: int) -> str | None:
     )
 
 
-def lock(connection: Connection, entity_id: int) -> None:
-    """Let nobody else change who is in an entity before this transaction is over."""
-    connection.execute(select(entities.c.id).where(entities.c.id == entity_id).with_for_update())
+def lock_admins(connection: Connection, entity_id: int) -> None:
+    """Let nobody else change who the admins are before this transaction is over.
+
+    Their rows, and not the entity's: who waited for one that is gone by then looks again, from the beginning.
+    """
+    statement = select(members.c.user_id).where(members.c.entity_id == entity_id, members.c.role == "admin")
+    connection.execute(statement.order_by(members.c.user_id).with_for_update())
 
 
 def other_admins(connection: Connection, entity_id: int, user_id: int) -> int:

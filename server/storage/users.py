@@ -60,7 +60,9 @@ def create_user(
     admin: bool = False,
     service_account: bool = False,
 ) -> int:
-    """Add a user with an entity of the same name."""
+    """Add a user with an entity of the same name. `Conflict` if the name or the e-mail address is taken."""
+    if email and user_by_email(connection, email) is not None:
+        raise Conflict(f"There is a user with the e-mail address {email} already.")
     entity_id = create_entity(connection, username, "user", now)
     user_id = _inserted(
         connection,
@@ -134,8 +136,9 @@ def viewer_by_id(connection: Connection, user_id: int) -> Viewer:
 
 
 def user_by_name(connection: Connection, username: str) -> AnyRow | None:
-    """Return the row of a user by name."""
-    return connection.execute(select(users).where(users.c.username == username, users.c.deleted_at.is_(None))).first()
+    """Return the row of a user by name. Service accounts are not found: what they are in never changes."""
+    statement = select(users).where(users.c.username == username, users.c.deleted_at.is_(None))
+    return connection.execute(statement.where(users.c.service_account.is_(False))).first()
 
 
 def entity_by_name(connection: Connection, name: str) -> AnyRow | None:
@@ -193,15 +196,15 @@ def user_by_email(connection: Connection, email: str) -> AnyRow | None:
     ).first()
 
 
-def search(connection: Connection, query: str, visible_to: int | None, limit: int) -> list[AnyRow]:
-    """Return users whose name or e-mail address begins or ends with the query; `visible_to` sees only own teams."""
+def search(connection: Connection, query: str, within: frozenset[str] | None, limit: int) -> list[AnyRow]:
+    """Return users whose name or e-mail address begins or ends with the query; only of these entities, if given."""
     pattern = query.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     columns = (func.lower(users.c.username), func.lower(users.c.email))
     matches = [column.like(shape, escape="\\") for column in columns for shape in (f"{pattern}%", f"%{pattern}")]
     statement = select(users).where(or_(*matches), users.c.deleted_at.is_(None), users.c.service_account.is_(False))
-    if visible_to is not None:
-        own = select(members.c.entity_id).where(members.c.user_id == visible_to)
-        fellows = select(members.c.user_id).where(members.c.entity_id.in_(own))
+    if within is not None:
+        fellows = select(members.c.user_id).join(entities, entities.c.id == members.c.entity_id)
+        fellows = fellows.where(entities.c.name.in_(within))
         statement = statement.where(users.c.id.in_(fellows))
     return list(connection.execute(statement.order_by(users.c.username).limit(limit)))
 
@@ -209,6 +212,12 @@ def search(connection: Connection, query: str, visible_to: int | None, limit: in
 def become_service_account(connection: Connection, user_id: int, team_id: int, description: str) -> None:
     """Let an account work for a team: that is where it is at home."""
     connection.execute(update(users).where(users.c.id == user_id).values(name=description, default_entity_id=team_id))
+
+
+def retire(connection: Connection, user_id: int, now: float) -> None:
+    """End a service account: its keys open nothing any more; what it has made stays."""
+    connection.execute(delete(api_keys).where(api_keys.c.user_id == user_id))
+    connection.execute(update(users).where(users.c.id == user_id).values(deleted_at=now))
 
 
 def use_own_entity(connection: Connection, user_id: int, left_id: int) -> None:

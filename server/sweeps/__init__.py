@@ -1,1 +1,6 @@
-"""The search of sweeps: configs, the next parameters, who stops early. Pure: no I/O, and chance is an argument."""
+"""Sweeps: which parameters are tried next, by whom, and when a sweep is over.
+
+`config`, `distributions`, `search` and `early_stop` are the search itself: pure, and chance is an argument. `commands`
+decides what an agent is told, in one transaction that holds the sweep's row; `suggestions` lets the search think before
+that, on a snapshot and in a thread.
+"""

@@ -1,8 +1,8 @@
 """A real server in a process of its own, and the stock client in others: nothing is shared but the wire.
 
-Tests keep apart by using projects of their own, so one server of each kind serves all modules. A test runs with the
-newest client against each database engine, and with the older client, unless it is marked `newest_client`, with the
-reason why that one has nothing to say.
+Tests keep apart by using projects of their own, so one server of each kind serves all modules. A test runs twice: with
+the newest client and SQLite, and with the older client and PostgreSQL. One that is marked `newest_client`, with the
+reason why the older one has nothing to say, runs with the newest client on both engines.
 """
 
 import os
@@ -25,6 +25,10 @@ SCRIPT_SECONDS = 90
 NEWEST_CLIENT = Path(sys.executable).parent
 OLDER_CLIENT = Path(__file__).parents[2] / ".venv-older" / "bin"
 
+older_client_is_made = pytest.mark.skipif(
+    not (OLDER_CLIENT / "wandb").exists(), reason="there is no .venv-older; `make setup` makes it"
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers of tests that stay with one client."""
@@ -33,19 +37,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses the server once for each client."""
+    """Run what uses the server with each client and each engine."""
     if "server" not in metafunc.fixturenames:
         return
-    kinds = [
+    newest = [
         pytest.param(Kind(NEWEST_CLIENT), id="newest"),
-        pytest.param(Kind(NEWEST_CLIENT, postgresql=True), id="postgresql"),
+        pytest.param(Kind(NEWEST_CLIENT, postgresql=True), id="newest-postgresql"),
     ]
-    made = pytest.mark.skipif(not OLDER_CLIENT.exists(), reason="there is no .venv-older; `make setup` makes it")
-    older = pytest.param(Kind(OLDER_CLIENT), id="older", marks=made)
+    older = pytest.param(Kind(OLDER_CLIENT, postgresql=True), id="older-postgresql", marks=older_client_is_made)
     if metafunc.definition.get_closest_marker("older_client") is not None:
         kinds = [older]
-    elif metafunc.definition.get_closest_marker("newest_client") is None:
-        kinds.append(older)
+    elif metafunc.definition.get_closest_marker("newest_client") is not None:
+        kinds = newest
+    else:
+        kinds = [newest[0], older]
     metafunc.parametrize("server", kinds, indirect=True, scope="session")
 
 

@@ -10,9 +10,9 @@ import pytest
 from server.context import Services
 from server.resolvers import sweep_changes
 from server.storage.sweep_agents import SILENT_SECONDS
-from server.sweep_commands import Suggestion
-from server.sweep_search import suggest
-from server.turns import Turns
+from server.sweeps.commands import Suggestion
+from server.sweeps.suggestions import suggest
+from server.sweeps.turns import Turns
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import read, send, start, upsert
 from tests.server.sweeping import (
@@ -238,12 +238,12 @@ async def test_parameters_that_were_found_for_another_sweep_are_void(
     async def slowly(services: Services, sweep_id: int) -> Suggestion:
         suggestion = await suggest(services, sweep_id)
         if not commands:
-            monkeypatch.setattr("server.sweep_search.suggest", suggest)
+            monkeypatch.setattr("server.sweeps.suggestions.suggest", suggest)
             faster = replace(client, context=replace(client.context, services=replace(services, turns=Turns())))
             commands.append(await next_run(faster, second))
         return suggestion
 
-    monkeypatch.setattr("server.sweep_search.suggest", slowly)
+    monkeypatch.setattr("server.sweeps.suggestions.suggest", slowly)
     commands.append(await next_run(client, first))
     assert [value(command) for command in commands] == [1, 2]
 

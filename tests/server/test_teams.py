@@ -1,13 +1,16 @@
 """Teams: who is in them, who may change them, and what a service account may do."""
 
+import asyncio
 import base64
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from sqlalchemy import Connection
 
 from server.app import build_app
 from server.context import Services
+from server.errors import Conflict
 from server.resolvers.users import new_secret
 from server.storage import users
 from tests.server.conftest import Client, Clock, make_client
@@ -126,6 +129,23 @@ async def test_a_team_keeps_an_admin(services: Services, owner: Client) -> None:
     assert (await owner.ask(REMOVE, id=ann, entity="team"))["deleteInvite"]["success"]
 
 
+async def test_of_two_admins_who_leave_at_once_one_stays(services: Services, owner: Client) -> None:
+    await make_client(services, "bob")
+    await owner.ask(INVITE, entity="team", username="bob", admin=True)
+    clients = {"ann": owner, "bob": await _fresh(services, "bob")}
+    members = await _members(owner)
+    answers = await asyncio.gather(
+        *(
+            who.executor.execute(REMOVE, {"id": members[name]["id"], "entity": "team"}, None, who.context)
+            for name, who in clients.items()
+        )
+    )
+    assert sorted(status for status, _ in answers) == [200, 400]
+    services.viewers.forget()
+    (left,) = (await _members(await make_client(services, "admin"))).values()
+    assert left["role"] == "admin"
+
+
 async def test_who_is_invited_must_be_named(owner: Client) -> None:
     assert (await owner.fail(INVITE, entity="team"))[1] == "Say whom to invite: a `username`, or an `email` address."
     status, message = await owner.fail(INVITE, entity="team", username="nobody")
@@ -160,6 +180,24 @@ async def test_people_find_those_of_their_teams(services: Services, client: Clie
     assert await found(owner, "an") == ["ann"]
     await owner.ask(INVITE, entity="team", username="anton")
     assert await found(owner, "an") == ["ann", "anton"]
+
+
+async def test_of_fellows_only_what_is_shared_is_shown(services: Services, owner: Client) -> None:
+    bob = await make_client(services, "bob")
+    await bob.ask(CREATE_TEAM, teamName="hidden")
+    await owner.ask(INVITE, entity="team", username="bob")
+    (found,) = (await owner.ask(SEARCH, text="bob"))["users"]["edges"]
+    assert found["node"]["teams"]["edges"] == [{"node": {"name": "team"}}]
+
+
+async def test_two_users_of_one_address_are_none(services: Services, client: Client) -> None:
+    await client.ask(CREATE_USER, email="one@example.com")
+
+    def again(connection: Connection) -> int:
+        return users.create_user(connection, "other", now=services.clock(), email="One@example.com")
+
+    with pytest.raises(Conflict, match="There is a user with the e-mail address"):
+        await services.database.write(again)
 
 
 class TestServiceAccounts:
@@ -214,6 +252,32 @@ class TestServiceAccounts:
             seen = await _ask(http, key, "query ($id: ID!) { runQueueItem(id: $id) { createdBy runSpec } }", id=item)
             assert seen["data"]["runQueueItem"]["createdBy"] == "ann"
             assert seen["data"]["runQueueItem"]["runSpec"]["author"] == "ann"
+
+    async def test_it_sees_nobody_of_a_members_other_teams(self, services: Services, owner: Client) -> None:
+        key = (await owner.ask(ACCOUNT, entity="team", description="ci"))["createServiceAccount"]["apiKey"]["name"]
+        await make_client(services, "anton")
+        await owner.ask(CREATE_TEAM, teamName="hers")
+        ann = await _fresh(services, "ann")
+        await ann.ask(INVITE, entity="hers", username="anton")
+        async with TestClient(TestServer(build_app(services))) as http:
+            answer = await _ask(http, key, SEARCH, acts_for="ann", text="an")
+        assert [edge["node"]["username"] for edge in answer["data"]["users"]["edges"]] == ["ann"]
+
+    async def test_it_ends_with_its_place_in_the_team(self, services: Services, owner: Client) -> None:
+        key = (await owner.ask(ACCOUNT, entity="team", description="ci"))["createServiceAccount"]["apiKey"]["name"]
+        async with TestClient(TestServer(build_app(services))) as http:
+            assert (await _ask(http, key, VIEWER))["data"]["viewer"]["entity"] == "team"
+            account = (await _members(owner))["ci"]
+            await owner.ask(REMOVE, id=account["id"], entity="team")
+            assert "API key is not known" in (await _ask(http, key, VIEWER))["errors"][0]["message"]
+
+    async def test_it_stays_in_its_team(self, services: Services, owner: Client) -> None:
+        await owner.ask(ACCOUNT, entity="team", description="ci")
+        username = (await _members(owner))["ci"]["username"]
+        await owner.ask(CREATE_TEAM, teamName="other")
+        ann = await _fresh(services, "ann")
+        assert (await ann.fail(INVITE, entity="other", username=username))[0] == 404
+        assert (await ann.fail(INVITE, entity="team", username=username, admin=True))[0] == 404
 
     async def test_a_persons_key_acts_for_nobody_else(self, services: Services, owner: Client) -> None:
         secret = new_secret()

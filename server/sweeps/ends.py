@@ -10,8 +10,8 @@ from protocol.json_types import JsonObject
 from protocol.states import ItemState, RunState
 from server.storage import claims, queue_items, runs, sweep_runs, sweeps
 from server.storage.rows import AnyRow
-from server.sweep_plans import plan_of
-from server.sweep_states import SweepState
+from server.sweeps.plans import plan_of
+from server.sweeps.states import SweepState
 
 
 def settle(connection: Connection, sweep_id: int, now: float) -> None:

@@ -19,12 +19,12 @@ from sqlalchemy import Connection
 from protocol import names
 from protocol.json_types import Json, JsonObject
 from protocol.states import ItemState
-from server import local_controllers
 from server.display_names import ADJECTIVES
 from server.storage import runs, sweep_agents, sweep_runs, sweeps
 from server.storage.rows import AnyRow
-from server.sweep_plans import plan_of
-from server.sweep_states import SweepState
+from server.sweeps import local_controllers
+from server.sweeps.plans import plan_of
+from server.sweeps.states import SweepState
 
 MAX_HAND_OUTS = 3
 """How often a run is handed out that nobody ever starts."""

@@ -14,18 +14,19 @@ from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from protocol.states import RunState
-from server import run_filters, sweep_ends
+from server import run_filters
 from server.context import Services
-from server.curves import Curve
 from server.stopping import notify_stop
 from server.storage import streams, sweep_runs, sweeps
 from server.storage.rows import AnyRow
 from server.storage.streams import Line, Stream
 from server.summaries import number_at, parsed
-from server.sweep_commands import Suggestion
-from server.sweep_plans import Plan, plan_of
+from server.sweeps import ends as sweep_ends
+from server.sweeps.commands import Suggestion
 from server.sweeps.config import Metric
+from server.sweeps.curves import Curve
 from server.sweeps.early_stop import to_stop
+from server.sweeps.plans import Plan, plan_of
 from server.sweeps.search import PastRun
 from server.sweeps.search import suggest as next_params
 
