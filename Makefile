@@ -1,6 +1,7 @@
 # Everything a fresh machine needs is Python 3.11 or newer, git and make.
 PYTHON ?= python3
 VENV := .venv
+OLDER := .venv-older
 BIN := $(VENV)/bin
 
 .PHONY: setup test demo lint format types benchmark lock clean
@@ -13,7 +14,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-setup: $(VENV)/.ready
+# The tests also drive an older client, which cannot share an environment with the newest one.
+$(OLDER)/.ready: requirements-older.lock $(VENV)/.ready
+	$(PYTHON) -m venv --clear --without-pip $(OLDER)
+	$(BIN)/uv pip sync --quiet --python $(OLDER)/bin/python requirements-older.lock
+	touch $@
+
+setup: $(VENV)/.ready $(OLDER)/.ready
 
 test: setup
 	$(BIN)/ruff format --check .
@@ -40,8 +47,9 @@ format: setup
 benchmark: setup
 	$(BIN)/python -m benchmarks.throughput
 
-lock: pyproject.toml
+lock: pyproject.toml tests/older-client.in
 	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 tests/older-client.in -o requirements-older.lock
 
 clean:
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) $(OLDER) .demo

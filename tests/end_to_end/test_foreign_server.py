@@ -11,7 +11,10 @@ from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import INIT_AND_LOG, agent, push, python, run, spec, wait_for
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.newest_client("it is our own agent that meets the foreign server"),
+]
 
 PROJECT = "foreign"
 QUEUE = "foreign"

@@ -137,6 +137,7 @@ def test_a_job_of_code_is_created_updated_and_left_alone(server: LiveServer, tmp
     assert newest["job"]["source"]["artifact"] != oldest["job"]["source"]["artifact"]
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_a_job_without_a_name_is_found_by_the_name_that_the_command_prints(server: LiveServer, tmp_path: Path) -> None:
     """The client asks for it under one name, with `code` replaced in it, and logs and prints it under another."""
     folder = code_folder(tmp_path / "my_code")
@@ -176,6 +177,7 @@ def test_a_job_of_git_knows_remote_commit_and_python(server: LiveServer, remote:
     ]
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 @pytest.mark.parametrize(
     ("image", "name", "aliases"),
     [
@@ -193,11 +195,13 @@ def test_a_job_of_an_image_has_its_tag_as_an_alias(server: LiveServer, image: st
     assert parse_job_file(found["job"]).source == ImageJobSource(image)
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_a_tag_that_looks_like_a_version_is_no_alias_and_harms_nothing(server: LiveServer) -> None:
     create(server, "image", "img:v7", "-p", "jobs-image")
     assert read(server, "admin/jobs-image/job-img")["versions"][0]["aliases"] == ["latest"]
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_inputs_are_declared_by_a_schema_in_a_file(server: LiveServer, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"lr": {"type": "number", "minimum": 0, "maximum": 1}}}
     (tmp_path / "schema.json").write_text(json.dumps(schema))
@@ -239,6 +243,7 @@ def test_a_run_that_logs_its_code_becomes_a_job_of_that(server: LiveServer, tmp_
     assert found["job"]["output_types"]["params"]["type_map"]["loss"] == {"wb_type": "number"}
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_a_run_in_an_image_becomes_a_job_of_the_image(server: LiveServer, tmp_path: Path) -> None:
     folder = code_folder(tmp_path / "code")
     run_training(server, folder, "captured", "from-image", CAPTURE, NO_GIT, {"WANDB_DOCKER": "team/train:2.0"})
@@ -247,6 +252,7 @@ def test_a_run_in_an_image_becomes_a_job_of_the_image(server: LiveServer, tmp_pa
     assert found["aliases"] == ["2.0", "latest"]
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_source_and_name_of_a_captured_job_can_be_said(server: LiveServer, remote: GitRemote, tmp_path: Path) -> None:
     remote.clone(tmp_path / "clone")
     forced = {"WANDB_JOB_SOURCE": "image", "WANDB_JOB_NAME": "forced", "WANDB_DOCKER": "img"}
@@ -260,6 +266,7 @@ def test_source_and_name_of_a_captured_job_can_be_said(server: LiveServer, remot
     assert re.findall(r"(\S+) -- versions", listed) == ["forced"]
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_runs_make_no_jobs_unless_they_are_told_to(server: LiveServer, tmp_path: Path) -> None:
     run_training(server, code_folder(tmp_path / "code"), "quiet", "quiet")
     assert "No jobs found" in run(server, "wandb", "job", "list", "-p", "quiet", "-e", "admin").stderr
@@ -325,6 +332,7 @@ def test_a_partial_job_is_completed_by_a_run_that_uses_it(server: LiveServer, tm
 # --- what people see and do with them ---------------------------------------------------------------------------------
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_a_jobs_page_can_be_told(server: LiveServer, tmp_path: Path) -> None:
     folder = code_folder(tmp_path / "code")
     arguments = ("code", str(folder), "-p", "page", "-n", "train", "-E", "python train.py")

@@ -13,6 +13,7 @@ from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import INIT_AND_LOG, agent, item, logs, push, python, run, spec, until, wait_for
 
 pytestmark = pytest.mark.end_to_end
+ours = pytest.mark.newest_client("it is our own agent and commands that talk to the server")
 
 QUEUE = "launch-tests"
 PROJECT = "launch-tests"
@@ -36,8 +37,9 @@ def queue(server: LiveServer) -> str:
 
 
 @pytest.fixture(scope="module")
-def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state folder of this module's agent."""
+def state_dir(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of this module's agent; each server's has its own."""
+    assert server
     return tmp_path_factory.mktemp("agent") / "state"
 
 
@@ -59,7 +61,7 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
         "    print('arguments', sys.argv[1:])\n"
         "    run.log({'lr': run.config['lr']})\n"
     )
-    (code / "requirements.txt").write_text("wandb==0.31.*\n")
+    (code / "requirements.txt").write_text("wandb==0.31.*\n" if server.is_newest else "wandb==0.25.1\n")
     made = server.run_script(
         "import wandb\n"
         "variables = {'gpus': {'schema': {'type': 'integer', 'default': 1, 'maximum': 8}}}\n"
@@ -92,6 +94,7 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
     assert json.loads(read.stdout.splitlines()[-1]) == ["finished", "first", 0.25, [0.25], ["train:v0"]], read.stderr
 
 
+@ours
 @pytest.mark.usefixtures("working_agent")
 @pytest.mark.parametrize(
     ("launch_spec", "state", "message", "log"),
@@ -144,12 +147,15 @@ def test_what_goes_wrong_is_told_on_the_item_with_its_log(
     server: LiveServer, queue: str, launch_spec: dict[str, object], state: str, message: str, log: str
 ) -> None:
     item_id = push(server, queue, launch_spec)
-    found = wait_for(server, item_id, "FAILED", "FINISHED", "CRASHED", "KILLED", "STOPPED")
+    wait_for(server, item_id, "FAILED", "FINISHED", "CRASHED", "KILLED", "STOPPED")
+    # A run tells its own end; the agent follows with the reason.
+    found = until(lambda: (found := item(server, item_id))["error"] and found, f"{item_id} to have an error")
     assert found["state"] == state
     assert message in found["error"]["message"]
     assert log in logs(server, item_id)
 
 
+@ours
 @pytest.mark.usefixtures("working_agent")
 def test_requirements_that_cannot_be_installed_fail_the_item_with_the_installers_words(
     server: LiveServer, queue: str, tmp_path: Path
@@ -170,6 +176,7 @@ def test_requirements_that_cannot_be_installed_fail_the_item_with_the_installers
     assert "launchbay-no-such-package" in attached.stdout, attached.stderr
 
 
+@ours
 def test_a_launch_outlives_its_agent_and_the_next_one_reports_its_end(
     server: LiveServer, queue: str, state_dir: Path, tmp_path: Path
 ) -> None:
@@ -190,7 +197,8 @@ def test_a_launch_outlives_its_agent_and_the_next_one_reports_its_end(
 
 @pytest.mark.usefixtures("working_agent")
 def test_the_stock_client_waits_for_a_queued_run(server: LiveServer, queue: str, tmp_path: Path) -> None:
-    item_id = push(server, queue, spec(python(MARKED_LOOP.format(folder=str(tmp_path))), PROJECT))
+    job = [server.python, "-c", MARKED_LOOP.format(folder=str(tmp_path))]
+    item_id = push(server, queue, spec(job, PROJECT))
     waited = server.run_script(
         "import json, pathlib, wandb\n"
         f"queued = wandb.Api().queued_run('admin', {PROJECT!r}, {queue!r}, {item_id!r}, 'model-registry')\n"
@@ -202,6 +210,7 @@ def test_the_stock_client_waits_for_a_queued_run(server: LiveServer, queue: str,
     assert json.loads(waited.stdout.splitlines()[-1]) == ["running", "finished", 1, "finished"], waited.stderr
 
 
+@ours
 @pytest.mark.usefixtures("working_agent")
 def test_a_running_launch_is_stopped_on_request(server: LiveServer, queue: str, tmp_path: Path) -> None:
     item_id = push(server, queue, spec(python(MARKED_LOOP.format(folder=str(tmp_path))), PROJECT))
@@ -210,6 +219,7 @@ def test_a_running_launch_is_stopped_on_request(server: LiveServer, queue: str, 
     assert wait_for(server, item_id, "KILLED", "FAILED", "FINISHED", "CRASHED")["state"] == "KILLED"
 
 
+@ours
 def test_a_waiting_item_says_why_and_is_stopped_at_once(server: LiveServer) -> None:
     processes.make_queue(server, "nobody")
     item_id = push(server, "nobody", spec(["true"], PROJECT))
@@ -220,6 +230,7 @@ def test_a_waiting_item_says_why_and_is_stopped_at_once(server: LiveServer) -> N
     assert item(server, item_id)["state"] == "STOPPED"
 
 
+@ours
 @pytest.mark.usefixtures("working_agent")
 def test_output_is_followed_while_the_job_runs(server: LiveServer, queue: str, tmp_path: Path) -> None:
     code = (
@@ -232,6 +243,7 @@ def test_output_is_followed_while_the_job_runs(server: LiveServer, queue: str, t
     assert logs(server, item_id, "--follow").splitlines() == ["first line", "last line"]
 
 
+@ours
 @pytest.mark.usefixtures("working_agent")
 def test_the_api_key_is_in_the_jobs_environment_and_nowhere_else(
     server: LiveServer, queue: str, state_dir: Path, tmp_path: Path
@@ -255,15 +267,19 @@ def test_the_api_key_is_in_the_jobs_environment_and_nowhere_else(
     wait_for(server, item_id, "FAILED")
 
 
+@pytest.mark.newest_client("test_older_client has that of the older one")
 def test_the_stock_launch_agent_works_against_the_server(server: LiveServer, tmp_path: Path) -> None:
     processes.make_queue(server, "stock-agent")
-    item_id = push(server, "stock-agent", spec(python(INIT_AND_LOG), PROJECT, name="by-stock-agent"))
-    command = [str(processes.BIN / "wandb"), "launch-agent", "-q", "stock-agent", "-j", "1"]
+    script = tmp_path / "train.py"  # the older one gives the command to a shell as it is
+    script.write_text(INIT_AND_LOG)
+    item_id = push(server, "stock-agent", spec([server.python, str(script)], PROJECT, name="by-stock-agent"))
+    command = [str(server.client / "wandb"), "launch-agent", "-q", "stock-agent", "-j", "1"]
     with processes.background(server, command, tmp_path / "agent.log"):
         found = wait_for(server, item_id, "FINISHED", "FAILED")
     assert found["state"] == "FINISHED", (tmp_path / "agent.log").read_text()
 
 
+@ours
 def test_an_agent_says_what_is_wrong_with_key_queue_or_server(server: LiveServer, queue: str, tmp_path: Path) -> None:
     state = ("--state-dir", str(tmp_path / "state"))
     wrong = run(server, "launchbay", "agent", "-q", queue, *state, check=False, WANDB_API_KEY="0" * 40)
@@ -282,6 +298,7 @@ def test_an_agent_says_what_is_wrong_with_key_queue_or_server(server: LiveServer
     assert "cannot be reached" in nobody.stderr
 
 
+@ours
 def test_two_agents_do_not_share_a_state_folder(server: LiveServer, queue: str, tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
     with agent(server, queue, state_dir):

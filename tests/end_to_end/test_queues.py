@@ -2,19 +2,17 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
 
 pytestmark = pytest.mark.end_to_end
 
-WANDB = str(Path(sys.executable).with_name("wandb"))
 COMMAND_SECONDS = 90
 RUNNING_SECONDS = 60
 
@@ -27,7 +25,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> Any:
 
 def _launch(server: LiveServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [WANDB, "launch", "-e", "admin", *arguments],
+        [str(server.client / "wandb"), "launch", "-e", "admin", *arguments],
         env=server.environment(),
         cwd=server.folder,
         capture_output=True,
@@ -154,28 +152,15 @@ def scheduler_queue(server: LiveServer) -> str:
     return "agents"
 
 
+@pytest.mark.newest_client("test_older_client has that of the older one")
 def test_the_stock_agent_takes_an_item_and_its_run_leads_back(server: LiveServer, scheduler_queue: str) -> None:
     train = server.folder / "launched.py"
     train.write_text("import wandb\nwith wandb.init() as run:\n    run.log({'loss': 1})\n")
-    push = f"""
-import json, wandb
-spec = {{
-    "entity": "admin", "project": "stock-agent", "name": "shown", "uri": "placeholder-uri-scheduler",
-    "resource": "local-process", "docker": {{}}, "git": {{}},
-    "overrides": {{"entry_point": [{sys.executable!r}, {str(train)!r}], "args": []}},
-}}
-document = '''mutation push($spec: JSONString!) {{
-  pushToRunQueueByName(input: {{
-    entityName: "admin", projectName: "model-registry", queueName: "agents", runSpec: $spec
-  }}) {{ runQueueItemId }}
-}}'''
-answer = wandb.Api()._service_api.execute_graphql(document, {{"spec": json.dumps(spec)}})
-print(json.dumps(answer["pushToRunQueueByName"]["runQueueItemId"]))
-"""
-    item = _said(server.run_script(push))
+    more = {"name": "shown", "resource": "local-process", "docker": {}, "git": {}}
+    item = processes.push(server, scheduler_queue, processes.spec([server.python, str(train)], "stock-agent", **more))
     with (server.folder / "agent.log").open("wb") as log:
         agent = subprocess.Popen(
-            [WANDB, "launch-agent", "-e", "admin", "-q", scheduler_queue, "-j", "1"],
+            [str(server.client / "wandb"), "launch-agent", "-e", "admin", "-q", scheduler_queue, "-j", "1"],
             env=server.environment(),
             cwd=server.folder,
             stdout=log,
@@ -194,9 +179,7 @@ print(json.dumps(answer["pushToRunQueueByName"]["runQueueItemId"]))
 def _wait_for_end(server: LiveServer, queue: str, item: str) -> tuple[str, Mapping[str, Any]]:
     look = f"""
 import json, wandb
-from wandb.apis.public import QueuedRun
-api = wandb.Api()
-queued = QueuedRun(api._service_api, "admin", "stock-agent", {queue!r}, {item!r}, project_queue="model-registry")
+queued = wandb.Api().queued_run("admin", "stock-agent", {queue!r}, {item!r}, project_queue="model-registry")
 state = queued.state
 shown = {{}}
 if state not in ("pending", "leased", "claimed", "failed"):

@@ -103,6 +103,7 @@ def test_two_agents_side_by_side_go_through_a_grid_once(server: LiveServer) -> N
     assert sorted(found["runs"]) == sorted(["finished", a, sweep] for a in (1, 1, 2, 2, 3, 3))
 
 
+@pytest.mark.newest_client("the older one sends the same requests")
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_an_agent_takes_as_many_runs_as_it_was_told_to(server: LiveServer, method: str) -> None:
     project = f"sweep-{method}"

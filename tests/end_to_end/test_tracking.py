@@ -91,7 +91,8 @@ api = wandb.Api()
 runs = {}
 for run in api.runs("admin/" + sys.argv[1]):
     losses = [row["loss"] for row in run.scan_history(keys=["loss"])]
-    runs[run.id] = [run.state, losses, run.config, run.lastHistoryStep]
+    config = api.run("/".join(run.path)).config  # in a list, older clients leave it out
+    runs[run.id] = [run.state, losses, config, run.lastHistoryStep]
 print("SEEN", json.dumps(runs))
 """
 
@@ -131,8 +132,10 @@ def test_what_a_run_logs_is_read_back(server: LiveServer) -> None:
     assert names | {"wandb-summary.json"} == set(run["files"])
     assert run["some_files"] == ["notes/über uns.txt", "requirements.txt"]
     assert run["saved"] == "saved by the run\n"
-    assert run["console"][0] == "hello from the run"
-    assert run["console_tail"] == run["console"][-1:]
+    if server.is_newest:  # the older one measures later than such a run ends, and cannot read the console
+        assert run["system"] >= 1
+        assert run["console"][0] == "hello from the run"
+        assert run["console_tail"] == run["console"][-1:]
 
 
 def _check_history(run: dict[str, Any]) -> None:
@@ -144,7 +147,6 @@ def _check_history(run: dict[str, Any]) -> None:
     assert [row["_step"] for row in run["sampled"]] == [0, 4, 9, 14, 19]
     assert [row["_step"] for row in run["of_keys"]] == [0, 5, 10, 15]
     assert run["scan_of_keys"] == [{"_step": step, "loss": 1 / (step + 1)} for step in (3, 4, 5)]
-    assert run["system"] >= 1
 
 
 def test_how_a_process_ends_is_how_its_run_ends(server: LiveServer) -> None:
@@ -185,6 +187,7 @@ def test_the_public_api_lists_changes_and_deletes(server: LiveServer) -> None:
     assert "deleted" in found["deleted id"]
 
 
+@pytest.mark.newest_client("the older one asks every 15 seconds; the sweeps' tests see it stop")
 def test_a_stopped_run_is_killed(server: LiveServer) -> None:
     with server.started_script(STOPPABLE, "stop") as process:
         assert process.stdout is not None

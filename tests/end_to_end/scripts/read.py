@@ -4,7 +4,9 @@ import json
 import sys
 
 import wandb
+from wandb.apis.public import Run
 
+HAS_CONSOLE = hasattr(Run, "console_logs")  # since 0.26
 api = wandb.Api()
 run = api.run(sys.argv[1])
 saved = run.file("notes/über uns.txt").download(root="downloaded", exist_ok=True)
@@ -33,8 +35,8 @@ print(
             "files": sorted(file.name for file in run.files()),
             "some_files": sorted(file.name for file in run.files(pattern="%.txt")),
             "saved": saved.read(),
-            "console": [line.content for line in run.console_logs()],
-            "console_tail": [line.content for line in run.console_logs(last=1)],
+            "console": [line.content for line in run.console_logs()] if HAS_CONSOLE else None,
+            "console_tail": [line.content for line in run.console_logs(last=1)] if HAS_CONSOLE else None,
         }
     )
 )

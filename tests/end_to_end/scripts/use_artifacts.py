@@ -19,8 +19,8 @@ path = f"admin/{project}"
 seen: dict[str, Any] = {}
 with wandb.init(entity="admin", project=project, id="user") as run:
     used = run.use_artifact("data:is 2")
-    seen["downloaded"] = texts(used.download(root="downloaded"))
-    used.verify(root="downloaded")
+    seen["downloaded"] = texts(used.download(root="data again"))
+    used.verify(root="data again")
     seen["one file"] = Path(run.use_artifact("data:latest").get_entry("one").download(root="single")).read_text()
     seen["followed"] = texts(run.use_artifact("refers:latest").download(root="followed"))
     table = run.use_artifact("copy:v1").get("same table")
@@ -46,7 +46,11 @@ seen["used by"] = [run.id for run in api.artifact(f"{path}/data:v1").used_by()]
 seen["logged"] = sorted(found.name for found in api.run(f"{path}/maker").logged_artifacts(per_page=2))
 seen["used"] = sorted(found.name for found in api.run(f"{path}/user").used_artifacts())
 seen["listed"] = [found.name for found in api.artifacts("dataset", f"{path}/data", per_page=1)]
-seen["upwards"] = [found.name for found in api.artifacts("dataset", f"{path}/data", order="+version_index", per_page=1)]
+try:
+    upwards = api.artifacts("dataset", f"{path}/data", order="+version_index", per_page=1)
+    seen["upwards"] = [found.name for found in upwards]
+except CommError as error:
+    seen["upwards"] = str(error)
 seen["types"] = sorted(found.name for found in api.artifact_types(path))
 seen["collections"] = sorted(found.name for found in api.artifact_collections(path, "dataset", per_page=1))
 seen["collection aliases"] = sorted(api.artifact_collection("dataset", f"{path}/data").aliases)
