@@ -24,6 +24,7 @@ SMALL_BODY_BYTES = 64 * 1024
 """Larger ones are decoded in a thread, so that nobody else waits for them."""
 MAX_WAIT_SECONDS = 60
 MAX_REASON_CHARS = 500
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 SERVICES = web.AppKey("services", Services)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
@@ -102,9 +103,12 @@ def _decoded(raw: bytes) -> object:
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(raw)
+        value: object = json.loads(raw)
     except ValueError as error:
         raise RequestError(f"The request's body is not JSON: {error}.") from error
+    text = json.dumps(value, ensure_ascii=False)
+    # Half of a pair is no text that could be stored or sent back; a program that was cut off may print one.
+    return json.loads(HALF_A_PAIR.sub("\ufffd", text)) if HALF_A_PAIR.search(text) else value
 
 
 def _answer(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

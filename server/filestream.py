@@ -92,7 +92,8 @@ def read(body: JsonObject) -> Update:
 
 def _console(files: object) -> Part:
     offset, content = _content(files, CONSOLE)
-    lines = [Line(number, str(text)) for number, text in enumerate(content, offset)]
+    # Programs print NUL, which PostgreSQL cannot hold.
+    lines = [Line(number, str(text).replace("\0", "\ufffd")) for number, text in enumerate(content, offset)]
     return Part(lines, offset + len(content) if content else 0)
 
 
