@@ -12,12 +12,13 @@ from sqlalchemy import Connection, select
 from protocol.states import ItemState
 from server import ids
 from server.context import Context
-from server.errors import NotFound
+from server.errors import NotFound, RequestError
 from server.storage import item_logs
 from server.storage.tables import entities, projects, run_queue_items, run_queues
 from server.wakeups import wait
 
 READ_BYTES = 1024 * 1024
+MAX_DIGITS = 15
 
 ContextOf = Callable[[web.Request], Awaitable[Context]]
 
@@ -29,7 +30,7 @@ def add(app: web.Application, context_of: ContextOf) -> None:
         context = await context_of(request)
         item_id = ids.decode("RunQueueItem", request.query.get("item", ""))
         content = await request.read()
-        offset = int(request.query.get("offset", "0"))
+        offset = _number(request, "offset")
 
         def work(connection: Connection) -> int:
             _check(connection, context, item_id)
@@ -42,7 +43,7 @@ def add(app: web.Application, context_of: ContextOf) -> None:
     async def read(request: web.Request) -> web.Response:
         context = await context_of(request)
         item_id = ids.decode("RunQueueItem", request.query.get("item", ""))
-        since = int(request.query.get("since", "0"))
+        since = _number(request, "since")
 
         def work(connection: Connection) -> tuple[bytes, bool]:
             ended = _check(connection, context, item_id)
@@ -58,6 +59,13 @@ def add(app: web.Application, context_of: ContextOf) -> None:
 
     app.router.add_post("/launchbay/item-log", append)
     app.router.add_get("/launchbay/item-log", read)
+
+
+def _number(request: web.Request, name: str) -> int:
+    given = request.query.get(name, "0")
+    if not given.isdecimal() or len(given) > MAX_DIGITS:
+        raise RequestError(f"`{name}` is {given!r}; it counts bytes from 0 on.")
+    return int(given)
 
 
 def _check(connection: Connection, context: Context, item_id: int) -> bool:

@@ -67,10 +67,9 @@ async def delete_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
 
     def work(connection: Connection) -> list[str]:
         rows = run_files.by_ids(connection, file_ids)
-        if len(rows) != len(file_ids):
+        owners = {runs.by_id(connection, run_id).entity_name for run_id in {row.run_id for row in rows}}
+        if len(rows) != len(file_ids) or not all(context.viewer.may_use(owner) for owner in owners):
             raise NotFound("One of these files does not exist.")
-        for run_id in {row.run_id for row in rows}:
-            context.viewer.must_use(runs.by_id(connection, run_id).entity_name)
         run_files.remove(connection, file_ids)
         return [row.object_key for row in rows]
 

@@ -47,7 +47,7 @@ def _identity(row_id: int, name: str, entity_id: int, entity: str) -> dict[str, 
         "internalId": ids.encode("ProjectInternalId", row_id),
         "name": name,
         "entityName": entity,
-        "entity": {"id": ids.encode("Entity", entity_id), "name": entity},
+        "entity": {"row_id": entity_id, "id": ids.encode("Entity", entity_id), "name": entity},
     }
 
 

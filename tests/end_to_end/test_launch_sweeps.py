@@ -13,8 +13,10 @@ from tests.end_to_end.processes import agent, make_queue, run, until
 TRAIN = "import wandb\nwith wandb.init() as run: run.log({'loss': run.config['a'] * 10})\n"
 READ = """
 import json, sys, wandb
-sweep = wandb.Api().sweep(sys.argv[1])
-runs = sorted((run.config["a"], run.state) for run in sweep.runs)
+api = wandb.Api()
+sweep = api.sweep(sys.argv[1])
+# Each one anew: in a list, older clients leave the config out.
+runs = sorted((api.run("/".join(run.path)).config["a"], run.state) for run in sweep.runs)
 print(json.dumps({"state": sweep.state, "runs": runs}))
 """
 

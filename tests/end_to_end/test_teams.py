@@ -1,6 +1,7 @@
 """Teams, users and service accounts with the stock client, and from the command line."""
 
 import json
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -113,6 +114,22 @@ def test_a_stranger_learns_nothing(server: LiveServer) -> None:
     assert {what: text.replace(team, "T") for what, text in real.items()} == {
         what: text.replace("team-none", "T") for what, text in missing.items()
     }
+
+
+def test_a_teams_queue_takes_from_its_members_only(server: LiveServer) -> None:
+    team, other = f"team-{uuid4().hex[:6]}", f"team-{uuid4().hex[:6]}"
+    for name in (team, other):
+        run(server, "launchbay", "team", "create", name)
+    run(server, "launchbay", "queue", "create", "q", "-e", team, "-r", "local-container")
+    launch = ("wandb", "launch", "-e", team, "-p", "p", "-q", "q", "-d", "busybox")
+    for owner, works in ((team, True), (other, False)):
+        key = run(server, "launchbay", "team", "service-account", owner, "pusher").stdout.strip()
+        done = run(server, *launch, check=False, WANDB_API_KEY=key)
+        assert (done.returncode == 0) == works, done.stdout + done.stderr
+        if not works:  # the newest client says it in its own words
+            assert re.search("is not a member of entity|check that you have access", done.stdout + done.stderr)
+    items = f"import wandb; print(len(wandb.Api().run_queue({team!r}, 'q').items))"
+    assert _said(server.run_script(items)) == 1
 
 
 @pytest.mark.newest_client(reason="older clients take a listed key for the key itself")

@@ -14,6 +14,7 @@ import pytest
 
 from launchbay.cli import __version__
 from launchbay.settings import account
+from tests.postgres import Cluster
 
 BIN = Path(sys.executable).parent
 
@@ -56,6 +57,19 @@ def test_a_user_gets_a_key_once_and_a_team(tmp_path: Path) -> None:
     assert again.returncode != 0
     assert "is taken" in again.stderr
     assert made.stdout.strip().encode() not in (tmp_path / "data" / "launchbay.db").read_bytes()
+
+
+def test_users_are_made_in_the_database_that_is_named(tmp_path: Path, cluster: Cluster) -> None:
+    given = ("--email", "bob@example.com", "--data-dir", str(tmp_path / "data"))
+    there = {"LAUNCHBAY_DATABASE_URL": cluster.new_database()}
+    assert len(run("user", "create", "bob", *given, **there).stdout.strip()) == 40
+    again = run("user", "create", "bert", *given, **there)
+    assert again.returncode != 0
+    assert "bob@example.com" in again.stderr
+    assert len(run("user", "key", "bob", *given[2:], **there).stdout.strip()) == 40
+    elsewhere = run("user", "key", "bob", *given[2:])
+    assert "There is no user 'bob'" in elsewhere.stderr
+    assert not (tmp_path / "data" / "launchbay.db").read_bytes().count(b"bob@example.com")
 
 
 def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:

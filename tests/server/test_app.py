@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from server.app import build_app
 from server.context import Services
 from tests.server.conftest import Client
-from tests.server.launching import start_run
+from tests.server.launching import make_queue, push, start_run
 
 CONSOLE = """query { project(name: "p", entityName: "admin") { run(name: "run1") {
   displayName logLines(first: 10) { edges { node { line } } } } } }"""
@@ -48,3 +48,26 @@ async def test_a_name_with_a_nul_is_refused_where_it_cannot_be_stored(services: 
     else:
         status, message = await client.fail(make, name="a\0b")
         assert (status, message[:21]) == (400, "This cannot be stored")
+
+
+@pytest.mark.parametrize("offset", ["abc", "-1", "1" * 16, "\u0661x"])
+async def test_an_offset_that_is_none_is_refused(
+    services: Services, client: Client, tmp_path: Path, offset: str
+) -> None:
+    await make_queue(client)
+    item = await push(client)
+    key = (tmp_path / "data" / "admin-api-key").read_text().strip()
+    headers = {"Authorization": aiohttp.encode_basic_auth("api", key)}
+    where = {"item": item, "since": offset}
+    async with (
+        TestClient(TestServer(build_app(services))) as http,
+        http.get("/launchbay/item-log", params=where, headers=headers) as answer,
+    ):
+        assert answer.status == 400
+        assert "it counts bytes from 0 on" in await answer.text()
+
+
+async def test_the_members_of_a_projects_entity_are_listed(client: Client) -> None:
+    await start_run(client)
+    query = '{ project(entityName: "admin", name: "p") { entity { members { username } } } }'
+    assert (await client.ask(query))["project"]["entity"]["members"] == [{"username": "admin"}]

@@ -68,6 +68,15 @@ async def test_names_are_taken_without_regard_to_case(owner: Client) -> None:
     assert (status, "use 1 to 64 letters" in message) == (400, True)
 
 
+async def test_of_names_that_are_asked_for_at_once_one_is_given(services: Services) -> None:
+    clients = [await make_client(services, name) for name in ("ann", "bob", "cat")]
+    wanted = zip(clients, ("Same", "same", "SAME"), strict=True)
+    answers = await asyncio.gather(
+        *(who.executor.execute(CREATE_TEAM, {"teamName": name}, None, who.context) for who, name in wanted)
+    )
+    assert sorted(status for status, _ in answers) == [200, 400, 400], answers
+
+
 async def test_only_an_admin_of_the_server_makes_a_team_for_somebody_else(services: Services, client: Client) -> None:
     bob = await make_client(services, "bob")
     assert (await bob.fail(CREATE_TEAM, teamName="t", teamAdminUserName="admin"))[0] == 403
