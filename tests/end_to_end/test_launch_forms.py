@@ -17,7 +17,11 @@ from tests.end_to_end.conftest import SCRIPT_SECONDS, LiveServer
 from tests.end_to_end.git_remote import GitRemote, git_remote
 from tests.end_to_end.processes import BIN, agent, background, logs, run, until, wait_for
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.one_engine,
+    pytest.mark.newest_client("the older one sends the same requests; test_older_client and test_jobs launch with it"),
+]
 
 PROJECT = "forms"
 JOB = f"admin/{PROJECT}/train:latest"
@@ -146,14 +150,12 @@ def test_a_job_goes_into_its_own_project_unless_told_otherwise(server: LiveServe
     assert elsewhere["project"] == "elsewhere"
 
 
-@pytest.mark.newest_client("the older one sends the same requests")
 def test_an_image_needs_a_project(server: LiveServer, job: str) -> None:
     assert "Please specify a project with --project or -p." in refused(server, PLAIN, "-d", "busybox:1.36")
     spec = queued(server, PLAIN, "-d", "busybox:1.36", "-p", PROJECT)["runSpec"]
     assert (spec["docker"], spec["project"]) == ({"docker_image": "busybox:1.36"}, PROJECT)
 
 
-@pytest.mark.newest_client("the older one sends the same requests")
 def test_a_queue_without_a_name_is_the_default_one_and_is_made(server: LiveServer, job: str) -> None:
     assert items(server, "default") == []
     code, said = client(server, "launch", "-j", job, "-q")
@@ -198,7 +200,6 @@ def test_a_config_file_is_the_base_of_the_launch(server: LiveServer, job: str, t
     assert spec["resource_args"]["local-process"] == {"gpus": 3, "label": "test-3", "limits": {"hours": 1.5}}
 
 
-@pytest.mark.newest_client("the older one sends the same requests")
 @pytest.mark.parametrize(
     ("values", "rendered"),
     [
@@ -217,7 +218,6 @@ def test_values_are_rendered_with_their_types(
     assert isinstance(got["gpus"], int)
 
 
-@pytest.mark.newest_client("the older one sends the same requests")
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -251,7 +251,6 @@ def test_a_priority_is_kept_where_there_are_priorities(server: LiveServer, job: 
     assert (code != 0, "--priority flag requires --queue to be set" in said) == (True, True)
 
 
-@pytest.mark.newest_client("the older one sends the same requests")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
