@@ -73,13 +73,17 @@ async def _filestream(request: web.Request) -> web.Response:
 
 
 async def _context(request: web.Request) -> Context:
+    services = request.app[SERVICES]
+    rights = services.viewers.times_forgotten
     viewer = await request.app[AUTHENTICATOR].viewer(request)
     return Context(
-        services=request.app[SERVICES],
+        services=services,
         viewer=viewer,
         base_url=f"{request.scheme}://{request.host}",
         wait_seconds=_preferred_wait(request.headers.get("Prefer", "")),
-        is_gone=lambda: request.transport is None or request.transport.is_closing(),
+        is_gone=lambda: (
+            request.transport is None or request.transport.is_closing() or services.viewers.times_forgotten != rights
+        ),
     )
 
 

@@ -14,8 +14,25 @@ from sqlalchemy import Connection
 from server.context import Services, Viewer
 from server.errors import Unauthenticated
 from server.storage import users
+from server.wakeups import Topic
 
 ACTS_FOR = "X-WANDB-USERNAME"
+_RIGHTS: Topic = ("rights", 0)
+
+
+def rights_changed(services: Services) -> None:
+    """Let a change of keys or memberships take effect at once, in every server process. Call it after the commit."""
+    services.viewers.forget()
+    services.wakeups.notify(_RIGHTS)
+
+
+async def forget_changed_rights(services: Services) -> None:
+    """Forget who may what whenever another process says that it has changed; for ever."""
+    with services.wakeups.listening([_RIGHTS]) as event:
+        while True:
+            await event.wait()
+            event.clear()
+            services.viewers.forget()
 
 
 class Authenticator:
@@ -30,13 +47,15 @@ class Authenticator:
         acts_for = request.headers.get(ACTS_FOR, "")
         who = (users.hash_key(secret), acts_for)
         now = self._services.clock()
-        known = self._services.viewers.get(who, now)
+        viewers = self._services.viewers
+        known = viewers.get(who, now)
         if known is not None:
             return known
+        before = viewers.times_forgotten
         viewer = await self._services.database.read(_viewer, secret, acts_for)
         if viewer is None:
             raise Unauthenticated("This API key is not known here. Check WANDB_API_KEY and WANDB_BASE_URL.")
-        return self._services.viewers.put(who, viewer, now)
+        return viewers.put(who, viewer, now) if viewers.times_forgotten == before else viewer
 
 
 def _viewer(connection: Connection, secret: str, acts_for: str) -> Viewer | None:

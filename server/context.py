@@ -20,7 +20,8 @@ PLACE_SECONDS = 1.0
 
 
 VIEWER_SECONDS = 5.0
-"""How long a key's user is remembered. A deleted key or a changed membership takes effect after at most that long."""
+"""How long a key's user is remembered, unless somebody says that keys or memberships have changed: word from another
+process can be lost."""
 FRESH_SECONDS = 60.0
 """How long who made a service account may read its key from the list of members. It is stored only as a hash."""
 
@@ -97,7 +98,8 @@ class Context:
     """How long the client is willing to wait for an answer that is not there yet (`Prefer: wait=N`, RFC 7240)."""
 
     is_gone: Callable[[], bool] = lambda: False
-    """Whether the client has hung up meanwhile. Nothing may be handed out to it then: it would be lost for a while."""
+    """Whether the client has hung up meanwhile, or its rights may have changed, so that it has to ask again. Nothing may
+    be handed out to it then: it would be lost for a while."""
 
     @property
     def now(self) -> float:

@@ -12,6 +12,8 @@ class Remembered(Generic[K, V]):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._known: dict[K, tuple[float, V]] = {}
+        self.times_forgotten = 0
+        """Changes with every `forget`: an answer that was on its way meanwhile may be an old one."""
 
     def get(self, key: K, now: float) -> V | None:
         """Return what was remembered, if it is not too old."""
@@ -28,3 +30,4 @@ class Remembered(Generic[K, V]):
     def forget(self) -> None:
         """Forget everything: something has changed."""
         self._known.clear()
+        self.times_forgotten += 1

@@ -12,6 +12,7 @@ from aiohttp import web
 from sqlalchemy import Connection
 
 from server.app import build_app
+from server.authentication import forget_changed_rights
 from server.context import Services
 from server.database.opening import open_database
 from server.heartbeats import Heartbeats
@@ -63,6 +64,7 @@ async def opened(data_dir: Path, database_url: str | None = None) -> AsyncGenera
         chores = [
             asyncio.create_task(services.heartbeats.run()),
             asyncio.create_task(database.share(services.wakeups)),
+            asyncio.create_task(forget_changed_rights(services)),
         ]
         try:
             yield services

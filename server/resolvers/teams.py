@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server import ids
+from server.authentication import rights_changed
 from server.context import Context
 from server.errors import Conflict, Forbidden, NotFound, RequestError
 from server.graphql import Info, Resolvers
@@ -61,7 +62,7 @@ async def create_team(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
         return found
 
     made = await context.services.database.write(work)
-    context.services.viewers.forget()
+    rights_changed(context.services)
     return {"entity": entity_node(made)}
 
 
@@ -95,7 +96,7 @@ async def create_invite(_: object, info: Info, input: dict[str, Any]) -> JsonObj
         }
 
     made = await context.services.database.write(work)
-    context.services.viewers.forget()
+    rights_changed(context.services)
     return {"invite": made}
 
 
@@ -124,7 +125,7 @@ async def delete_invite(_: object, info: Info, input: dict[str, Any]) -> JsonObj
     removed = await context.services.database.write(work)
     if not removed:
         raise NotFound(f"Nobody with this id is in team {name!r}.")
-    context.services.viewers.forget()
+    rights_changed(context.services)
     return {"success": True}
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server import ids
-from server.context import Context
+from server.authentication import rights_changed
+from server.context import Context, Viewer
 from server.errors import Forbidden, RequestError
 from server.graphql import Info, Resolvers
 from server.storage import users
@@ -93,7 +94,6 @@ def entity_node(row: AnyRow) -> JsonObject:
         "readOnly": False,
         "readOnlyAdmin": False,
         "privateOnly": False,
-        "storageBytes": 0,
         "codeSavingEnabled": True,
         "defaultAccess": "PRIVATE",
     }
@@ -115,12 +115,14 @@ async def generate_api_key(_: object, info: Info, input: dict[str, Any]) -> Json
 
 @resolvers.field("Mutation", "deleteApiKey")
 async def delete_api_key(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Take back one of the caller's own API keys."""
+    """Take back one of the caller's own API keys; an admin of the server takes back anybody's."""
     context = info.context
     _must_be_a_person(context)
     key_id = ids.decode("ApiKey", input["id"])
-    deleted = await context.services.database.write(users.delete_key, key_id, context.viewer.id)
-    context.services.viewers.forget()
+    owner = None if context.viewer.admin else context.viewer.id
+    deleted = await context.services.database.write(users.delete_key, key_id, owner)
+    if deleted:
+        rights_changed(context.services)
     return {"success": deleted}
 
 
@@ -131,14 +133,8 @@ async def search_users(_: object, info: Info, query: str | None = None) -> JsonO
     viewer = context.viewer
     within = None if viewer.admin else viewer.entities
 
-    def shown(connection: Connection, row: AnyRow) -> JsonObject:
-        # Of teams that are not the viewer's, not even the name.
-        teams = [name for name in users.teams_of(connection, row.id) if viewer.may_use(name)]
-        entity = users.entity_name(connection, row.default_entity_id)
-        return user_node(row, entity if viewer.may_use(entity) else row.username, teams, [])
-
     def work(connection: Connection) -> list[JsonObject]:
-        return [shown(connection, row) for row in users.search(connection, query or "", within, MAX_FOUND)]
+        return [_seen_by(viewer, connection, row) for row in users.search(connection, query or "", within, MAX_FOUND)]
 
     nodes = await context.services.database.read(work)
     return {"edges": [{"node": node} for node in nodes]}
@@ -172,6 +168,33 @@ def _free_name(connection: Connection, wanted: str) -> str:
         if not users.is_taken(connection, name):
             return name
     raise AssertionError("unreachable")
+
+
+def _seen_by(viewer: Viewer, connection: Connection, row: AnyRow) -> JsonObject:
+    """Shape another user, or the viewer: of teams that are not the viewer's, not even the name."""
+    teams = [name for name in users.teams_of(connection, row.id) if viewer.may_use(name)]
+    entity = users.entity_name(connection, row.default_entity_id)
+    is_oneself = row.id == viewer.id and not viewer.service_account
+    keys = users.keys_of(connection, row.id) if viewer.admin or is_oneself else []
+    return user_node(row, entity if viewer.may_use(entity) else row.username, teams, keys)
+
+
+@resolvers.field("Project", "user")
+async def owner(project: dict[str, Any], info: Info) -> JsonObject | None:
+    """Return who made a project."""
+    context = info.context
+
+    def work(connection: Connection) -> JsonObject | None:
+        row = users.maker_of_project(connection, project["row_id"])
+        return _seen_by(context.viewer, connection, row) if row else None
+
+    return await context.services.database.read(work)
+
+
+@resolvers.field("Entity", "storageBytes")
+async def storage_bytes(entity: dict[str, Any], info: Info) -> int:
+    """Return how much the files and artifacts of an entity take."""
+    return await info.context.services.database.read(users.storage_bytes, entity["row_id"])
 
 
 def _must_be_a_person(context: Context) -> None:

@@ -10,7 +10,7 @@ from server.context import Viewer
 from server.errors import Conflict, NotFound, RequestError
 from server.storage import teams
 from server.storage.rows import AnyRow
-from server.storage.tables import api_keys, entities, members, users
+from server.storage.tables import api_keys, artifact_contents, entities, members, projects, run_files, runs, users
 from server.storage.upsert import upsert
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -94,10 +94,12 @@ def create_key(connection: Connection, user_id: int, secret: str, *, now: float,
     return NewKey(key_id, secret)
 
 
-def delete_key(connection: Connection, key_id: int, user_id: int) -> bool:
-    """Remove one of the user's keys; whether there was one."""
-    result = connection.execute(delete(api_keys).where(api_keys.c.id == key_id, api_keys.c.user_id == user_id))
-    return result.rowcount > 0
+def delete_key(connection: Connection, key_id: int, user_id: int | None) -> bool:
+    """Remove a key, of this user if one is given; whether there was one."""
+    statement = delete(api_keys).where(api_keys.c.id == key_id)
+    if user_id is not None:
+        statement = statement.where(api_keys.c.user_id == user_id)
+    return connection.execute(statement).rowcount > 0
 
 
 def add_member(connection: Connection, entity_id: int, user_id: int, role: str) -> None:
@@ -237,3 +239,21 @@ def fellow(connection: Connection, account_id: int, username: str) -> AnyRow | N
         .join(members, members.c.user_id == users.c.id)
         .where(members.c.entity_id.in_(own), users.c.username == username, users.c.deleted_at.is_(None))
     ).first()
+
+
+def maker_of_project(connection: Connection, project_id: int) -> AnyRow | None:
+    """Return the row of who made a project."""
+    statement = select(users).join(projects, projects.c.created_by == users.c.id).where(projects.c.id == project_id)
+    return connection.execute(statement).first()
+
+
+def storage_bytes(connection: Connection, entity_id: int) -> int:
+    """Return the size of an entity's files and artifacts; contents that artifacts share count once."""
+    files = (
+        select(func.sum(run_files.c.size_bytes))
+        .join(runs, runs.c.id == run_files.c.run_id)
+        .join(projects, projects.c.id == runs.c.project_id)
+        .where(projects.c.entity_id == entity_id)
+    )
+    contents = select(func.sum(artifact_contents.c.size_bytes)).where(artifact_contents.c.entity_id == entity_id)
+    return sum(int(connection.scalar(statement) or 0) for statement in (files, contents))

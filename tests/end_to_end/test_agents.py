@@ -21,7 +21,7 @@ def test_our_agent_stops_when_told_and_leaves_what_runs_to_the_next(server: Live
     known = {one["name"] for one in _agents(server)}
     with agent(server, "told", tmp_path / "state") as process:
         name = _fresh(server, known)["name"]
-        item = push(server, "told", spec(python("import time; time.sleep(3)"), "told"))
+        item = push(server, "told", spec(python("import time; time.sleep(30)"), "told"))
         wait_for(server, item, "CLAIMED")
         shown = next(one for one in _agents(server) if one["name"] == name)
         assert (shown["agentStatus"], shown["isAlive"], shown["stopPolling"]) == ("RUNNING", True, False)

@@ -2,17 +2,21 @@
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from sqlalchemy import Connection
 
 from server.app import build_app
+from server.authentication import Authenticator, rights_changed
 from server.context import Services
 from server.errors import Conflict
 from server.resolvers.users import new_secret
+from server.start import opened
 from server.storage import users
+from tests.postgres import Cluster
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.launching import PUSH_BY_NAME, by_name
 
@@ -33,6 +37,11 @@ SEARCH = """query SearchUsers($text: String) { users(query: $text) { edges { nod
   username email teams { edges { node { name } } } } } } }"""
 VIEWER = """{ viewer { id username email entity admin
   teams { edges { node { name } } } apiKeys { edges { node { id name } } } } }"""
+
+
+POP = "mutation ($input: PopFromRunQueueInput!) { popFromRunQueue(input: $input) { runQueueItemId } }"
+QUEUE = """mutation { upsertRunQueue(input: {entityName: "team", projectName: "model-registry", queueName: "q",
+  resourceType: "local-process", resourceConfig: "{}"}) { success } }"""
 
 
 async def _members(client: Client, team: str = "team") -> dict[str, dict[str, Any]]:
@@ -115,6 +124,19 @@ async def test_an_invite_waits_for_the_user_with_that_address(
     assert made["username"] == "new.one"
     assert (await _members(owner))["new.one"]["role"] == "admin"
     assert len(await _members(owner)) == 2, "the invite is gone"
+
+
+async def test_of_one_name_in_any_case_only_one_is_made(services: Services) -> None:
+    names = ("Same", "same", "SAME", "sAme")
+    clients = [await make_client(services, f"user-{number}") for number in range(len(names))]
+    answers = await asyncio.gather(
+        *(
+            client.executor.execute(CREATE_TEAM, {"teamName": name}, None, client.context)
+            for client, name in zip(clients, names, strict=True)
+        )
+    )
+    assert sorted(status for status, _ in answers) == [200, 400, 400, 400]
+    assert all("is taken" in str(body) for status, body in answers if status == 400)
 
 
 async def test_an_invite_is_taken_back(owner: Client, client: Client) -> None:
@@ -209,6 +231,71 @@ async def test_two_users_of_one_address_are_none(services: Services, client: Cli
         await services.database.write(again)
 
 
+class TestAtOnce:
+    """What is taken from somebody is gone at once, whatever is remembered and wherever he waits."""
+
+    async def test_who_was_removed_is_refused_by_the_next_answer(self, services: Services, owner: Client) -> None:
+        await make_client(services, "bob")
+        await owner.ask(INVITE, entity="team", username="bob")
+        key = await _key_of(services, "bob")
+        seen = '{ entity(name: "team") { name } }'
+        async with TestClient(TestServer(build_app(services))) as http:
+            assert (await _ask(http, key, seen))["data"]["entity"] == {"name": "team"}
+            await owner.ask(REMOVE, id=(await _members(owner))["bob"]["id"], entity="team")
+            assert (await _ask(http, key, seen))["data"]["entity"] is None
+
+    async def test_who_was_removed_while_waiting_gets_nothing(self, services: Services, owner: Client) -> None:
+        await make_client(services, "bob")
+        await owner.ask(INVITE, entity="team", username="bob")
+        await owner.ask(QUEUE)
+        bobs, anns = await _key_of(services, "bob"), await _key_of(services, "ann")
+        queue = {"entityName": "team", "projectName": "model-registry", "queueName": "q"}
+        async with TestClient(TestServer(build_app(services))) as http:
+            waiting = asyncio.create_task(_ask(http, bobs, POP, wait=30, input=queue))
+            while services.viewers.get((users.hash_key(bobs), ""), services.clock()) is None or not _waiters(services):
+                await asyncio.sleep(0)
+            await owner.ask(REMOVE, id=(await _members(owner))["bob"]["id"], entity="team")
+            spec = {"entity": "team", "project": "p", "docker": {"docker_image": "busybox"}}
+            pushed = await _ask(http, anns, PUSH_BY_NAME, input=by_name(spec, entityName="team"))
+            assert (await waiting)["data"]["popFromRunQueue"] is None
+            assert "is not a member" in (await _ask(http, bobs, POP, input=queue))["errors"][0]["message"]
+            popped = await _ask(http, anns, POP, input=queue)
+        assert popped["data"]["popFromRunQueue"] == {
+            "runQueueItemId": pushed["data"]["pushToRunQueueByName"]["runQueueItemId"]
+        }
+
+    async def test_what_was_read_before_a_change_is_not_remembered_after_it(self, services: Services) -> None:
+        key = await _key_of(services, "admin")
+        reads = services.database.read
+
+        async def read_slowly(*arguments: Any) -> Any:
+            found = await reads(*arguments)
+            rights_changed(services)
+            return found
+
+        request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {key}"})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(services.database, "read", read_slowly)
+            assert (await Authenticator(services).viewer(request)).username == "admin"
+        assert services.viewers.get((users.hash_key(key), ""), services.clock()) is None
+
+    async def test_every_server_of_a_database_knows(self, tmp_path: Path, cluster: Cluster, migrated: str) -> None:
+        url = cluster.copy_of(migrated)
+        async with opened(tmp_path / "a", url) as here, opened(tmp_path / "a", url) as there:
+            key = (tmp_path / "a" / "admin-api-key").read_text().strip()
+            request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {key}"})
+            before = there.viewers.times_forgotten
+            assert (await Authenticator(there).viewer(request)).entities == {"admin"}
+            async with asyncio.timeout(30):
+                while (await Authenticator(there).viewer(request)).entities == {"admin"}:
+                    # Again and again: whoever listens has to have begun.
+                    admin = await make_client(here, "admin")
+                    await admin.ask(CREATE_TEAM, teamName=f"t-{there.random.getrandbits(32):x}")
+                    await asyncio.sleep(0.05)
+            assert there.viewers.times_forgotten > before
+        cluster.drop(url)
+
+
 class TestServiceAccounts:
     """A team's own account, and for whom it acts."""
 
@@ -289,20 +376,34 @@ class TestServiceAccounts:
         assert (await ann.fail(INVITE, entity="team", username=username, admin=True))[0] == 404
 
     async def test_a_persons_key_acts_for_nobody_else(self, services: Services, owner: Client) -> None:
-        secret = new_secret()
-
-        def give_key(connection: Any) -> None:
-            row: Any = users.user_by_name(connection, "ann")
-            users.create_key(connection, row.id, secret, now=services.clock())
-
-        await services.database.write(give_key)
+        secret = await _key_of(services, "ann")
         async with TestClient(TestServer(build_app(services))) as http:
             assert (await _ask(http, secret, VIEWER, acts_for="admin"))["data"]["viewer"]["username"] == "ann"
 
 
-async def _ask(http: TestClient[Any, Any], key: str, query: str, acts_for: str = "", **variables: Any) -> Any:
+def _waiters(services: Services) -> bool:
+    """Whether somebody waits for items of the only queue."""
+    return ("queue", 1) in services.wakeups._waiting  # pyright: ignore[reportPrivateUsage]
+
+
+async def _key_of(services: Services, username: str) -> str:
+    """Make a key of a user."""
+    secret = new_secret()
+
+    def give_key(connection: Connection) -> None:
+        row = users.user_by_name(connection, username)
+        assert row is not None
+        users.create_key(connection, row.id, secret, now=services.clock())
+
+    await services.database.write(give_key)
+    return secret
+
+
+async def _ask(
+    http: TestClient[Any, Any], key: str, query: str, acts_for: str = "", wait: int = 0, **variables: Any
+) -> Any:
     """Send GraphQL over HTTP."""
     authorization = base64.b64encode(f"api:{key}".encode()).decode()
-    headers = {"Authorization": f"Basic {authorization}", **({"X-WANDB-USERNAME": acts_for} if acts_for else {})}
+    headers = {"Authorization": f"Basic {authorization}", "X-WANDB-USERNAME": acts_for, "Prefer": f"wait={wait}"}
     answer = await http.post("/graphql", json={"query": query, "variables": variables}, headers=headers)
     return await answer.json()
