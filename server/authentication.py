@@ -17,18 +17,18 @@ from server.storage import users
 from server.wakeups import Topic
 
 ACTS_FOR = "X-WANDB-USERNAME"
-_RIGHTS: Topic = ("rights", 0)
+RIGHTS: Topic = ("rights", 0)
 
 
 def rights_changed(services: Services) -> None:
     """Let a change of keys or memberships take effect at once, in every server process. Call it after the commit."""
     services.viewers.forget()
-    services.wakeups.notify(_RIGHTS)
+    services.wakeups.notify(RIGHTS)
 
 
 async def forget_changed_rights(services: Services) -> None:
     """Forget who may what whenever another process says that it has changed; for ever."""
-    with services.wakeups.listening([_RIGHTS]) as event:
+    with services.wakeups.listening([RIGHTS]) as event:
         while True:
             await event.wait()
             event.clear()

@@ -98,8 +98,8 @@ class Context:
     """How long the client is willing to wait for an answer that is not there yet (`Prefer: wait=N`, RFC 7240)."""
 
     is_gone: Callable[[], bool] = lambda: False
-    """Whether the client has hung up meanwhile, or its rights may have changed, so that it has to ask again. Nothing may
-    be handed out to it then: it would be lost for a while."""
+    """Whether the client has hung up meanwhile, or its rights may have changed, so that it has to ask again. Nothing
+    may be handed out to it then: it would be lost for a while."""
 
     @property
     def now(self) -> float:
