@@ -47,6 +47,29 @@ api = wandb.Api()
 run = api.run(f"{sys.argv[1]}/shared/by-machine")
 print(json.dumps([run.user.username, run.state, [project.name for project in api.projects(sys.argv[1])]]))
 """
+PROJECTS = """
+import json, sys, wandb
+team = sys.argv[1]
+api = wandb.Api()
+for name in ("alpha", "beta"):
+    api.create_project(name, team)
+with wandb.init(entity=team, project="written") as run:
+    run.log({"value": 1})
+project = api.project("alpha", team)
+
+def error(ask):
+    try:
+        ask()
+    except Exception as problem:
+        return type(problem).__name__
+
+print(json.dumps({
+    "listed": [one.name for one in api.projects(team)],
+    "found": [project.name, project.entity, project.owner.username] if project.id else None,
+    "stored": wandb.Api().team(team).storage_bytes > 0,
+    "missing": error(lambda: api.project("never", team).id),
+}))
+"""
 STRANGER = """
 import json, sys, wandb
 api = wandb.Api()
@@ -98,6 +121,42 @@ def test_a_team_its_members_and_its_machine(server: LiveServer) -> None:
     gone = run(server, "launchbay", "team", "remove", team, user, check=False)
     assert gone.returncode == 5
     assert "is not in team" in gone.stderr
+
+
+def test_projects_of_a_team(server: LiveServer) -> None:
+    team = f"team-{uuid4().hex[:6]}"
+    run(server, "launchbay", "team", "create", team)
+    assert _said(server.run_script(PROJECTS, team)) == {
+        "listed": ["alpha", "beta", "written"],
+        "found": ["alpha", team, "admin"],
+        "stored": True,
+        "missing": "ValueError",
+    }
+
+
+def test_people_come_and_go_by_the_command_line(server: LiveServer) -> None:
+    team, email = f"team-{uuid4().hex[:6]}", f"{uuid4().hex[:8]}@example.com"
+    assert f"Team {team} is made." in run(server, "launchbay", "team", "create", team).stdout
+    taken = run(server, "launchbay", "team", "create", team.upper(), check=False)
+    assert (taken.returncode, "is taken by entity" in taken.stderr) == (6, True)
+    assert run(server, "launchbay", "team", "invite", team, email).stdout == f"{email} will be a member of {team}.\n"
+    invited = run(server, "launchbay", "team", "members", team).stdout
+    assert re.search(rf"{email} +{email} +member +invited", invited), invited
+    user = _said(
+        server.run_script(f"import json, wandb; print(json.dumps(wandb.Api().create_user({email!r}).username))")
+    )
+    promoted = run(server, "launchbay", "team", "invite", team, user, "--admin")
+    assert promoted.stdout == f"{user} is a member of {team}.\n"
+    shown = json.loads(run(server, "launchbay", "team", "members", team, "--json").stdout)
+    assert {one["username"]: one["role"] for one in shown} == {"admin": "admin", user: "admin"}
+    unknown = run(server, "launchbay", "team", "invite", team, "nobody-at-all", check=False)
+    assert (unknown.returncode, "There is no user 'nobody-at-all'" in unknown.stderr) == (5, True)
+    run(server, "launchbay", "team", "remove", team, email)
+    assert user not in run(server, "launchbay", "team", "members", team).stdout
+    last = run(server, "launchbay", "team", "remove", team, "admin", check=False)
+    assert (last.returncode, "would have no admin" in last.stderr) == (6, True)
+    none = run(server, "launchbay", "team", "members", "no-such-team", check=False)
+    assert (none.returncode, "There is no team 'no-such-team'" in none.stderr) == (5, True)
 
 
 def test_a_stranger_learns_nothing(server: LiveServer) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from sqlalchemy import Connection
 
 from server.app import build_app
-from server.authentication import Authenticator, rights_changed
+from server.authentication import RIGHTS, Authenticator, rights_changed
 from server.context import Services
 from server.errors import Conflict
 from server.resolvers.users import new_secret
 from server.start import opened
 from server.storage import users
+from server.wakeups import wait
 from tests.postgres import Cluster
 from tests.server.conftest import Client, Clock, make_client
-from tests.server.launching import PUSH_BY_NAME, by_name
+from tests.server.launching import PUSH_BY_NAME, by_name, until_somebody_waits
 
 CREATE_TEAM = """mutation CreateTeam($teamName: String!, $teamAdminUserName: String) {
   createTeam(input: {teamName: $teamName, teamAdminUserName: $teamAdminUserName}) { entity { id name isTeam } } }"""
@@ -252,10 +254,7 @@ class TestAtOnce:
         queue = {"entityName": "team", "projectName": "model-registry", "queueName": "q"}
         async with TestClient(TestServer(build_app(services))) as http:
             waiting = asyncio.create_task(_ask(http, bobs, POP, wait=30, input=queue))
-            known = (users.hash_key(bobs), "")
-            # Falling asleep is no event that could be awaited.
-            while not services.viewers.get(known, services.clock()) or not _waiters(services):  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await until_somebody_waits(owner)
             await owner.ask(REMOVE, id=(await _members(owner))["bob"]["id"], entity="team")
             spec = {"entity": "team", "project": "p", "docker": {"docker_image": "busybox"}}
             pushed = await _ask(http, anns, PUSH_BY_NAME, input=by_name(spec, entityName="team"))
@@ -286,15 +285,17 @@ class TestAtOnce:
         async with opened(tmp_path / "a", url) as here, opened(tmp_path / "a", url) as there:
             key = (tmp_path / "a" / "admin-api-key").read_text().strip()
             request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {key}"})
-            before = there.viewers.times_forgotten
-            assert (await Authenticator(there).viewer(request)).entities == frozenset({"admin"})
-            async with asyncio.timeout(30):
-                while (await Authenticator(there).viewer(request)).entities == frozenset({"admin"}):
-                    # Again and again: whoever listens has to have begun.
-                    admin = await make_client(here, "admin")
-                    await admin.ask(CREATE_TEAM, teamName=f"t-{there.random.getrandbits(32):x}")
-                    await asyncio.sleep(0.05)
-            assert there.viewers.times_forgotten > before
+            admin = await make_client(here, "admin")
+            asked = Authenticator(replace(there, clock=Clock()))  # which forgets nothing for its age
+            with there.wakeups.listening([("anything", 0)]) as connected:
+                while not await wait(connected, 0.1):
+                    here.wakeups.notify(("anything", 0))
+            with there.wakeups.listening([RIGHTS]) as hears:
+                assert "team" not in (await asked.viewer(request)).entities
+                await admin.ask(CREATE_TEAM, teamName="team")
+                assert await wait(hears, 10)
+            await asyncio.sleep(0)  # for who was woken together with us
+            assert "team" in (await asked.viewer(request)).entities
         cluster.drop(url)
 
 
@@ -381,11 +382,6 @@ class TestServiceAccounts:
         secret = await _key_of(services, "ann")
         async with TestClient(TestServer(build_app(services))) as http:
             assert (await _ask(http, secret, VIEWER, acts_for="admin"))["data"]["viewer"]["username"] == "ann"
-
-
-def _waiters(services: Services) -> bool:
-    """Whether somebody waits for items of the only queue."""
-    return ("queue", 1) in services.wakeups._waiting  # pyright: ignore[reportPrivateUsage]
 
 
 async def _key_of(services: Services, username: str) -> str:
