@@ -117,6 +117,7 @@ def test_an_agent_takes_as_many_runs_as_it_was_told_to(server: LiveServer, metho
     assert sorted(found["runs"]) == sorted(["finished", value, sweep] for value in seen)
 
 
+@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one does the same, and waits long in between")
 def test_run_cap_lets_the_agent_go(server: LiveServer) -> None:
     config = {"method": "random", "run_cap": 2, "parameters": {"a": {"min": 1, "max": 9}}}
@@ -164,6 +165,7 @@ def test_the_command_line_makes_a_sweep_and_runs_its_program(server: LiveServer,
     assert sorted(found["runs"]) == [["finished", 1, sweep], ["finished", 2, sweep]]
 
 
+@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one sends the same requests")
 def test_a_sweep_is_changed_paused_resumed_and_stopped_by_command(server: LiveServer, tmp_path: Path) -> None:
     project = "sweep-states"
@@ -198,6 +200,7 @@ def test_a_canceled_sweep_stops_its_runs_and_lets_the_agent_go(server: LiveServe
     assert _state(server, project, sweep) == "CANCELED"
 
 
+@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one cannot list the agents of a sweep")
 def test_an_agent_leaves_when_its_sweep_is_deleted(server: LiveServer) -> None:
     project = "sweep-deleted"
@@ -255,6 +258,7 @@ def test_a_config_that_cannot_work_is_refused_in_the_servers_words(server: LiveS
     assert "no grid can go through them" in done.stderr
 
 
+@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one's launch agent leaves the quotes of the scheduler's arguments")
 @pytest.mark.timeout(300)
 def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveServer, tmp_path: Path) -> None:
