@@ -4,16 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.control_plane import ControlPlane
-from protocol.errors import LaunchbayError
+from launchbay.errors import NotThere
 from protocol.names import QUEUE_PROJECT
 
 AGENT_FIELDS = "id name hostname agentStatus stopPolling isAlive heartbeatAt"
-
-
-class AgentNotFound(LaunchbayError):
-    """There is no such agent."""
-
-    code = "not_found"
 
 
 async def agents_of(server: ControlPlane, entity: str) -> list[Mapping[str, Any]]:
@@ -30,10 +24,10 @@ async def agents_of(server: ControlPlane, entity: str) -> list[Mapping[str, Any]
 
 
 async def agent_named(server: ControlPlane, entity: str, name: str) -> Mapping[str, Any]:
-    """Return the agent of that name; `AgentNotFound` names those that there are."""
+    """Return the agent of that name; `NotThere` names those that there are."""
     agents = await agents_of(server, entity)
     for agent in agents:
         if agent["name"] == name:
             return agent
     known = ", ".join(agent["name"] for agent in agents) or "none"
-    raise AgentNotFound(f"Entity {entity!r} has no agent {name!r} at work. It has: {known}.")
+    raise NotThere(f"Entity {entity!r} has no agent {name!r} at work. It has: {known}.")

@@ -6,18 +6,12 @@ from typing import Any
 
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused
-from protocol.errors import LaunchbayError
+from launchbay.errors import NotThere
 from protocol.names import QUEUE_PROJECT
 from protocol.states import ItemState
 
 ITEM_FIELDS = """id state priority status waitingReason associatedRunId exitCode createdAt claimedAt endedAt
   runSpec runQueue { name } agent { name } error { message stage filePaths } warnings { message stage filePaths }"""
-
-
-class ItemNotFound(LaunchbayError):
-    """There is no such item or run."""
-
-    code = "not_found"
 
 
 def is_over(item: Mapping[str, Any]) -> bool:
@@ -26,13 +20,13 @@ def is_over(item: Mapping[str, Any]) -> bool:
 
 
 async def item_by_id(server: ControlPlane, item_id: str) -> Mapping[str, Any]:
-    """Return an item; `ItemNotFound` if there is none that we may see."""
+    """Return an item; `NotThere` if there is none that we may see."""
     try:
         data = await server.ask(f"query Item($id: ID!) {{ runQueueItem(id: $id) {{ {ITEM_FIELDS} }} }}", id=item_id)
     except ControlPlaneRefused as error:
-        raise ItemNotFound(f"There is no item {item_id!r}: {error}") from error
+        raise NotThere(f"There is no item {item_id!r}: {error}") from error
     if data["runQueueItem"] is None:
-        raise ItemNotFound(f"There is no item {item_id!r}. `launchbay status` lists the items.")
+        raise NotThere(f"There is no item {item_id!r}. `launchbay status` lists the items.")
     return data["runQueueItem"]
 
 
@@ -80,5 +74,5 @@ def run_path(name: str, entity: str) -> tuple[str, str, str]:
     if len(parts) == 2:
         parts = [entity, *parts]
     if len(parts) != 3:
-        raise ItemNotFound(f"{name!r} is neither an item's id nor a run as [ENTITY/]PROJECT/RUN.")
+        raise NotThere(f"{name!r} is neither an item's id nor a run as [ENTITY/]PROJECT/RUN.")
     return parts[0], parts[1], parts[2]

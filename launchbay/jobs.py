@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agent.control_plane import ControlPlane
-from protocol.errors import LaunchbayError
+from launchbay.errors import NotThere
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
 from protocol.job_inputs import job_inputs
 from protocol.json_types import dig
@@ -19,12 +19,6 @@ _CREATOR = """creator { username } createdBy { ... on Run { name project { name 
 _RUNS = """usedBy { edges { node {
   name displayName state createdAt user { username } project { name entity { name } }
 } } }"""
-
-
-class JobNotFound(LaunchbayError):
-    """There is no such job."""
-
-    code = "not_found"
 
 
 async def list_jobs(server: ControlPlane, entity: str, project: str) -> list[dict[str, Any]]:
@@ -76,7 +70,7 @@ async def describe(server: ControlPlane, name: ArtifactName) -> dict[str, Any]:
     )
     found = dig(data, "project", "artifactCollectionMembership")
     if found is None or dig(found, "artifact", "artifactType", "name") != JOB_TYPE:
-        raise JobNotFound(f"There is no job {name}. `launchbay job list -p {name.project}` lists the jobs.")
+        raise NotThere(f"There is no job {name}. `launchbay job list -p {name.project}` lists the jobs.")
     version, job = found["artifact"], found["artifactCollection"]
     raw = await _job_file(server, version, name)
     versions = _committed(job)
@@ -117,7 +111,7 @@ async def runs_of(server: ControlPlane, name: ArtifactName, *, one_version: bool
     job = dig(data, "project", "artifactCollection")
     wanted = dig(job, "artifactMembership", "versionIndex")
     if dig(job, "defaultArtifactType", "name") != JOB_TYPE or (one_version and wanted is None):
-        raise JobNotFound(f"There is no job {name}. `launchbay job list -p {name.project}` lists the jobs.")
+        raise NotThere(f"There is no job {name}. `launchbay job list -p {name.project}` lists the jobs.")
     found = [
         _run(run, version["versionIndex"])
         for version in _committed(job)
@@ -130,11 +124,11 @@ async def runs_of(server: ControlPlane, name: ArtifactName, *, one_version: bool
 async def _job_file(server: ControlPlane, version: Mapping[str, Any], name: ArtifactName) -> dict[str, Any]:
     files = [file for file in _nodes(version["files"]) if file["name"] == JOB_FILE]
     if not files:
-        raise JobNotFound(f"{name} has no {JOB_FILE}. Make the job again with `wandb job create`.")
+        raise NotThere(f"{name} has no {JOB_FILE}. Make the job again with `wandb job create`.")
     try:
         return json.loads(await server.download(files[0]["directUrl"]))
     except ValueError as error:
-        raise JobNotFound(f"The {JOB_FILE} of {name} cannot be read: {error}. Make the job again.") from error
+        raise NotThere(f"The {JOB_FILE} of {name} cannot be read: {error}. Make the job again.") from error
 
 
 async def _made_of(server: ControlPlane, job: JobFile) -> dict[str, Any]:

@@ -11,7 +11,6 @@ and starting is right; a status means that it did, and which process to look at.
 
 What is imported here is paid for by every fork: no `typing`, no `pathlib`.
 """
-# ruff: noqa: PTH
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 import click
 
 from agent.control_plane import ControlPlane
-from launchbay.items import ItemNotFound, is_over, item_by_id, item_of, run_path
+from launchbay.errors import NotThere
+from launchbay.items import is_over, item_by_id, item_of, run_path
 from launchbay.wire import default_entity, with_server
 from protocol.json_types import dig
 
@@ -70,7 +71,7 @@ async def run_output(server: ControlPlane, entity: str, project: str, run: str, 
         )
         found = dig(data, "project", "run")
         if found is None:
-            raise ItemNotFound(f"There is no run {entity}/{project}/{run}.")
+            raise NotThere(f"There is no run {entity}/{project}/{run}.")
         lines = found["logLines"]
         for edge in lines["edges"]:
             yield edge["node"]["line"].encode() + b"\n"

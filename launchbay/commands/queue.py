@@ -9,11 +9,11 @@ import click
 import yaml
 
 from agent.control_plane import ControlPlane
+from launchbay.errors import NotThere
 from launchbay.inputs import declared_schemas, key_values, read_mapping
 from launchbay.output import json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
 from protocol import templates
-from protocol.errors import LaunchbayError
 from protocol.json_types import Json, dig
 from protocol.names import QUEUE_PROJECT
 
@@ -23,12 +23,6 @@ entity_option = click.option("-e", "--entity", help="Owner of the queue. Default
 
 _QUEUE_FIELDS = """id name prioritizationMode pendingCount externalLinks
   defaultResourceConfig { resource config templateVariables { name schema } }"""
-
-
-class QueueNotFound(LaunchbayError):
-    """There is no such queue."""
-
-    code = "not_found"
 
 
 @click.group()
@@ -180,7 +174,7 @@ async def _find(server: ControlPlane, entity: str | None, name: str) -> Mapping[
     )
     queue = dig(data, "project", "runQueue")
     if queue is None:
-        raise QueueNotFound(f"Entity {owner!r} has no queue {name!r}. `launchbay queue list -e {owner}` shows them.")
+        raise NotThere(f"Entity {owner!r} has no queue {name!r}. `launchbay queue list -e {owner}` shows them.")
     return queue
 
 

@@ -6,15 +6,9 @@ from typing import Any
 import click
 
 from agent.control_plane import ControlPlane
+from launchbay.errors import NotThere
 from launchbay.output import json_option, print_json, print_table
 from launchbay.wire import with_server
-from protocol.errors import LaunchbayError
-
-
-class TeamNotFound(LaunchbayError):
-    """There is no such team, or you are no member."""
-
-    code = "not_found"
 
 
 @click.group()
@@ -111,7 +105,7 @@ def remove(team: str, who: str) -> None:
     async def work(server: ControlPlane) -> None:
         found = [one["id"] for one in await _members(server, team) if who in {one["username"], one["email"]}]
         if not found:
-            raise TeamNotFound(f"{who!r} is not in team {team!r}. See who is: launchbay team members {team}")
+            raise NotThere(f"{who!r} is not in team {team!r}. See who is: launchbay team members {team}")
         await server.ask(
             """mutation DeleteInvite($id: String, $team: String) {
                  deleteInvite(input: {id: $id, entityName: $team}) { success }
@@ -151,7 +145,7 @@ async def _members(server: ControlPlane, team: str) -> list[Mapping[str, Any]]:
         team=team,
     )
     if data["entity"] is None or not data["entity"]["isTeam"]:
-        raise TeamNotFound(f"There is no team {team!r}, or you are not in it. See yours: launchbay team list")
+        raise NotThere(f"There is no team {team!r}, or you are not in it. See yours: launchbay team list")
     return data["entity"]["members"]
 
 

@@ -182,27 +182,24 @@ def _keep_an_admin(connection: Connection, team: AnyRow, user_id: int, role: str
 
 
 def _member(row: AnyRow) -> dict[str, Any]:
-    return {
-        "__typename": "Member",
-        "id": ids.encode("User", row.id),
-        "name": row.name,
-        "username": row.username,
-        "email": row.email,
-        "role": row.role,
-        "admin": row.role == "admin",
-        "pending": False,
-        "accountType": "SERVICE" if row.service_account else "MEMBER",
-    }
+    kind = "SERVICE" if row.service_account else "MEMBER"
+    shown = _listed(ids.encode("User", row.id), row.name, row, pending=False, kind=kind)
+    return {**shown, "username": row.username}
 
 
 def _invited(row: AnyRow) -> dict[str, Any]:
+    return _listed(ids.encode("Invite", row.id), row.email, row, pending=True, kind="MEMBER")
+
+
+def _listed(wire_id: str, name: str, row: AnyRow, *, pending: bool, kind: str) -> dict[str, Any]:
+    """Shape the row of whoever stands in the list of members, with a role there and an e-mail address."""
     return {
         "__typename": "Member",
-        "id": ids.encode("Invite", row.id),
-        "name": row.email,
+        "id": wire_id,
+        "name": name,
         "email": row.email,
         "role": row.role,
         "admin": row.role == "admin",
-        "pending": True,
-        "accountType": "MEMBER",
+        "pending": pending,
+        "accountType": kind,
     }

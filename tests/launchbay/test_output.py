@@ -7,8 +7,9 @@ import click
 import pytest
 
 from launchbay.cli import COMMANDS, launchbay
+from launchbay.errors import NotThere
 from launchbay.inputs import key_values, read_mapping
-from launchbay.items import ItemNotFound, looks_like_item, run_path
+from launchbay.items import looks_like_item, run_path
 from launchbay.output import ago, print_table
 
 
@@ -68,7 +69,7 @@ def test_items_and_runs_are_told_apart() -> None:
     assert not looks_like_item("project/run1")
     assert run_path("p/r", "me") == ("me", "p", "r")
     assert run_path("e/p/r", "me") == ("e", "p", "r")
-    with pytest.raises(ItemNotFound, match="neither an item's id nor a run"):
+    with pytest.raises(NotThere, match="neither an item's id nor a run"):
         run_path("r", "me")
 
 
