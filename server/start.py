@@ -22,6 +22,9 @@ from server.storage import users
 
 log = structlog.get_logger(__name__)
 
+SIGNING_FILE = "signing-secret"
+"""The file of a data folder that signs the URLs of objects; made at the first start."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
@@ -58,7 +61,7 @@ async def opened(data_dir: Path, database_url: str | None = None) -> AsyncGenera
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
     database = await open_database(data_dir, database_url)
     try:
-        objects = await asyncio.to_thread(LocalObjectStore.open, data_dir / "objects", data_dir / "signing-secret")
+        objects = await asyncio.to_thread(LocalObjectStore.open, data_dir / "objects", data_dir / SIGNING_FILE)
         services = Services(database, objects, Heartbeats(database))
         await _ensure_admin(services, data_dir / "admin-api-key")
         chores = [

@@ -8,9 +8,10 @@ import click
 from sqlalchemy import Connection
 
 from launchbay.commands.server import DATA_DIR, database_option
+from launchbay.errors import NotThere
 from server.errors import NotFound
 from server.resolvers.users import new_secret
-from server.start import opened
+from server.start import SIGNING_FILE, opened
 from server.storage import users
 
 data_dir_option = click.option(
@@ -69,5 +70,7 @@ def key(name: str, data_dir: Path, database_url: str | None) -> None:
 
 
 async def _write(data_dir: Path, database_url: str | None, work: Callable[[Connection, float], None]) -> None:
+    if not (data_dir / SIGNING_FILE).exists():
+        raise NotThere(f"No server was ever started on {data_dir}. Name the data folder of yours: --data-dir FOLDER")
     async with opened(data_dir, database_url) as services:
         await services.database.write(work, services.clock())

@@ -1,5 +1,6 @@
 """Commands as processes: exit codes, completion, and `dev`."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from launchbay.cli import __version__
 from launchbay.settings import account
+from server.start import opened
 from tests.postgres import Cluster
 
 BIN = Path(sys.executable).parent
@@ -50,7 +52,18 @@ def test_completion_knows_the_commands() -> None:
     assert "queue" in run(**words).stdout
 
 
+def start_once(data: Path, database_url: str | None = None) -> None:
+    """Leave the data folder as a server leaves it."""
+
+    async def work() -> None:
+        async with opened(data, database_url):
+            pass
+
+    asyncio.run(work())
+
+
 def test_a_user_gets_a_key_once_and_a_team(tmp_path: Path) -> None:
+    start_once(tmp_path / "data")
     made = run("user", "create", "alice", "--team", "vision", "--data-dir", str(tmp_path / "data"))
     assert len(made.stdout.strip()) == 40
     again = run("user", "create", "alice", "--data-dir", str(tmp_path / "data"))
@@ -61,7 +74,9 @@ def test_a_user_gets_a_key_once_and_a_team(tmp_path: Path) -> None:
 
 def test_users_are_made_in_the_database_that_is_named(tmp_path: Path, cluster: Cluster) -> None:
     given = ("--email", "bob@example.com", "--data-dir", str(tmp_path / "data"))
-    there = {"LAUNCHBAY_DATABASE_URL": cluster.new_database()}
+    database_url = cluster.new_database()
+    start_once(tmp_path / "data", database_url)
+    there = {"LAUNCHBAY_DATABASE_URL": database_url}
     assert len(run("user", "create", "bob", *given, **there).stdout.strip()) == 40
     again = run("user", "create", "bert", *given, **there)
     assert again.returncode != 0
@@ -70,6 +85,15 @@ def test_users_are_made_in_the_database_that_is_named(tmp_path: Path, cluster: C
     elsewhere = run("user", "key", "bob", *given[2:])
     assert "There is no user 'bob'" in elsewhere.stderr
     assert not (tmp_path / "data" / "launchbay.db").read_bytes().count(b"bob@example.com")
+
+
+def test_users_are_only_made_where_a_server_was(tmp_path: Path) -> None:
+    for words in (("create", "alice"), ("key", "alice")):
+        refused = run("user", *words, "--data-dir", str(tmp_path / "mistyped"))
+        assert refused.returncode == 5
+        assert "No server was ever started on" in refused.stderr
+        assert "--data-dir" in refused.stderr
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:
