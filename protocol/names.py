@@ -13,7 +13,6 @@ QUEUE_PROJECT = "model-registry"
 """The project in which an entity's queues live unless somebody says otherwise."""
 RUN_ID_CHARS = string.ascii_lowercase + string.digits
 RUN_ID_LENGTH = 8
-ARTIFACT_NAME_CHARS = 128
 JOB_TYPE = "job"
 """The type of artifacts that are jobs."""
 UNNAMED_CODE_JOB = "job-code-"
@@ -47,12 +46,6 @@ def run_id(random: Random) -> str:
 def run_storage_id(entity: str, project: str, run: str) -> str:
     """Return a run's storage id, which clients build themselves."""
     return base64.b64encode(f"Run:v1:{run}:{project}:{entity}".encode()).decode()
-
-
-def artifact_name(raw: str) -> str:
-    """Return a text as an artifact's name: odd characters become `_`, a long middle becomes `..`."""
-    name = re.sub(r"[^A-Za-z0-9_\-.]", "_", raw)
-    return name if len(name) <= ARTIFACT_NAME_CHARS else f"{name[:63]}..{name[-63:]}"
 
 
 def first_name_of_job(name: str) -> str | None:
