@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.util import make_artifact_name_safe
 
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, parse_job_file
-from protocol.names import artifact_name
 from tests.end_to_end.conftest import SCRIPT_SECONDS, LiveServer
 from tests.end_to_end.git_remote import GitRemote, git, git_remote
 from tests.end_to_end.processes import run
@@ -144,7 +144,7 @@ def test_a_job_without_a_name_is_found_by_the_name_that_the_command_prints(serve
     arguments = ("code", str(folder), "-p", "jobs-unnamed", "-E", "python train.py")
     did, printed, _ = outcome(create(server, *arguments))
     name = printed.removeprefix("admin/jobs-unnamed/").removesuffix(":v0")
-    assert (did, name) == ("Created", artifact_name(f"job-code-{str(folder).lstrip('/')}/train.py"))
+    assert (did, name) == ("Created", make_artifact_name_safe(f"job-code-{str(folder).lstrip('/')}/train.py"))
     assert outcome(create(server, *arguments))[:2] == ("No changes detected for", printed)
     code_folder(folder, TRAIN + "# changed")
     assert outcome(create(server, *arguments))[:2] == ("Updated", printed.replace(":v0", ":v1"))
@@ -158,7 +158,7 @@ def test_a_job_of_git_knows_remote_commit_and_python(server: LiveServer, remote:
     arguments = ("git", remote.https, "-p", "jobs-git", "-E", "python train.py")
     did, printed, _ = outcome(create(server, *arguments, env=remote.environment))
     # The name ends where a captured job would name its program.
-    name = artifact_name(f"job-{remote.https}_")
+    name = make_artifact_name_safe(f"job-{remote.https}_")
     assert (did, printed) == ("Created", f"admin/jobs-git/{name}:v0")
     assert outcome(create(server, *arguments, env=remote.environment))[0] == "No changes detected for"
     second = remote.commit(train=TRAIN + "# changed")
@@ -189,7 +189,7 @@ def test_a_job_of_git_knows_remote_commit_and_python(server: LiveServer, remote:
 def test_a_job_of_an_image_has_its_tag_as_an_alias(server: LiveServer, image: str, name: str, aliases: str) -> None:
     printed = f"admin/jobs-image/{name}:v0"
     assert outcome(create(server, "image", image, "-p", "jobs-image")) == ("Created", printed, aliases)
-    assert name == artifact_name(name)
+    assert name == make_artifact_name_safe(name)
     found = read(server, f"admin/jobs-image/{name}")["versions"][0]
     assert found["aliases"] == sorted(aliases.split(", "))
     assert parse_job_file(found["job"]).source == ImageJobSource(image)
@@ -223,7 +223,7 @@ def test_a_run_in_a_clone_becomes_a_job_of_its_remote_and_commit(
 ) -> None:
     remote.clone(tmp_path / "clone")
     run_training(server, tmp_path / "clone", "captured", "from-git", CAPTURE, remote.environment)
-    found = read(server, f"admin/captured/{artifact_name(f'job-{remote.https}_train.py')}")["versions"][0]
+    found = read(server, f"admin/captured/{make_artifact_name_safe(f'job-{remote.https}_train.py')}")["versions"][0]
     job = parse_job_file(found["job"])
     assert job.source == GitSource(remote.https, git(tmp_path / "clone", "rev-parse", "HEAD"))
     # The client writes `pythonCPython 3.11` and `CPython 3.11.7`; what was meant is read out of it.
