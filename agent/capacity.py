@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 
 class Capacity:
-    """Room for launches. `held` tells how many there are right now; a limit of -1 is none."""
+    """Room for launches. `limit` and `held` tell what holds right now; a limit of -1 is none."""
 
-    def __init__(self, limit: int, held: Callable[[], int]) -> None:
+    def __init__(self, limit: Callable[[], int], held: Callable[[], int]) -> None:
         self._limit = limit
         self._held = held
         self._polling = 0
@@ -22,9 +22,10 @@ class Capacity:
     @property
     def free(self) -> int:
         """How many more polls may start now."""
-        if self._limit == -1:
+        limit = self._limit()
+        if limit == -1:
             return 1_000_000
-        return self._limit - self._held() - self._polling
+        return limit - self._held() - self._polling
 
     @asynccontextmanager
     async def room(self) -> AsyncGenerator[None]:
@@ -38,7 +39,7 @@ class Capacity:
             self.changed()
 
     def changed(self) -> None:
-        """Call whenever a launch has ended: lets the next in line look."""
+        """Call whenever there may be more room: lets the next in line look."""
         free = self.free
         for waiting in self._waiting:
             if free <= 0:

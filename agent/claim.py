@@ -34,14 +34,17 @@ async def claim(
     if item is None or item.item_id in held:
         return None, waited
     if is_scheduler_spec(item.spec) and not may_schedule():
-        log.info("no room for another scheduler (max_schedulers)", item=item.item_id, queue=queue)
+        log.info("no room for another scheduler (max_schedulers)", item=item.item_id, attempt=1, queue=queue)
         return None, waited
-    chosen = item.spec.get("run_id")
+    chosen, now = item.spec.get("run_id"), context.clock()
     launch = Launch(
         item_id=item.item_id,
         attempt=_attempt(item.spec.get("_resume_count")),
         queue=queue,
         spec=item.spec,
+        agent_id=context.identity.agent_id,
+        claimed_at=now,
+        since=now,
         run_id=chosen if isinstance(chosen, str) and chosen else names.run_id(context.random),
     )
     await context.journal.record(launch)
@@ -62,12 +65,32 @@ async def acknowledge(context: AgentContext, launch: Launch) -> bool:
         log.warning("the server refuses the acknowledgement", reason=str(error))
         ours = False
     if ours:
-        launch.move(Stage.PREPARING)
+        context.move(launch, Stage.PREPARING)
         await context.journal.record(launch)
     else:
         # Never fail it: whoever has it now would lose a healthy launch.
         log.info("the item belongs to somebody else now")
     return ours
+
+
+def is_inherited(context: AgentContext, launch: Launch) -> bool:
+    """Whether this agent claimed it under another identity: one that was told to end is somebody else afterwards."""
+    return launch.agent_id not in {"", context.identity.agent_id} and context.facts.is_launchbay
+
+
+async def inherit(context: AgentContext, launch: Launch) -> None:
+    """Have the server give us an inherited launch: it knows whose a claim is by the identity. Returns when it knows."""
+    identity, server, former = context.identity, context.server, launch.agent_id
+    try:
+        # Whoever has its state folder knows that it is not at work any more.
+        await server.persist(lambda: operations.set_status(server, former, "KILLED"), doing="replacing an agent")
+    except ControlPlaneRefused as error:
+        log.info("the server does not know the former agent", agent=former, reason=str(error))
+    await server.persist(
+        lambda: operations.adopt(server, launch.item_id, launch.run_id, identity.agent_id), doing="adopting an item"
+    )
+    launch.agent_id = identity.agent_id
+    await context.journal.record(launch)
 
 
 def _attempt(resume_count: object) -> int:

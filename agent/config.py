@@ -1,48 +1,151 @@
-"""The agent's configuration: one YAML file, environment variables over it, flags over both.
+"""The agent's configuration, as one validated model. `agent/config_file.py` reads it from file, environment and flags.
 
-Every key of the stock agent's file is accepted with its meaning. An unknown key or a bad value is an error that names
-the key, the value, what is allowed, and the nearest known key.
+Every key of the stock agent's file is accepted with its meaning; the blocks are ours.
 """
 
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from agent.errors import ConfigError
-
-DEFAULT_PATH = Path.home() / ".config" / "wandb" / "launch-config.yaml"
-"""Where the stock agent looks as well."""
+from agent.launch import Cause
 
 JsonBlock = dict[str, Any]
+Seconds = Annotated[float, Field(gt=0)]
 
 
-class AgentConfig(BaseModel):
-    """What an agent serves, and how."""
+class Block(BaseModel):
+    """A part of the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    entity: str | None = Field(None, description="Owner of the queues. Default: the API key's user's own entity.")
-    queues: tuple[str, ...] = Field((), description="Names of the queues to serve.")
-    max_jobs: int = Field(1, description="How many launches may be held at once; -1 for no limit.")
-    max_schedulers: int = Field(1, ge=-1, description="How many sweep schedulers may run at once; -1 for no limit.")
-    secure_mode: bool = Field(False, description="Refuse items that override the entry point.")
-    verbosity: int = Field(0, ge=0, le=2, description="0 tells what happened, 1 and 2 also how.")
-    stopped_run_timeout: float = Field(60, ge=0, description="Seconds between a polite stop and a kill.")
+
+class ExitCodes(Block):
+    """A cause of its own: a job that ended with one of these codes."""
+
+    exit_code: tuple[int, ...] = Field(min_length=1, description="Exit codes; 128 + n is a death by signal n.")
+
+
+class RetryRule(Block):
+    """Which failures are tried again, how often and how soon. Each cause has a budget of its own."""
+
+    on: tuple[Cause | ExitCodes, ...] = Field(min_length=1, description="Causes that this rule is for.")
+    attempts: int = Field(default=3, ge=1, description="How often a launch is tried again for each of these causes.")
+    first_seconds: float = Field(
+        default=10, ge=0, description="The pause before the first retry; it doubles each time."
+    )
+    longest_seconds: float = Field(default=600, ge=0, description="The longest pause.")
+    total_seconds: Seconds | None = Field(default=None, description="No retry begins later than this after the claim.")
+
+
+class Timeouts(Block):
+    """How long each phase of a launch may take, in seconds; null for no limit."""
+
+    prepare: Seconds | None = Field(default=3600, description="Fetching code and making the environment.")
+    start: Seconds | None = Field(default=1800, description="From the platform's acceptance until it runs.")
+    run: Seconds | None = Field(default=None, description="Running.")
+
+
+class Drain(Block):
+    """What SIGTERM does with running launches."""
+
+    running: Literal["leave", "wait"] = Field(
+        default="leave", description="Leave them for the next agent, or wait for them."
+    )
+    wait_seconds: Seconds | None = Field(default=None, description="The longest wait; what runs then is left.")
+
+
+class Slots(Block):
+    """What of this machine launches are given. They ask with `gpus`, `cpus` and `memory` in their resource args."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # GPUs go by index, too
+
+    gpus: Literal["auto", "none"] | tuple[str, ...] = Field(
+        default="auto", description="GPUs by UUID or index; auto finds them; none leaves CUDA_VISIBLE_DEVICES alone."
+    )
+    cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(default="auto", description="CPU cores.")
+    memory: Literal["auto"] | str = Field(default="auto", description="Memory, as 64GiB.")
+    skip_busy_gpus: bool = Field(default=False, description="Leave a GPU alone on which somebody else's process runs.")
+
+
+class Policy(Block):
+    """What launches may do. Every refusal names its rule, as `policy.images`."""
+
+    images: tuple[str, ...] | None = Field(default=None, description="Patterns of allowed images, as registry/team/*.")
+    git_hosts: tuple[str, ...] | None = Field(default=None, description="Hosts from which code may be fetched.")
+    resource_args: dict[str, tuple[str, ...]] | None = Field(
+        default=None, description="By resource, the resource args that launches may set."
+    )
+    macro_environment: tuple[str, ...] = Field(
+        default=(), description="Names of the agent's own variables that ${macros} in resource args may read."
+    )
+
+    @field_validator("macro_environment")
+    @classmethod
+    def _no_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _without_key(value)
+
+
+def _without_key(names: tuple[str, ...]) -> tuple[str, ...]:
+    if "WANDB_API_KEY" in names:
+        raise ValueError("may not hand out the agent's own WANDB_API_KEY; a job gets a key by itself")
+    return names
+
+
+class AgentConfig(Block):
+    """What an agent serves, and how."""
+
+    entity: str | None = Field(
+        default=None, description="Owner of the queues. Default: the API key's user's own entity."
+    )
+    queues: tuple[str, ...] = Field(default=(), description="Names of the queues to serve.")
+    max_jobs: int = Field(default=1, description="How many launches may be held at once; -1 for no limit.")
+    max_schedulers: int = Field(
+        default=1, ge=-1, description="How many sweep schedulers may run at once; -1 for no limit."
+    )
+    queue_limits: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict, description="By queue, how many of its launches may be held at once."
+    )
+    secure_mode: bool = Field(default=False, description="Refuse items that override the entry point.")
+    verbosity: int = Field(default=0, ge=0, le=2, description="0 tells what happened, 1 and 2 also how.")
+    stopped_run_timeout: float = Field(default=60, ge=0, description="Seconds between a polite stop and a kill.")
     environment: JsonBlock = Field(default_factory=dict, description="Cloud environment (aws, gcp, azure).")
     registry: JsonBlock = Field(default_factory=dict, description="Image registry; deprecated in favor of builder.")
     builder: JsonBlock = Field(default_factory=dict, description="How images are built.")
 
-    resources: tuple[str, ...] = Field(("local-process",), description="Where this agent may run launches.")
+    resources: tuple[str, ...] = Field(default=("local-process",), description="Where this agent may run launches.")
+    name: str | None = Field(
+        default=None,
+        description="Who this agent is on its platforms, across restarts. Default: this host and state folder.",
+    )
     state_dir: Path | None = Field(
-        None, description="Holds the journal, running launches and caches. Default: one per server, entity and queues."
+        default=None,
+        description="Holds the journal, running launches and caches. Default: one per server, entity and queues.",
     )
     job_environment: tuple[str, ...] = Field(
-        (), description="Names of variables of the agent's own environment that jobs may see, beside the harmless ones."
+        default=(),
+        description="Names of variables of the agent's own environment that jobs may see, beside the harmless ones.",
     )
+    listen: str | None = Field(
+        default=None,
+        description="HOST:PORT for metrics and health. The agent's socket in the state folder is always there.",
+    )
+    backends: dict[str, JsonBlock] = Field(
+        default_factory=dict, description="By resource, what its backend is told; see the backend."
+    )
+    retries: tuple[RetryRule, ...] = Field(
+        default=(RetryRule(on=(Cause.PREEMPTED,), attempts=5),),
+        description="Which failures are tried again; first match wins.",
+    )
+    timeouts: Timeouts = Timeouts()
+    drain: Drain = Drain()
+    slots: Slots = Slots()
+    policy: Policy = Policy()
+
+    @field_validator("job_environment")
+    @classmethod
+    def _no_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _without_key(value)
 
     @field_validator("max_jobs")
     @classmethod
@@ -50,53 +153,3 @@ class AgentConfig(BaseModel):
         if value < -1 or value == 0:
             raise ValueError("must be 1 or more, or -1 for no limit")
         return value
-
-
-def load(
-    path: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any], *, default_path: Path = DEFAULT_PATH
-) -> AgentConfig:
-    """Merge file, environment and flags (None means not given) and validate the result."""
-    values = _file_values(path, default_path)
-    for name, key in (("WANDB_ENTITY", "entity"), ("WANDB_LAUNCH_MAX_JOBS", "max_jobs")):
-        if environment.get(name):
-            values[key] = environment[name]
-    values.update({key: value for key, value in flags.items() if value is not None and value != ()})
-    # The stock agent merges `queue` and then refuses it; here one queue may be named in the singular.
-    if queue := values.pop("queue", None):
-        values["queues"] = [queue, *values.get("queues", ())]
-    source = str(path or default_path)
-    try:
-        config = AgentConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
-    if not config.queues:
-        raise ConfigError("No queue to serve. Name one with -q QUEUE, or under `queues:` in the configuration file.")
-    return config
-
-
-def _file_values(path: Path | None, default_path: Path) -> dict[str, Any]:
-    if path is None and not default_path.is_file():
-        return {}
-    chosen = path or default_path
-    try:
-        loaded: dict[str, Any] = yaml.safe_load(chosen.read_text("utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"The configuration file {chosen} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration file {chosen} is not YAML: {error}") from error
-    if not isinstance(loaded, dict):  # pyright: ignore[reportUnnecessaryIsInstance] -- YAML holds anything
-        raise ConfigError(f"The configuration file {chosen} must hold a mapping of keys to values.")
-    return loaded
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    lines = [f"The agent's configuration ({source}, environment and flags) has {error.error_count()} problem(s):"]
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(key, AgentConfig.model_fields, 1)
-            hint = f"Did you mean `{nearest[0]}`?" if nearest else f"Known keys: {', '.join(AgentConfig.model_fields)}."
-            lines.append(f"  `{key}` is not a known key. {hint}")
-        else:
-            lines.append(f"  `{key}` is {problem['input']!r}: {problem['msg']}.")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What every stage has at hand. One per agent process; nothing in it changes after the start."""
+"""What every stage has at hand. One per agent process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,26 +9,42 @@ from agent.artifact_cache import ArtifactCache
 from agent.config import AgentConfig
 from agent.control_plane import ControlPlane
 from agent.environments import Environments
+from agent.held import Launches
 from agent.journal import Identity, Journal
+from agent.launch import Launch, Stage
+from agent.metrics import Metrics
 from agent.operations import ServerFacts
+from agent.slots import SlotTable
+from agent.tracing import Tracer
 from backends.base import Backend
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AgentContext:
     """The agent's surroundings. Time and chance are here, so that tests can set them."""
 
     config: AgentConfig
+    """The one thing that changes after the start: it is replaced as a whole when it is reloaded."""
     entity: str
     """Owner of the queues."""
     server: ControlPlane
     facts: ServerFacts
     identity: Identity
     journal: Journal
+    owner: str
+    """Who this agent is on the platforms: what is labelled so is its own, also when its state folder was lost."""
+    queue_resources: Mapping[str, str]
+    """The resource of each queue, where the server tells it."""
+    launches: Launches
+    """What the agent holds."""
+    slots: SlotTable
     backends: Mapping[str, Backend]
     """By resource; those that this agent is able to serve."""
     artifacts: ArtifactCache
     environments: Environments
+    metrics: Metrics
+    tracer: Tracer
+    state_dir: Path
     work_dir: Path
     """Holds a working folder per launch."""
     process_environment: Mapping[str, str]
@@ -39,3 +55,11 @@ class AgentContext:
     def folder_of(self, name: str) -> Path:
         """Return the working folder of the launch of that platform name."""
         return self.work_dir / name
+
+    def move(self, launch: Launch, stage: Stage) -> None:
+        """Let a launch go on to a stage, and note how long it was in the one before."""
+        before, since, now = launch.stage, launch.since, self.clock()
+        launch.move(stage)
+        launch.since = now
+        self.metrics.stage_took(before, now - since)
+        self.tracer.stage(launch, before, since, now)

@@ -44,6 +44,8 @@ class ControlPlane:
         self.base_url = base_url.rstrip("/")
         self.api_key = api_key
         self._random = random
+        self.on_retry: Callable[[], None] = lambda: None
+        """Called whenever the server was not available and the call is made again."""
         self._headers = {"User-Agent": "launchbay", "X-WANDB-USERNAME": username}
         self._credentials = {"Authorization": aiohttp.encode_basic_auth("api", api_key)}
         """Sent to the server alone, never to the URLs that it hands out: those carry their own proof."""
@@ -136,6 +138,7 @@ class ControlPlane:
                 return await operation()
             except (ControlPlaneUnavailable, TimeoutError) as error:
                 pause = delay * (0.5 + self._random.random())
+                self.on_retry()
                 log.warning("server not available", doing=doing, error=str(error), retry_seconds=round(pause, 1))
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, LAST_RETRY_SECONDS)

@@ -1,31 +1,31 @@
-"""The daemon: holds launches, and drives each of them through the stages.
+"""The daemon: claims launches, watches them, listens to its server, and ends when it is told to.
 
 Four kinds of tasks: one claims per queue, one listens for the server's orders, one watches per backend, and one drives
-each launch that is on its way to the start or to its end. The daemon keeps them all and ends them all. A launch belongs
-to one task at a time; between start and end it belongs to the watch loop of its backend.
+each launch that is on its way to the start or to its end (`agent/drive.py`). The daemon keeps them all and ends them
+all. A launch belongs to one task at a time; between start and end it belongs to the watch loop of its backend.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 
-from agent import claim, operations, report
+from agent import claim, operations
+from agent.adopt import adopt, put_down
 from agent.capacity import Capacity
+from agent.config import AgentConfig
 from agent.context import AgentContext
-from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped, NoLongerOurs
-from agent.launch import End, Launch, Outcome, Stage
-from agent.prepare import backend_for, prepare
-from agent.resolve import Resolved, resolve
-from agent.start import start
+from agent.drive import Driver
+from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
+from agent.health import Health
+from agent.launch import Launch, Stage, StopReason
 from agent.supervise import supervise
-from agent.tidy import tidy
-from agent.watch import Settle, decide
-from backends.base import Backend, BackendUnavailable, StartRequest
-from protocol.errors import LaunchbayError
-
-T = TypeVar("T")
+from agent.tidy import tidy_strays
+from agent.watch import Settle, decide, next_deadline
+from backends.base import Backend, BackendUnavailable
 
 LONG_POLL_SECONDS = 25.0
 SHARED_POLL_SECONDS = 1.0
@@ -36,65 +36,131 @@ LAST_POLL_SECONDS = 10.0
 OBSERVE_SECONDS = 15.0
 """Every backend is observed at least this often, hints or not."""
 FOREIGN_ORDERS_SECONDS = 5.0
-LOG_AFTER_SECONDS = 1.0
-"""A launch that lives longer than this has its output streamed; a shorter one's is sent at its end."""
-LOG_PAUSE_SECONDS = 0.3
+STATUS_SECONDS = 1.0
+LAST_WORDS_SECONDS = 5.0
+"""How long an agent that was told to end goes on telling its server how launches ended."""
 
 log = structlog.get_logger(__name__)
 
 
-class Held:
-    """A launch in the daemon's hands, with what only this process knows of it."""
-
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
-        self.stop = asyncio.Event()
-        self.stop_sent = False
-        self.streaming: asyncio.Task[None] | None = None
-        # Whether the server knows that the launch is being prepared, and so may give it back if we fall silent. Of one
-        # that an earlier agent left we do not know, and have to assume it.
-        self.progress_told = launch.stage is Stage.PREPARING
-        if launch.stop_requested:
-            self.stop.set()
-
-
 class Daemon:
-    """One agent at work. `run` returns when `stop` is called, or when the server tells it to stop polling."""
+    """One agent at work. `run` returns after `drain` was called, or the server told it to stop polling."""
 
     def __init__(self, context: AgentContext) -> None:
         self._context = context
-        self._held: dict[str, Held] = {}
-        self._capacity = Capacity(context.config.max_jobs, self._active)
+        self.launches = context.launches
+        self._capacity = Capacity(lambda: context.config.max_jobs, self.launches.jobs)
+        self.health = Health(self.launches, lambda: context.config, context.metrics, time.monotonic)
+        """How it does."""
+        self.stopped = 0
+        """How many launches it stopped because it was told to end a second time."""
+        self._queues: dict[str, Capacity] = {}
         self._look = {resource: asyncio.Event() for resource in context.backends}
+        self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._status = ""
+        self._driver = Driver(
+            context,
+            room=self._room,
+            changed=self._changed,
+            look=lambda resource: self._look[resource].set(),
+            spawn=self._spawn,
+        )
 
-    def stop(self) -> None:
-        """Claim nothing more and return from `run`; what runs is left running, for the next agent to adopt."""
-        self._stopping.set()
+    def drain(self) -> None:
+        """Claim nothing more and return from `run`. Called again, stop what runs first; a third time, leave at once."""
+        for told, what in (
+            (self._draining, "claiming nothing more"),
+            (self._stopping, "stopping what runs"),
+            (self._leaving, "leaving at once"),
+        ):
+            if not told.is_set():
+                log.info(f"told to end: {what}", launches=len(self.launches))
+                self.health.draining = True
+                told.set()
+                return
 
     async def run(self) -> int:
         """Adopt what an earlier agent left, then work; returns how many launches are left behind."""
         for launch in await self._context.journal.launches():
             self._take(launch)
-        if self._held:
-            log.info("adopted launches of an earlier agent", count=len(self._held))
-        loops = [
-            *(self._spawn(supervise(f"claim {queue}", self._claiming(queue))) for queue in self._context.config.queues),
-            *(
-                self._spawn(supervise(f"watch {resource}", self._watching(resource, backend)))
-                for resource, backend in self._context.backends.items()
-            ),
-            self._spawn(supervise("orders", self._listen)),
+        if self.launches:
+            log.info("adopted launches of an earlier agent", count=len(self.launches))
+        all_seen = True
+        for resource, backend in self._context.backends.items():
+            all_seen &= await self._adopt(resource, backend)
+            self._spawn(supervise(f"watch {resource}", self._watching(resource, backend)))
+        if all_seen:
+            await tidy_strays(self._context)
+        self._spawn(supervise("orders", self._listen))
+        self._spawn(supervise("status", self._tell_status))
+        claims = [
+            self._spawn(supervise(f"claim {queue}", self._claiming(queue))) for queue in self._context.config.queues
         ]
-        await self._stopping.wait()
-        for task in [*loops, *self._tasks]:
-            task.cancel()
-        await asyncio.gather(*loops, *self._tasks, return_exceptions=True)
-        return len(self._held)
+        try:
+            await self._draining.wait()
+            for claiming in claims:
+                claiming.cancel()
+            await asyncio.gather(*claims, return_exceptions=True)
+            await self._drain()
+        finally:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return len(self.launches)
 
-    # --- the loops ---------------------------------------------------------------------------------------------------
+    async def _adopt(self, resource: str, backend: Backend) -> bool:
+        """Hold what the backend has of ours; returns whether it could be asked."""
+        try:
+            adopted, orphans = await adopt(self._context, resource, backend)
+        except BackendUnavailable as error:
+            log.warning("cannot look for launches to adopt", resource=resource, error=str(error))
+            return False
+        for launch in adopted:
+            self._take(launch)
+        for handle in orphans:
+            self._spawn(put_down(self._context, backend, handle))
+        return True
+
+    def reload(self, config: AgentConfig) -> None:
+        """Go on with another configuration. What it has opened (`agent/reloading.py`) must be the same."""
+        self._context.config = config
+        self._context.metrics.limits(config.max_jobs, self._context.slots.inventory)
+        self._changed()
+        for event in self._look.values():
+            event.set()
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        for held in self.launches:
+            await self._driver.hand_back(held)
+        # What is over is not left behind for want of a word to the server.
+        over = [held.driving for held in self.launches if held.driving and held.launch.stage is Stage.ENDED]
+        if over:
+            await asyncio.wait(over, timeout=LAST_WORDS_SECONDS)
+        drain = self._context.config.drain
+        if drain.running == "wait" and not await _any_of(self._idle, self._stopping, within=drain.wait_seconds):
+            log.warning("what runs has not ended in time (drain.wait_seconds)", launches=len(self.launches))
+        if self._stopping.is_set():
+            self.stopped = len(self.launches)
+            for held in self.launches:
+                await self._request_stop(held.launch.item_id, StopReason.DRAIN)
+            await _any_of(self._idle, self._leaving)
+
+    def _changed(self) -> None:
+        """A launch has come or gone, or got into another stage: let those look who wait for that."""
+        for waited_for in (self._capacity, *self._queues.values(), self._context.slots):
+            waited_for.changed()
+        if self.launches:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    # --- claiming ----------------------------------------------------------------------------------------------------
 
     def _claiming(self, queue: str) -> Callable[[], Awaitable[None]]:
         async def loop() -> None:
@@ -103,8 +169,12 @@ class Daemon:
                 try:
                     launch, waited = await self._claim(queue)
                 except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
+                    self._context.metrics.polled(queue, "error")
                     log.warning("cannot claim", queue=queue, error=str(error), retry_seconds=pause)
                     launch, waited = None, False
+                else:
+                    self.health.polled(queue)
+                    self._context.metrics.polled(queue, "item" if launch else "empty")
                 if launch is None and not waited:
                     await asyncio.sleep(pause * (0.75 + self._context.random.random() / 2))
                     pause = min(pause * 1.5, LAST_POLL_SECONDS)
@@ -114,13 +184,44 @@ class Daemon:
         return loop
 
     async def _claim(self, queue: str) -> tuple[Launch | None, bool]:
-        async with self._capacity.room():
-            others = len(self._context.config.queues) - 1
-            wait = LONG_POLL_SECONDS if self._capacity.free >= others else SHARED_POLL_SECONDS
-            launch, waited = await claim.claim(self._context, queue, wait, self._held, may_schedule=self._may_schedule)
+        async with self._room(queue):
+            launch, waited = await claim.claim(
+                self._context, queue, self._patience(), self.launches, may_schedule=self._may_schedule
+            )
             if launch is not None:
                 self._take(launch)
         return launch, waited
+
+    def _patience(self) -> float:
+        """Return how long a poll may hold room for a launch, in seconds: less if others need it soon."""
+        if self._capacity.free < len(self._context.config.queues) - 1:
+            return SHARED_POLL_SECONDS
+        next_retry = self.launches.next_retry()
+        if next_retry is None:
+            return LONG_POLL_SECONDS
+        return min(max(next_retry - self._context.clock(), SHARED_POLL_SECONDS), LONG_POLL_SECONDS)
+
+    @asynccontextmanager
+    async def _room(self, queue: str) -> AsyncGenerator[None]:
+        """Wait for a place for a launch of a queue, and keep it while the block runs."""
+        if queue not in self._queues:
+            self._queues[queue] = Capacity(
+                lambda: self._context.config.queue_limits.get(queue, -1), lambda: self.launches.jobs(queue)
+            )
+        # The queue's own first: whoever waits for that must not keep a place from the others.
+        async with self._queues[queue].room(), self._capacity.room():
+            yield
+
+    def _may_schedule(self) -> bool:
+        limit = self._context.config.max_schedulers
+        return limit == -1 or self.launches.schedulers() < limit
+
+    def _take(self, launch: Launch) -> None:
+        held = self.launches.add(launch)
+        self._idle.clear()
+        held.driving = self._spawn(self._driver.drive(held))
+
+    # --- watching ----------------------------------------------------------------------------------------------------
 
     def _watching(self, resource: str, backend: Backend) -> Callable[[], Awaitable[None]]:
         look = self._look[resource]
@@ -134,43 +235,46 @@ class Daemon:
             try:
                 while True:
                     look.clear()
-                    await self._reconcile(resource, backend)
-                    try:
-                        async with asyncio.timeout(OBSERVE_SECONDS):
-                            await look.wait()
-                    except TimeoutError:
-                        pass
+                    pause = await self._reconcile(resource, backend)
+                    await _any_of(look, within=pause)
             finally:
                 listening.cancel()
                 await asyncio.wait([listening])
 
         return loop
 
-    async def _reconcile(self, resource: str, backend: Backend) -> None:
+    async def _reconcile(self, resource: str, backend: Backend) -> float:
+        """Act on the difference between what is held and what is observed; returns when to look again, in seconds."""
         # Chosen before the look: of a launch that starts meanwhile the snapshot may know nothing yet.
-        started = [
-            held.launch
-            for held in self._held.values()
-            if held.launch.resource == resource and held.launch.stage is Stage.STARTED
-        ]
+        started = self.launches.started(resource)
         if not started:
-            return
+            return OBSERVE_SECONDS
         try:
             observed = await backend.observe()
         except BackendUnavailable as error:
             # Cannot reach is neither dead nor fine: nothing is decided until we see again.
+            self._context.metrics.backend_unavailable(resource)
             log.warning("cannot observe", resource=resource, error=str(error))
-            return
-        for action in decide(started, observed):
-            held = self._held[action.launch.item_id]
+            return OBSERVE_SECONDS
+        now, config = self._context.clock(), self._context.config
+        for action in decide(started, observed, now, config.timeouts):
+            held = self.launches.get(action.launch.item_id)
+            if held is None or held.ending:
+                continue
             if isinstance(action, Settle):
-                held.launch.end = action.end
-                held.launch.move(Stage.ENDED)
-                self._spawn(self._settle(held))
+                held.ending = True
+                held.driving = self._spawn(self._driver.end(held, action.end))
             elif not held.stop_sent and action.launch.handle is not None:
                 held.stop_sent = True
-                log.info("stopping", item=action.launch.item_id)
-                await backend.stop(action.launch.handle, self._context.config.stopped_run_timeout)
+                if held.launch.stop is None:
+                    held.launch.stop = action.reason
+                    await self._context.journal.record(held.launch)
+                log.info("stopping", reason=action.reason, **action.launch.log_fields)
+                await backend.stop(action.launch.handle, config.stopped_run_timeout)
+        deadline = next_deadline(started, observed, config.timeouts)
+        return OBSERVE_SECONDS if deadline is None else min(OBSERVE_SECONDS, max(0.0, deadline - now))
+
+    # --- listening ---------------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         known: frozenset[str] = frozenset()
@@ -183,11 +287,10 @@ class Daemon:
                 continue
             known = orders.stop_items
             for item_id in orders.stop_items:
-                await self._request_stop(item_id)
-            if orders.stop_polling:
+                await self._request_stop(item_id, StopReason.REQUEST)
+            if orders.stop_polling and not self._draining.is_set():
                 log.info("the server asks this agent to stop")
-                self.stop()
-            await self._tell_status()
+                self.drain()
             if not waited:
                 await asyncio.sleep(FOREIGN_ORDERS_SECONDS)
 
@@ -199,138 +302,37 @@ class Daemon:
             )
         record = await operations.agent_record(context.server, context.identity.agent_id)
         stopped: set[str] = set()
-        for held in list(self._held.values()):
+        for held in self.launches:
             spec = held.launch.spec
             entity, project = str(spec.get("entity", "")), str(spec.get("project", ""))
             if await operations.run_stopped(context.server, entity, project, held.launch.run_id):
                 stopped.add(held.launch.item_id)
         return operations.Orders(bool(record and record["stopPolling"]), frozenset(stopped)), False
 
-    async def _request_stop(self, item_id: str) -> None:
-        held = self._held.get(item_id)
-        if held is None or held.launch.stop_requested:
+    async def _request_stop(self, item_id: str, reason: StopReason) -> None:
+        held = self.launches.get(item_id)
+        if held is None or held.launch.is_unwanted:
             return
-        held.launch.stop_requested = True
+        held.launch.stop = reason
         held.stop.set()
         if held.launch.stage is Stage.STARTED:
             await self._context.journal.record(held.launch)
             self._look[held.launch.resource].set()
 
     async def _tell_status(self) -> None:
-        status = "RUNNING" if self._active() else "POLLING"
-        if status != self._status:
-            await operations.set_status(self._context.server, self._context.identity.agent_id, status)
-            self._status = status
+        """Keep the server told whether there is work, at most once a second."""
+        told = ""
+        while True:
+            status = "RUNNING" if self.launches.jobs() else "POLLING"
+            if status != told:
+                try:
+                    await operations.set_status(self._context.server, self._context.identity.agent_id, status)
+                    told = status
+                except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
+                    log.debug("cannot tell the status", error=str(error))
+            await asyncio.sleep(STATUS_SECONDS)
 
-    # --- one launch --------------------------------------------------------------------------------------------------
-
-    def _take(self, launch: Launch) -> None:
-        held = Held(launch)
-        self._held[launch.item_id] = held
-        self._spawn(self._drive(held))
-
-    async def _drive(self, held: Held) -> None:
-        """Bring a launch to its start, from wherever it stands; what goes wrong ends that one launch."""
-        launch = held.launch
-        structlog.contextvars.bind_contextvars(item=launch.item_id, attempt=launch.attempt, queue=launch.queue)
-        try:
-            if launch.stage is Stage.CLAIMED and not await claim.acknowledge(self._context, launch):
-                await self._forget(held)
-                return
-            if launch.stage in {Stage.PREPARING, Stage.STARTING}:
-                await self._bring_up(held)
-            if launch.stage is Stage.STARTED:
-                held.streaming = self._spawn(self._stream_log(launch))
-                self._look[launch.resource].set()
-            elif launch.stage is Stage.ENDED:
-                await self._settle(held)
-        except NoLongerOurs as error:
-            log.warning("let go of the launch", reason=str(error))
-            await self._forget(held)
-        except LaunchStopped as error:
-            await self._end_early(held, End(Outcome.STOPPED, str(error)))
-        except LaunchFailed as error:
-            await report.keep_evidence(self._context, launch, error.log or str(error).encode())
-            await self._end_early(held, End(Outcome.FAILED, str(error), stage=error.stage))
-        except LaunchbayError as error:
-            await self._end_early(held, End(Outcome.FAILED, str(error), reason=error.code))
-        except Exception as error:  # the supervisor of one launch: a bug ends this item, never the daemon
-            log.exception("launch failed by a bug")
-            message = f"The agent failed with {type(error).__name__}: {error}. Its log has the stack trace."
-            await self._end_early(held, End(Outcome.FAILED, message, reason="agent_bug"))
-
-    async def _bring_up(self, held: Held) -> None:
-        launch, context = held.launch, self._context
-
-        async def tell(what: str) -> None:
-            log.info(what)
-            if context.facts.is_launchbay:
-                held.progress_told = True
-                await context.server.persist(
-                    lambda: operations.tell_progress(
-                        context.server, launch.item_id, context.identity.agent_id, "preparing", what
-                    ),
-                    doing="telling progress",
-                )
-
-        async def make_ready() -> tuple[Resolved, StartRequest]:
-            resolved = await context.server.persist(lambda: resolve(context, launch, tell), doing="resolving the job")
-            return resolved, await prepare(context, launch, resolved, tell)
-
-        resolved, request = await _unless(held.stop, make_ready())
-        launch.resource = resolved.spec.resource
-        # From here on a stop goes through the backend: a start that was cut short might have happened all the same.
-        await start(context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told)
-        log.info("started", run=launch.run_id)
-
-    async def _end_early(self, held: Held, end: End) -> None:
-        """End a launch that the backend never had, or that it refused."""
-        log.warning("launch ended before its start", outcome=end.outcome, reason=end.message)
-        held.launch.end = end
-        held.launch.move(Stage.ENDED)
-        await self._settle(held)
-
-    async def _settle(self, held: Held) -> None:
-        """Write the end down, free the place, tell the server, and only then forget."""
-        launch = held.launch
-        structlog.contextvars.bind_contextvars(item=launch.item_id, attempt=launch.attempt, queue=launch.queue)
-        self._capacity.changed()
-        await self._context.journal.record(launch)
-        if held.streaming:
-            held.streaming.cancel()
-            await asyncio.wait([held.streaming])
-        await report.report(self._context, launch)
-        await self._forget(held)
-
-    async def _stream_log(self, launch: Launch) -> None:
-        backend = self._context.backends[launch.resource]
-        if not self._context.facts.is_launchbay or launch.handle is None:
-            return
-        await asyncio.sleep(LOG_AFTER_SECONDS)
-        async for chunk in backend.logs(launch.handle, launch.log_offset, follow=True):
-            await report.send_log(self._context, launch, chunk.offset, chunk.data)
-            await asyncio.sleep(LOG_PAUSE_SECONDS)
-
-    async def _forget(self, held: Held) -> None:
-        """Remove every trace of a launch from this machine."""
-        await tidy(self._context, held.launch)
-        await self._context.journal.forget(held.launch)
-        self._held.pop(held.launch.item_id, None)
-        self._capacity.changed()
-
-    def _active(self) -> int:
-        """Return how many jobs are held; schedulers are none."""
-        return self._count(schedulers=False)
-
-    def _may_schedule(self) -> bool:
-        limit = self._context.config.max_schedulers
-        return limit == -1 or self._count(schedulers=True) < limit
-
-    def _count(self, *, schedulers: bool) -> int:
-        return sum(
-            held.launch.stage is not Stage.ENDED and held.launch.is_scheduler is schedulers
-            for held in self._held.values()
-        )
+    # --- tasks -------------------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that belongs to this daemon: it is kept, and its failure is told."""
@@ -345,16 +347,12 @@ class Daemon:
             log.error("a task of the daemon failed", exc_info=error)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work unless a stop is asked for; then it is cancelled, and `LaunchStopped` raised when it has let go."""
-    working = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
+async def _any_of(*events: asyncio.Event, within: float | None = None) -> bool:
+    """Wait until one of the events is set, or the time (in seconds) is over; returns whether one is."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise LaunchStopped("The launch was stopped on request, before it was running.")
-        return working.result()
+        await asyncio.wait(waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stopped.cancel()
-        working.cancel()
-        await asyncio.gather(working, stopped, return_exceptions=True)
+        for task in waiting:
+            task.cancel()
+    return any(event.is_set() for event in events)

@@ -4,6 +4,7 @@ A `LaunchFailed` ends one item. A `ControlPlaneUnavailable` is tried again and n
 bug: it ends one item too, with a stack trace in the log, and never the daemon.
 """
 
+from agent.launch import Cause
 from protocol.errors import LaunchbayError
 
 
@@ -12,12 +13,24 @@ class LaunchFailed(LaunchbayError):
 
     code = "launch_failed"
 
-    def __init__(self, message: str, *, log: bytes = b"", stage: str = "agent") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        log: bytes = b"",
+        stage: str = "agent",
+        reason: str = "launch_failed",
+        cause: Cause = Cause.WORKLOAD,
+    ) -> None:
         super().__init__(message)
         self.log = log
         """Evidence, attached to the item."""
         self.stage = stage
         """The protocol's word for where it failed: agent, build or run."""
+        self.reason = reason
+        """For machines."""
+        self.cause = cause
+        """Who is at fault, and so whether it is tried again."""
 
 
 class LaunchStopped(LaunchbayError):

@@ -7,28 +7,30 @@ run alone, is not written.
 
 import asyncio
 import fcntl
-import json
 import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import orjson
+import structlog
 
 from agent.errors import StateFolderInUse
-from agent.launch import End, Launch, Outcome, Stage
-from backends.base import Handle
+from agent.launch import Assigned, Cause, End, Launch, Outcome, Stage, StopReason
 from protocol.launch_spec import without_api_key
 
 T = TypeVar("T")
 
+AGAIN_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (base_url TEXT, entity TEXT, agent_id TEXT, agent_name TEXT);
-CREATE TABLE IF NOT EXISTS launches (
-    item_id TEXT PRIMARY KEY, attempt INTEGER, queue TEXT, spec TEXT, run_id TEXT, stage TEXT, resource TEXT,
-    handle TEXT, end TEXT, stop_requested INTEGER, log_offset INTEGER
-) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (item_id TEXT PRIMARY KEY, launch BLOB) WITHOUT ROWID;
 """
 
 
@@ -66,6 +68,8 @@ class Journal:
             raise StateFolderInUse(
                 f"Another agent is using the state folder {folder}. Stop it, or give this one its own with --state-dir."
             ) from error
+        database = os.open(folder / "journal.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(database)
         connection = sqlite3.connect(folder / "journal.db", check_same_thread=False, isolation_level=None)
         # NORMAL in WAL mode: nothing is lost when the agent is killed.
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
@@ -92,23 +96,19 @@ class Journal:
 
     async def record(self, launch: Launch) -> None:
         """Write down how far a launch has come."""
-        values = _values(launch)
-
-        def work() -> None:
-            marks = ", ".join("?" * len(values))
-            self._connection.execute(f"INSERT OR REPLACE INTO launches VALUES ({marks})", values)  # noqa: S608
-
-        await self._do(work)
+        values = (launch.item_id, _text(launch))
+        await self._write(lambda: self._connection.execute("INSERT OR REPLACE INTO held VALUES (?, ?)", values))
 
     async def forget(self, launch: Launch) -> None:
         """Strike out a launch that has ended and been reported."""
-        await self._do(lambda: self._connection.execute("DELETE FROM launches WHERE item_id = ?", (launch.item_id,)))
+        await self._write(lambda: self._connection.execute("DELETE FROM held WHERE item_id = ?", (launch.item_id,)))
 
     async def launches(self) -> list[Launch]:
         """Return every launch that an earlier agent left."""
 
         def work() -> list[Launch]:
-            return [_launch(row) for row in self._connection.execute("SELECT * FROM launches ORDER BY item_id")]
+            rows = self._connection.execute("SELECT launch FROM held ORDER BY item_id")
+            return [_launch(orjson.loads(text)) for (text,) in rows]
 
         return await self._do(work)
 
@@ -118,42 +118,36 @@ class Journal:
         self._connection.close()
         os.close(self._lock)
 
+    async def _write(self, work: Callable[[], object]) -> None:
+        """Write, as soon as it can be done: no launch may go on that is not written down, and none is lost over it."""
+        while True:
+            try:
+                await self._do(work)
+                return
+            except sqlite3.OperationalError as error:
+                log.error("the journal cannot be written: is the disk full?", error=str(error))
+                await asyncio.sleep(AGAIN_SECONDS)
+
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _values(launch: Launch) -> tuple[str | int | None, ...]:
-    return (
-        launch.item_id,
-        launch.attempt,
-        launch.queue,
-        json.dumps(without_api_key(launch.spec)),  # all the rest is needed as it is, to go on after a restart
-        launch.run_id,
-        launch.stage,
-        launch.resource,
-        launch.handle,
-        json.dumps(asdict(launch.end)) if launch.end else None,
-        int(launch.stop_requested),
-        launch.log_offset,
-    )
+def _text(launch: Launch) -> bytes:
+    # All of the spec but the key is needed as it is, to go on after a restart.
+    return orjson.dumps(replace(launch, spec=without_api_key(launch.spec)))
 
 
-def _launch(row: tuple[str, int, str, str, str, str, str, str | None, str | None, int, int]) -> Launch:
-    item_id, attempt, queue, spec, run_id, stage, resource, handle, end, stop_requested, log_offset = row
-    return Launch(
-        item_id=item_id,
-        attempt=attempt,
-        queue=queue,
-        spec=json.loads(spec),
-        run_id=run_id,
-        stage=Stage(stage),
-        resource=resource,
-        handle=Handle(handle) if handle is not None else None,
-        end=_end(json.loads(end)) if end else None,
-        stop_requested=bool(stop_requested),
-        log_offset=log_offset,
-    )
-
-
-def _end(raw: dict[str, str | int | None]) -> End:
-    return End(**{**raw, "outcome": Outcome(raw["outcome"])})  # type: ignore[arg-type]
+def _launch(values: dict[str, Any]) -> Launch:
+    """Read a launch as this or an earlier version wrote it: what a later version added is ignored after a downgrade."""
+    known = {field.name for field in fields(Launch)}
+    launch = Launch(**{name: value for name, value in values.items() if name in known})
+    launch.stage = Stage(launch.stage)
+    launch.stop = StopReason(launch.stop) if launch.stop else None
+    end: dict[str, Any] | None = values.get("end")
+    if end:
+        launch.end = End(**end)
+        launch.end = replace(launch.end, outcome=Outcome(launch.end.outcome), cause=Cause(launch.end.cause))
+    assigned: dict[str, Any] | None = values.get("assigned")
+    if assigned:
+        launch.assigned = Assigned(tuple(assigned["gpus"]), assigned["cpus"], assigned["memory"])
+    return launch

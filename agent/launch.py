@@ -23,15 +23,18 @@ class Stage(StrEnum):
     """Everything is ready; the backend may or may not have been asked to start it."""
     STARTED = "started"
     """The backend has it."""
+    RETRYING = "retrying"
+    """An attempt has failed and another is due at `not_before`. The handle is the failed attempt's, until tidied up."""
     ENDED = "ended"
     """It is over, and the server may not know yet."""
 
 
 MOVES: dict[Stage, frozenset[Stage]] = {
     Stage.CLAIMED: frozenset({Stage.PREPARING, Stage.ENDED}),
-    Stage.PREPARING: frozenset({Stage.STARTING, Stage.ENDED}),
-    Stage.STARTING: frozenset({Stage.STARTED, Stage.ENDED}),
-    Stage.STARTED: frozenset({Stage.ENDED}),
+    Stage.PREPARING: frozenset({Stage.STARTING, Stage.RETRYING, Stage.ENDED}),
+    Stage.STARTING: frozenset({Stage.STARTED, Stage.RETRYING, Stage.ENDED}),
+    Stage.STARTED: frozenset({Stage.RETRYING, Stage.ENDED}),
+    Stage.RETRYING: frozenset({Stage.PREPARING, Stage.ENDED}),
     Stage.ENDED: frozenset(),
 }
 """Every legal move."""
@@ -47,9 +50,35 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+class Cause(StrEnum):
+    """Who or what is at fault for a failure. Each has a retry budget of its own."""
+
+    WORKLOAD = "workload"
+    """The job itself: its exit code, its specification, its requirements."""
+    PREEMPTED = "preempted"
+    """The platform took the place away."""
+    NODE_LOST = "node_lost"
+    """The place is gone, and the job with it."""
+    INFRASTRUCTURE = "infrastructure"
+    """The platform could not run it: refused, out of resources, not started in time."""
+    CONTROL_PLANE = "control_plane"
+    """The server did not do its part."""
+
+
+class StopReason(StrEnum):
+    """Why a launch is to be stopped."""
+
+    REQUEST = "request"
+    """Somebody asked for it."""
+    START_TIMEOUT = "timeout:start"
+    RUN_TIMEOUT = "timeout:run"
+    DRAIN = "drain"
+    """The agent was told twice to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a launch, as far as the agent knows it."""
+    """The end of a launch, or of one attempt, as far as the agent knows it."""
 
     outcome: Outcome
     message: str
@@ -58,6 +87,19 @@ class End:
     reason: str = ""
     stage: str = "agent"
     """The protocol's word for where a failure lies: agent, build or run."""
+    cause: Cause = Cause.WORKLOAD
+    """Means something only where the outcome is not finished or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """What of this machine a launch has been given, and nobody else has."""
+
+    gpus: tuple[str, ...] = ()
+    """Ids as the inventory has them."""
+    cpus: float = 0
+    memory: int = 0
+    """Bytes."""
 
 
 @dataclass(slots=True)
@@ -72,13 +114,27 @@ class Launch:
     run_id: str
     """Of the spec, or chosen here before the item is acknowledged."""
     stage: Stage = Stage.CLAIMED
+    agent_id: str = ""
+    """Who claimed it, as the server knows this agent; empty if an earlier version did not write it down."""
+    claimed_at: float = 0
+    """Seconds since the epoch."""
+    since: float = 0
+    """When it came into its stage, in seconds since the epoch."""
     resource: str = ""
     """The backend that holds it, once it is known."""
     handle: Handle | None = None
+    assigned: Assigned | None = None
+    """None until it was given its place on this machine, and where the agent does not manage that."""
     end: End | None = None
-    stop_requested: bool = False
+    stop: StopReason | None = None
+    tries: dict[str, int] = field(default_factory=dict[str, int])
+    """How many retries each cause has had."""
+    not_before: float = 0
+    """When the next attempt is due, in seconds since the epoch."""
+    log_base: int = 0
+    """Where the output of this attempt begins in that of the launch, in bytes."""
     log_offset: int = 0
-    """How much of the output the server already has, in bytes."""
+    """How much of this attempt's output the server already has, in bytes."""
 
     @property
     def name(self) -> str:
@@ -86,9 +142,24 @@ class Launch:
         return names.launch_name(self.item_id, self.attempt)
 
     @property
+    def log_fields(self) -> dict[str, str | int]:
+        """What stands on every log line about it."""
+        return {"item": self.item_id, "attempt": self.attempt, "queue": self.queue}
+
+    @property
     def is_scheduler(self) -> bool:
         """Whether it is a sweep's scheduler, which does not count as a job."""
         return is_scheduler_spec(self.spec)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether somebody wants it stopped for good; one that has had its time may yet be tried again."""
+        return self.stop in {StopReason.REQUEST, StopReason.DRAIN}
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it takes one of the places that `max_jobs` limits: not while it waits for a retry, not once over."""
+        return self.stage not in {Stage.RETRYING, Stage.ENDED}
 
     def move(self, stage: Stage) -> None:
         """Go on to a stage; moving back, or past a stage, is a bug."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.control_plane import ControlPlane
-from agent.errors import ControlPlaneRefused
+from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
 from agent.launch import End, Launch
 from protocol.json_types import JsonObject, dig
 from protocol.names import QUEUE_PROJECT, run_storage_id
@@ -67,6 +67,21 @@ async def queue_ids(server: ControlPlane, entity: str) -> dict[str, str]:
     if data["project"] is None:
         return {}
     return {queue["name"]: queue["id"] for queue in data["project"]["runQueues"]}
+
+
+async def queue_resources(server: ControlPlane, entity: str) -> dict[str, str]:
+    """Return by name the resources of an entity's queues. Only a Launchbay server tells them."""
+    data = await server.ask(
+        """query QueueResources($entity: String!, $project: String!) {
+             project(entityName: $entity, name: $project) { runQueues { name defaultResourceConfig { resource } } }
+           }""",
+        entity=entity,
+        project=QUEUE_PROJECT,
+    )
+    queues: list[dict[str, Any]] = dig(data, "project", "runQueues") or []
+    return {
+        queue["name"]: queue["defaultResourceConfig"]["resource"] for queue in queues if queue["defaultResourceConfig"]
+    }
 
 
 async def register(
@@ -183,6 +198,38 @@ async def tell_progress(server: ControlPlane, item_id: str, agent_id: str, statu
         input={"runQueueItemId": item_id, "launchAgentId": agent_id, "status": status, "message": message},
     )
     return bool(data["updateRunQueueItemStatus"]["success"])
+
+
+async def release(server: ControlPlane, item_id: str, agent_id: str) -> bool:
+    """Hand an item back to a Launchbay server that has not been started; False: it was not ours to give, or has."""
+    data = await server.ask(
+        """mutation ReleaseRunQueueItem($input: ReleaseRunQueueItemInput!) {
+             releaseRunQueueItem(input: $input) { success }
+           }""",
+        input={"runQueueItemId": item_id, "launchAgentId": agent_id},
+    )
+    return bool(data["releaseRunQueueItem"]["success"])
+
+
+async def adopt(server: ControlPlane, item_id: str, run_id: str, agent_id: str) -> JsonObject | None:
+    """Ask a Launchbay server for the item of a launch that was found on a platform; returns its launch spec.
+
+    None: the item is over, deleted, or meant for another run by now, so that the launch is an orphan. Raises
+    `ControlPlaneUnavailable` while another agent holds the item that may be at work: ask again, and stop nothing.
+    """
+    data = await server.ask(
+        """mutation AdoptRunQueueItem($input: AdoptRunQueueItemInput!) {
+             adoptRunQueueItem(input: $input) { success runSpec heldBy }
+           }""",
+        input={"runQueueItemId": item_id, "runName": run_id, "launchAgentId": agent_id},
+    )
+    adopted = data["adoptRunQueueItem"]
+    if adopted["heldBy"] is not None:
+        raise ControlPlaneUnavailable(
+            f"Item {item_id} is with agent {adopted['heldBy']}, which may be at work: it was heard of lately, or the "
+            "server has just been started."
+        )
+    return adopted["runSpec"] if adopted["success"] else None
 
 
 async def wait_for_orders(

@@ -6,20 +6,25 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent import policy
 from agent.context import AgentContext
 from agent.environments import Requirements
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Stage
-from agent.render import render_resource_args
+from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved, Tell
 from backends.base import Backend, StartRequest
 from protocol.command import launch_command
 from protocol.launch_spec import LaunchSpec, is_scheduler
 from protocol.run_environment import run_environment
 
+GPU_VARIABLES = frozenset(
+    {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
+)
 HARMLESS_VARIABLES = frozenset(
     {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
-    | {"CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
+    | {"CUDA_HOME"}
+    | GPU_VARIABLES
     | {"REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"}
 )
 """What a job on this machine may see of the agent's environment: nothing that could be a secret."""
@@ -33,7 +38,7 @@ SCHEDULER_REQUIREMENTS = "wandb[launch]\n"
 def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
     """Return the backend of the spec's resource; `LaunchFailed` if this agent does not serve it."""
     backend = context.backends.get(spec.resource)
-    if backend is None or not (spec.resource in context.config.resources or is_scheduler(spec)):
+    if backend is None or not (spec.resource in context.config.resources or policy.is_sweep_command(spec)):
         served = ", ".join(sorted(context.config.resources)) or "none"
         raise LaunchFailed(f"This agent does not serve resource {spec.resource!r}; it serves: {served}.")
     return backend
@@ -42,8 +47,12 @@ def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
 async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> StartRequest:
     """Make everything ready that the start needs. Raises `SpecError` or `LaunchFailed`."""
     spec = resolved.spec
-    if context.config.secure_mode and spec.overrides.entry_point:
-        raise LaunchFailed("This agent runs in secure_mode: an item may not override the entry point.")
+    readable = macro_environment(context.process_environment, context.config.policy.macro_environment)
+    resource_args = render_resource_args(
+        spec, launch.run_id, resolved.image, is_rendered=context.facts.is_launchbay, environment=readable
+    )
+    queue_resource = context.queue_resources.get(launch.queue)
+    policy.check(context.config, spec, resolved.job, resource_args, resolved.image, queue_resource)
     backend = backend_for(context, spec)
     command = launch_command(spec, resolved.job)
     if resolved.image and not backend.capabilities.runs_images:
@@ -73,9 +82,13 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
             "item": launch.item_id,
             "attempt": str(launch.attempt),
             "agent": context.identity.agent_name,
+            "owner": context.owner,
+            "queue": launch.queue,
+            "entity": spec.entity,
+            "project": spec.project,
             "run": launch.run_id,
         },
-        resource_args=render_resource_args(spec, launch.run_id, resolved.image, is_rendered=context.facts.is_launchbay),
+        resource_args=resource_args,
     )
 
 

@@ -6,6 +6,7 @@ there the agent looks whether the run ever started, and fails the item if it did
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import structlog
 
@@ -13,12 +14,17 @@ from agent import operations
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused
 from agent.launch import End, Launch, Outcome
+from agent.redaction import SECRETS
 from backends.base import BackendUnavailable
 
 log = structlog.get_logger(__name__)
 
 EVIDENCE_BYTES = 256 * 1024
 """How much of the end of the output is attached to a failed item."""
+LAST_LINES = 10
+LAST_CHARS = 500
+LAST_BYTES = 16 * 1024
+"""What of that stands on the item itself."""
 RUN_GRACE_SECONDS = (0, 1, 3, 7)
 """A server that is not ours may see a run a moment after the job has ended."""
 EVIDENCE_FILE = "error.log"
@@ -26,16 +32,18 @@ EVIDENCE_FILE = "error.log"
 
 async def report(context: AgentContext, launch: Launch) -> None:
     """Tell the server about the end of a launch. Returns when it knows; a refusal is logged, as that is final."""
-    end = launch.end
-    assert end is not None
+    assert launch.end is not None
+    end = replace(launch.end, message=SECRETS.text(launch.end.message))
     try:
         if context.facts.is_launchbay:
             state = await _finish(context, launch, end)
             log.info("launch ended", outcome=end.outcome, item_state=state, exit_code=end.exit_code)
         elif await _never_started(context, launch):
-            files = await _attach_evidence(context, launch)
+            evidence = await _evidence(context, launch)
+            files = await _attach(context, launch, evidence)
+            told = replace(end, message=_with_last_lines(end.message, evidence))
             await context.server.persist(
-                lambda: operations.fail(context.server, launch.item_id, end, files), doing="failing the item"
+                lambda: operations.fail(context.server, launch.item_id, told, files), doing="failing the item"
             )
     except ControlPlaneRefused as error:
         log.error("the server does not take the end of the launch", reason=str(error))
@@ -47,7 +55,7 @@ async def keep_evidence(context: AgentContext, launch: Launch, content: bytes) -
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(SECRETS.data(content))
 
     await asyncio.to_thread(write)
 
@@ -57,7 +65,9 @@ async def _finish(context: AgentContext, launch: Launch, end: End) -> str:
     try:
         await deliver_log(context, launch)
         if end.outcome is not Outcome.FINISHED:
-            files = await _attach_evidence(context, launch)
+            evidence = await _evidence(context, launch)
+            files = await _attach(context, launch, evidence)
+            end = replace(end, message=_with_last_lines(end.message, evidence))
     except ControlPlaneRefused as error:
         # The end must be told, with its log or without.
         log.warning("the server does not take the log", reason=str(error))
@@ -74,9 +84,11 @@ async def deliver_log(context: AgentContext, launch: Launch) -> None:
 
 
 async def send_log(context: AgentContext, launch: Launch, offset: int, data: bytes) -> None:
-    """Send a piece of the output; sending it again does no harm, as every piece says where it belongs."""
+    """Send a piece of an attempt's output. Sending it again does no harm, as every piece says where it belongs."""
     await context.server.persist(
-        lambda: context.server.request("POST", "/launchbay/item-log", data=data, item=launch.item_id, offset=offset),
+        lambda: context.server.request(
+            "POST", "/launchbay/item-log", data=data, item=launch.item_id, offset=launch.log_base + offset
+        ),
         doing="sending the log",
     )
     launch.log_offset = offset + len(data)
@@ -87,7 +99,7 @@ async def _output(context: AgentContext, launch: Launch, since: int) -> AsyncGen
     backend = context.backends.get(launch.resource)
     if launch.handle is not None and backend is not None:
         try:
-            async for chunk in backend.logs(launch.handle, since):
+            async for chunk in SECRETS.chunks(backend.logs(launch.handle, since)):
                 yield chunk.offset, chunk.data
         except BackendUnavailable as error:
             log.warning("the output cannot be read", error=str(error))
@@ -105,11 +117,27 @@ async def _kept_evidence(context: AgentContext, launch: Launch) -> bytes:
         return b""
 
 
-async def _attach_evidence(context: AgentContext, launch: Launch) -> list[str]:
-    """Upload the end of the output, where the protocol keeps it; returns its path among the agent's run files."""
+async def _evidence(context: AgentContext, launch: Launch) -> bytes:
+    """Return the end of the output."""
     content = b""
-    async for _, data in _output(context, launch, 0):
+    # A Launchbay server has been given all of it by now, so that we know how much there is.
+    async for _, data in _output(context, launch, max(0, launch.log_offset - EVIDENCE_BYTES)):
         content = (content + data)[-EVIDENCE_BYTES:]
+    return content
+
+
+def _with_last_lines(message: str, evidence: bytes) -> str:
+    """Return what happened and, below it, the last lines of the output: mostly they say why."""
+    text = evidence[-LAST_BYTES:].decode(errors="replace")
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]  # a progress bar is one line
+    last = [line[:LAST_CHARS] for line in lines if line][-LAST_LINES:]
+    if not last or message in text:
+        return message
+    return "\n".join([f"{message} Last lines:", *(f"    {line}" for line in last)])
+
+
+async def _attach(context: AgentContext, launch: Launch, content: bytes) -> list[str]:
+    """Upload the evidence, where the protocol keeps it; returns its path among the agent's run files."""
     if not content:
         return []
     name = f"{launch.item_id}/error/{EVIDENCE_FILE}"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -34,7 +34,7 @@ class Resolved:
 
 async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved:
     """Find everything that the spec names. Raises `SpecError`, `JobFileError` or `LaunchFailed`."""
-    spec = parse_launch_spec(launch.spec)
+    spec = replace(parse_launch_spec(launch.spec), resume_count=launch.attempt - 1)
     if spec.api_key == REDACTED and launch.stage is Stage.PREPARING:
         raise LaunchFailed(
             "The agent was restarted while it prepared this launch, and does not keep the API key that came with it. "

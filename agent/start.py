@@ -37,14 +37,15 @@ async def start(
         if not ours:
             raise NoLongerOurs
     if launch.stage is Stage.PREPARING:
-        launch.move(Stage.STARTING)
+        context.move(launch, Stage.STARTING)
     await context.journal.record(launch)
     while True:
         try:
             launch.handle = await backend.start(request)
             break
         except BackendUnavailable as error:
+            context.metrics.backend_unavailable(launch.resource)
             log.warning("the backend is not available", error=str(error), retry_seconds=RETRY_SECONDS)
             await asyncio.sleep(RETRY_SECONDS)
-    launch.move(Stage.STARTED)
+    context.move(launch, Stage.STARTED)
     await context.journal.record(launch)

@@ -27,3 +27,22 @@ async def tidy(context: AgentContext, launch: Launch) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     await asyncio.to_thread(remove)
+
+
+async def tidy_strays(context: AgentContext) -> None:
+    """Remove working folders that belong to no launch held: their launches were forgotten with a lost journal."""
+    held = {launch.launch.name for launch in context.launches}
+
+    def remove() -> None:
+        if not context.work_dir.is_dir():
+            return
+        for path in context.work_dir.iterdir():
+            if path.stem in held:
+                continue
+            log.info("removing what a forgotten launch left", path=str(path))
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    await asyncio.to_thread(remove)

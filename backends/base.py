@@ -2,7 +2,7 @@
 
 A backend is six verbs over handles. It knows nothing of queues, items or the server: the agent hands it a finished
 `StartRequest` and later compares what it holds with what `observe` says. What a backend can or cannot do is told by its
-`Capabilities`, never by its type. One contract suite (`tests/backends/contract.py`) runs against every backend.
+`Capabilities`, never by its type. One contract suite (`backends/testing/contract.py`) runs against every backend.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

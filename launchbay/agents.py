@@ -31,3 +31,10 @@ async def agent_named(server: ControlPlane, entity: str, name: str) -> Mapping[s
             return agent
     known = ", ".join(agent["name"] for agent in agents) or "none"
     raise NotThere(f"Entity {entity!r} has no agent {name!r} at work. It has: {known}.")
+
+
+def shown_status(agent: Mapping[str, Any]) -> str:
+    """Return for people what an agent is doing."""
+    if not agent["isAlive"]:
+        return "SILENT"
+    return f"{agent['agentStatus']}, stopping" if agent["stopPolling"] else agent["agentStatus"]

@@ -7,6 +7,7 @@ from typing import Any
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused
 from launchbay.errors import NotThere
+from protocol.json_types import dig
 from protocol.names import QUEUE_PROJECT
 from protocol.states import ItemState
 
@@ -76,3 +77,15 @@ def run_path(name: str, entity: str) -> tuple[str, str, str]:
     if len(parts) != 3:
         raise NotThere(f"{name!r} is neither an item's id nor a run as [ENTITY/]PROJECT/RUN.")
     return parts[0], parts[1], parts[2]
+
+
+def shown_job(item: Mapping[str, Any]) -> str:
+    """Return for people what an item runs."""
+    spec = item["runSpec"]
+    return dig(spec, "job") or dig(spec, "docker", "docker_image") or dig(spec, "uri") or "-"
+
+
+def shown_reason(item: Mapping[str, Any]) -> str:
+    """Return in a line why an item failed, or why it is not running yet. `launchbay logs` shows all of a failure."""
+    why = item["error"]["message"] if item["error"] else item["waitingReason"] or ""
+    return why.split("\n", 1)[0]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 FILE_COLUMNS = 500
 """Width of a table that goes into a file or a pipe, where it must not be cut to a screen."""
@@ -31,11 +32,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         table.add_column(header, no_wrap=True, overflow="fold")
     table.add_column(headers[-1])
     for line in lines:
-        table.add_row(*("" if cell is None else str(cell) for cell in line))
+        table.add_row(*("" if cell is None else Text(plain(str(cell))) for cell in line))
     console = Console()
     if not console.is_terminal:
         console.width = FILE_COLUMNS
     console.print(table)
+
+
+def plain(text: str) -> str:
+    """Return a text without what a terminal would take for an order: other people's words are in tables."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def ago(moment: str | None, now: datetime | None = None) -> str:

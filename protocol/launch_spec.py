@@ -134,6 +134,12 @@ def without_stray_quotes(args: Sequence[str]) -> tuple[str, ...]:
     return tuple(word[1:-1] if len(word) >= 2 and word[0] == word[-1] == "'" else word for word in args)
 
 
+def api_key_of(raw: JsonObject) -> str:
+    """Return the API key that a spec carries for its run alone; empty if it carries none."""
+    key = raw.get(API_KEY)
+    return key if isinstance(key, str) else ""
+
+
 def without_api_key(raw: JsonObject) -> JsonObject:
     """Return the spec with nothing hidden but the API key that it may carry for its run."""
     return {**raw, API_KEY: REDACTED} if raw.get(API_KEY) else raw

@@ -20,8 +20,12 @@ def expand(value: Json, macros: Mapping[str, str]) -> Json:
     return value
 
 
-def launch_macros(spec: LaunchSpec, run_id: str, image: str | None) -> dict[str, str]:
-    """Return the macros of a launch. What is not known is left out, so that it stays visible."""
+def launch_macros(spec: LaunchSpec, run_id: str, image: str | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the macros of a launch. What is not known is left out, so that it stays visible.
+
+    `environment` are those variables of the agent that may be read here. They never stand in for a macro of our own,
+    known or not.
+    """
     # The stock agent lower-cases the project here. Our runs keep its spelling, and so does what is named after it.
     macros = {
         "project_name": spec.project,
@@ -31,4 +35,4 @@ def launch_macros(spec: LaunchSpec, run_id: str, image: str | None) -> dict[str,
         "author": spec.author,
         "image_uri": image,
     }
-    return {name: value for name, value in macros.items() if value is not None}
+    return {name: value for name, value in {**environment, **macros}.items() if value is not None}

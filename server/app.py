@@ -39,6 +39,7 @@ def build_app(services: Services) -> web.Application:
     app[SERVICES] = services
     app[AUTHENTICATOR] = Authenticator(services)
     app[EXECUTOR] = Executor(load_schema(ALL_RESOLVERS))
+    app.on_shutdown.append(_end_waiting)
     app.router.add_get("/healthz", _health)
     app.router.add_post("/graphql", _graphql)
     app.router.add_post("/files/{entity}/{project}/{run}/file_stream", _filestream)
@@ -82,7 +83,10 @@ async def _context(request: web.Request) -> Context:
         base_url=f"{request.scheme}://{request.host}",
         wait_seconds=_preferred_wait(request.headers.get("Prefer", "")),
         is_gone=lambda: (
-            request.transport is None or request.transport.is_closing() or services.viewers.times_forgotten != rights
+            request.transport is None
+            or request.transport.is_closing()
+            or services.viewers.times_forgotten != rights
+            or services.wakeups.is_closed
         ),
     )
 
@@ -90,6 +94,11 @@ async def _context(request: web.Request) -> Context:
 def _preferred_wait(header: str) -> float:
     match = re.search(r"\bwait=(\d{1,6})\b", header)
     return min(float(match[1]), MAX_WAIT_SECONDS) if match else 0
+
+
+async def _end_waiting(app: web.Application) -> None:
+    """Let everybody go whose answer waits for something to happen: a restart must not wait for them."""
+    app[SERVICES].wakeups.close()
 
 
 async def _json(request: web.Request) -> JsonObject:

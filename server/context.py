@@ -49,6 +49,8 @@ class Services:
     turns: Turns = field(default_factory=Turns)
     curves: Curves = field(default_factory=Curves)
     clock: Callable[[], float] = time.time
+    listening_since: float = field(default_factory=time.time)
+    """When this process started: nobody is silent who has not had the time to speak to it."""
     random: Random = field(default_factory=SystemRandom)
 
 
@@ -98,8 +100,8 @@ class Context:
     """How long the client is willing to wait for an answer that is not there yet (`Prefer: wait=N`, RFC 7240)."""
 
     is_gone: Callable[[], bool] = lambda: False
-    """Whether the client has hung up meanwhile, or its rights may have changed, so that it has to ask again. Nothing
-    may be handed out to it then: it would be lost for a while."""
+    """Whether the client has hung up meanwhile, or has to ask again: its rights may have changed, or this process is
+    about to end. Nothing may be handed out to it then: it would be lost for a while."""
 
     @property
     def now(self) -> float:

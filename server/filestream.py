@@ -17,7 +17,9 @@ from sqlalchemy import Connection, update
 from protocol.json_types import JsonObject
 from server.context import Context
 from server.errors import NotFound
-from server.storage import runs, streams
+from server.storage import queue_items, runs, streams
+from server.storage.agents import RETRYING
+from server.storage.rows import AnyRow
 from server.storage.streams import Line, Stream
 from server.storage.tables import runs as runs_table
 
@@ -64,7 +66,7 @@ async def receive(context: Context, entity: str, project: str, run: str, body: J
     change = await asyncio.to_thread(read, body) if body.get("files") else read(body)
     if change.is_heartbeat:
         row = await database.read(runs.find, entity, project, run)
-        if row is not None and row.started_at is not None and row.ended_at is None and row.end_cause is None:
+        if row is not None and row.started_at is not None and not _has_ended(row):
             context.services.heartbeats.beat(runs_table, row.id, context.now)
             return _answer(row.stop_requested_at)
     return _answer(await database.write(_apply, entity, project, run, change, context.now))
@@ -151,12 +153,7 @@ def _apply(connection: Connection, entity: str, project: str, run: str, change: 
     row = runs.find(connection, entity, project, run)
     if row is None:
         raise NotFound(f"There is no run {entity}/{project}/{run}, or it was deleted.")
-    values: dict[str, Any] = {"heartbeat_at": now, "updated_at": now}
-    if row.started_at is None:
-        values["started_at"] = now
-    if not change.complete and (row.ended_at is not None or row.end_cause is not None):
-        # A late word: it lives after all.
-        values.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
+    values: dict[str, Any] = {"updated_at": now, **_signs_of_life(connection, row, change, now)}
     for stream, part, counter in (
         (Stream.HISTORY, change.history, "history_lines"),
         (Stream.EVENTS, change.events, "event_lines"),
@@ -170,9 +167,33 @@ def _apply(connection: Connection, entity: str, project: str, run: str, change: 
         values["summary"] = change.summary
     if change.events.lines:
         values["system_metrics"] = change.events.lines[-1].content
-    if change.preempting:
-        values["preempting"] = True
-    if change.complete:
-        values.update(ended_at=now, exit_code=change.exit_code or 0, end_cause=None)
     connection.execute(update(runs_table).where(runs_table.c.id == row.id).values(**values))
     return row.stop_requested_at
+
+
+def _signs_of_life(connection: Connection, row: AnyRow, change: Update, now: float) -> dict[str, Any]:
+    """Return what a request says about whether the run is alive.
+
+    A launch that has failed may be tried again. So a failure is the end of its run only when its agent says so; and
+    what is still heard of an attempt that is over is no sign of life of the next one.
+    """
+    failed = change.complete and bool(change.exit_code)
+    item = queue_items.claimed_for(connection, row.id) if failed or row.started_at is None else None
+    if row.started_at is None and item is not None and item.status == RETRYING:
+        return {}
+    signs: dict[str, Any] = {"heartbeat_at": now}
+    if row.started_at is None:
+        signs["started_at"] = now
+    if not change.complete and _has_ended(row):
+        # A late word: it lives after all.
+        signs.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
+    if change.preempting:
+        signs["preempting"] = True
+    if change.complete:
+        is_open = failed and item is not None and queue_items.is_for_its_agent_to_end(item, now)
+        signs.update(ended_at=None if is_open else now, exit_code=change.exit_code or 0, end_cause=None)
+    return signs
+
+
+def _has_ended(row: AnyRow) -> bool:
+    return row.ended_at is not None or row.end_cause is not None or row.exit_code is not None

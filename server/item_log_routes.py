@@ -7,7 +7,7 @@ With `Prefer: wait=N` a reader who is at the end waits for more. `Launchbay-Ende
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from protocol.states import ItemState
 from server import ids
@@ -19,6 +19,15 @@ from server.wakeups import wait
 
 READ_BYTES = 1024 * 1024
 MAX_DIGITS = 15
+
+# Made once, as every piece of output needs it.
+_STATE = (
+    select(run_queue_items.c.state, entities.c.name)
+    .join(run_queues, run_queues.c.id == run_queue_items.c.queue_id)
+    .join(projects, projects.c.id == run_queues.c.project_id)
+    .join(entities, entities.c.id == projects.c.entity_id)
+    .where(run_queue_items.c.id == bindparam("of_item"))
+)
 
 ContextOf = Callable[[web.Request], Awaitable[Context]]
 
@@ -70,13 +79,7 @@ def _number(request: web.Request, name: str) -> int:
 
 def _check(connection: Connection, context: Context, item_id: int) -> bool:
     """Return whether the item has ended; `NotFound` if there is none that the viewer may see."""
-    row = connection.execute(
-        select(run_queue_items.c.state, entities.c.name)
-        .join(run_queues, run_queues.c.id == run_queue_items.c.queue_id)
-        .join(projects, projects.c.id == run_queues.c.project_id)
-        .join(entities, entities.c.id == projects.c.entity_id)
-        .where(run_queue_items.c.id == item_id)
-    ).first()
+    row = connection.execute(_STATE, {"of_item": item_id}).first()
     if row is None or not context.viewer.may_use(row.name):
         raise NotFound("There is no such item, or you may not see it.")
     return ItemState(row.state).is_ended

@@ -17,6 +17,7 @@ class RunFacts:
     heartbeat_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
+    """Without an end: the run has said that it failed, and its agent has not confirmed it, as it may try again."""
     end_cause: RunState | None = None
     """How somebody else, an agent or a user, says that it ended. The run's own last word counts more."""
     preempting: bool = False
@@ -32,6 +33,8 @@ def state_of(facts: RunFacts, now: float) -> RunState:
     if facts.started_at is None:
         return RunState.PENDING
     silent = now - (facts.heartbeat_at or facts.started_at) > HEARTBEAT_TIMEOUT_SECONDS
+    if silent and facts.exit_code is not None:
+        return _own_end(facts)
     if silent:
         return RunState.PREEMPTED if facts.preempting else RunState.CRASHED
     return RunState.PREEMPTING if facts.preempting else RunState.RUNNING

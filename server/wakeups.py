@@ -22,6 +22,8 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._waiting: dict[Topic, dict[asyncio.Event, None]] = {}
+        self.is_closed = False
+        """Whether this process is about to end, so that nobody may sleep any more."""
         self.elsewhere: Callable[[Topic, bool], None] = lambda topic, one: None
         """Told of every wake-up: its topic, and whether one waiter is enough."""
 
@@ -47,6 +49,11 @@ class Wakeups:
         """Wake everybody of this process: something may have been missed."""
         for topic in self._waiting:
             self.notify_here(topic, one=False)
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self.is_closed = True
+        self.notify_all_here()
 
     @contextmanager
     def listening(self, topics: Iterable[Topic]) -> Generator[asyncio.Event]:

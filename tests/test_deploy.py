@@ -1,6 +1,12 @@
 """The files of `deploy/` say what the programs understand."""
 
+import asyncio
+import json
 import re
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +14,56 @@ import click
 import pytest
 import yaml
 
+from agent.status_app import SOCKET
 from launchbay.cli import launchbay as cli
+from launchbay.exits import DRAINED_WITH_WORK, STOPPED_WORK, USAGE
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "launchbay"}
+OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+PROGRAM = "/opt/launchbay/bin/launchbay"
+EXPOSURE = {"agent": 30, "server": 20}
+"""The most that systemd may find exposed, of 100. Jobs run in the agent's sandbox and need more."""
+
+
+def unit(name: str) -> Path:
+    """Return the file of a service's unit."""
+    return ROOT / "deploy" / f"launchbay-{name}.service"
+
+
+def settings(name: str) -> dict[str, list[str]]:
+    """Return what a unit sets; most keys may stand in it several times."""
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", unit(name).read_text(), re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def stage(name: str) -> str:
+    """Return the part of the Dockerfile that makes an image."""
+    return next(part for part in DOCKERFILE.split("\nFROM ") if part.split("\n")[0].endswith(f" AS {name}"))
+
+
+def words_of(instruction: str, image: str) -> list[str]:
+    """Return the words of an instruction in its JSON form."""
+    (found,) = re.findall(rf"^{instruction}[^\[]*(\[.*?\])$", stage(image).replace("\\\n", ""), re.MULTILINE)
+    return json.loads(found)
+
+
+def check_command(words: list[str]) -> None:
+    """Let the command line read its words, and run nothing."""
+    command: click.Command = cli
+    context = command.make_context("launchbay", list(words))
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        _, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, context = found, found.make_context(found.name, list(words), parent=context)
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_a_services_command_is_one(name: str) -> None:
-    command: click.Command = cli
-    words: list[str] = OURS[name]["command"]
-    context = command.make_context("launchbay", list(words))
-    while isinstance(command, click.Group):
-        _, found, words = command.resolve_command(context, words)
-        assert found is not None
-        command, context = found, found.make_context(found.name, list(words), parent=context)
+    check_command(OURS[name]["command"])
 
 
 def test_no_secret_is_in_the_file_or_on_a_command_line() -> None:
@@ -36,9 +76,117 @@ def test_no_secret_is_in_the_file_or_on_a_command_line() -> None:
     assert ":" not in OURS["server"]["environment"]["LAUNCHBAY_DATABASE_URL"].partition("//")[2].partition("@")[0]
 
 
-def test_the_image_holds_every_package() -> None:
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+def test_the_wheel_of_the_images_holds_every_package() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
-    assert packages == set(re.findall(r"^COPY (\w+) /src/\1$", dockerfile, re.MULTILINE))
+    assert packages == set(re.findall(r"^COPY (\w+) /src/\1$", stage("wheel"), re.MULTILINE))
     ignored = (ROOT / ".dockerignore").read_text()
     assert all(f"!{package}\n" in ignored for package in packages)
+
+
+@pytest.mark.parametrize("image", ["agent", "server"])
+def test_an_image_runs_its_command_as_nobody_special(image: str) -> None:
+    check_command(words_of("CMD", image))
+    # A number: Kubernetes cannot know that a name is not root's.
+    assert re.findall(r"^USER (.*)$", stage(image), re.MULTILINE) == ["1000"]
+
+
+@pytest.mark.parametrize(("answer", "healthy"), [("200 OK", True), ("503 Service Unavailable", False), ("", False)])
+async def test_the_agents_image_is_as_healthy_as_its_agent(answer: str, healthy: bool, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(f"HTTP/1.0 {answer}\r\n\r\n".encode() if answer else b"")
+        writer.close()
+
+    state_dir = words_of("CMD", "agent")[-1]
+    assert state_dir in OURS["agent"]["command"]
+    check = words_of("HEALTHCHECK", "agent")
+    assert f"{state_dir}/{SOCKET}" in check[-1]
+    assert check[0] == "python"
+    program = check[-1].replace(f"{state_dir}/", f"{tmp_path}/")
+    async with await asyncio.start_unix_server(reply, tmp_path / SOCKET):
+        asking = await asyncio.create_subprocess_exec(
+            *(sys.executable, *check[1:-1], program), stderr=asyncio.subprocess.DEVNULL
+        )
+        assert (await asking.wait() == 0) is healthy
+    assert asked == [b"GET /livez HTTP/1.0\r\n"]
+
+
+@pytest.mark.parametrize("name", sorted(EXPOSURE))
+def test_a_units_command_is_one(name: str) -> None:
+    (command,) = settings(name)["ExecStart"]
+    program, *words = command.split()
+    assert program == PROGRAM
+    check_command(words)
+
+
+@pytest.mark.parametrize("name", sorted(EXPOSURE))
+def test_systemd_understands_a_unit(name: str, tmp_path: Path) -> None:
+    done = analyze("verify", name, tmp_path)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", sorted(EXPOSURE))
+def test_a_unit_is_hardened(name: str, tmp_path: Path) -> None:
+    done = analyze("security", name, tmp_path, "--offline=yes", f"--threshold={EXPOSURE[name]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def analyze(verb: str, name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Ask systemd about a unit whose program is where it is here."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: on Debian, apt-get install systemd")
+    here = Path(sys.executable).with_name("launchbay")
+    copy = folder / unit(name).name
+    copy.write_text(unit(name).read_text().replace(PROGRAM, str(here)))
+    return subprocess.run(
+        ["systemd-analyze", verb, "--no-pager", *options, str(copy)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_server_tells_systemd_when_it_is_ready_and_when_it_ends(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        server = subprocess.Popen(
+            [Path(sys.executable).with_name("launchbay"), "server", "--port", "0", "--data-dir", tmp_path / "data"],
+            env={"NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            assert systemd.recv(100) == b"READY=1"
+        finally:
+            server.terminate()
+        assert systemd.recv(100) == b"STOPPING=1"
+        assert server.wait(30) == 0
+
+
+def test_running_launches_outlive_the_agents_service() -> None:
+    agent = settings("agent")
+    assert agent["KillMode"] == ["process"]
+    assert agent["OOMPolicy"] == ["continue"]
+    # Each of these takes something from processes that go on when the service stops, or from the GPUs' users.
+    takes = {
+        "DynamicUser",
+        "PrivateTmp",
+        "RemoveIPC",
+        "RuntimeDirectory",
+        "PrivateDevices",
+        "ProtectClock",
+        "DeviceAllow",
+    }
+    assert not takes & agent.keys()
+
+
+def test_exit_codes_that_a_unit_names_are_those_of_the_agent() -> None:
+    agent = settings("agent")
+    assert agent["SuccessExitStatus"] == [f"{DRAINED_WITH_WORK} {STOPPED_WORK}"]
+    assert agent["RestartPreventExitStatus"] == [f"{USAGE}"]
+
+
+@pytest.mark.parametrize("name", sorted(EXPOSURE))
+def test_no_secret_is_in_a_unit(name: str) -> None:
+    for variable in settings(name)["Environment"]:
+        assert re.match(r"WANDB_API_KEY_FILE=%d/|PYTHONFAULTHANDLER=", variable)
+    assert settings(name)["LimitCORE"][0].startswith("0")

@@ -225,10 +225,10 @@ def _become_job(request: Request, output: int, report: int, go: int) -> NoReturn
 def _see_to_its_end(pid: int, status: Status, failure: bytes) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     stopped = os.path.exists(STOP_MARKER)
-    if stopped:
-        # What the job started and left behind must not outlive a stop. The job is not reaped yet, so the group is its.
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
+    # What the job started and left behind ends with it, as in a container: nobody would ever stop it, and it would hold
+    # what the next job is given. The job is not reaped yet, so the group is its.
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     why: dict[str, str] = json.loads(failure) if failure and failure != READY else {}
     status.update(

@@ -16,8 +16,7 @@ from launchbay.wire import default_entity, with_server
 from protocol import templates
 from protocol.json_types import Json, dig
 from protocol.names import QUEUE_PROJECT
-
-RESOURCES = ("local-process", "local-container", "kubernetes", "sagemaker", "gcp-vertex")
+from protocol.resources import RESOURCES
 
 entity_option = click.option("-e", "--entity", help="Owner of the queue. Default: the API key's user.")
 
@@ -33,7 +32,14 @@ def command() -> None:
 @command.command()
 @click.argument("name")
 @entity_option
-@click.option("-r", "--resource", type=click.Choice(RESOURCES), default="local-process", show_default=True)
+@click.option(
+    "-r",
+    "--resource",
+    metavar="NAME",
+    default="local-process",
+    show_default=True,
+    help=f"Where its launches run: {', '.join(RESOURCES)}, or a backend of your own.",
+)
 @click.option(
     "-c",
     "--config",

@@ -1,12 +1,14 @@
 """`launchbay server`: the control plane."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
 import click
 import uvloop
 
+from agent.service_manager import service_manager
 from launchbay.logs import configure_logging
 from server.start import ServerSettings, running
 
@@ -47,7 +49,9 @@ async def serve(settings: ServerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings) as url:
+    async with service_manager(os.environ) as manager, running(settings) as url:
+        manager.ready()
         click.echo(f"Serving on {url}")
         click.echo(f"The first user's API key is in {settings.data_dir / 'admin-api-key'}")
         await stop.wait()
+        manager.stopping()

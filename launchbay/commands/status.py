@@ -6,11 +6,10 @@ from typing import Any
 import click
 
 from agent.control_plane import ControlPlane
-from launchbay.agents import agents_of
-from launchbay.items import queues_with_items
+from launchbay.agents import agents_of, shown_status
+from launchbay.items import queues_with_items, shown_job, shown_reason
 from launchbay.output import ago, json_option, print_json, print_table
 from launchbay.wire import default_entity, with_server
-from protocol.json_types import dig
 
 
 @click.command()
@@ -30,7 +29,7 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
         return
     print_table(
         ("AGENT", "HOST", "STATUS", "SEEN"),
-        [(agent["name"], agent["hostname"], _status(agent), ago(agent["heartbeatAt"])) for agent in agents],
+        [(agent["name"], agent["hostname"], shown_status(agent), ago(agent["heartbeatAt"])) for agent in agents],
         empty="No agents. Start one: launchbay agent -q QUEUE",
     )
     click.echo()
@@ -40,20 +39,14 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
             queue["name"],
             item["state"],
             ago(item["createdAt"]),
-            _job(item),
+            shown_job(item),
             item["associatedRunId"],
-            _why(item),
+            shown_reason(item),
         )
         for queue in queues
         for item in _flat(queue)["items"]
     ]
     print_table(("ITEM", "QUEUE", "STATE", "AGE", "JOB", "RUN", "WHY"), rows, empty="No items.")
-
-
-def _status(agent: Mapping[str, Any]) -> str:
-    if not agent["isAlive"]:
-        return "SILENT"
-    return f"{agent['agentStatus']}, stopping" if agent["stopPolling"] else agent["agentStatus"]
 
 
 def _flat(queue: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,14 +55,3 @@ def _flat(queue: Mapping[str, Any]) -> dict[str, Any]:
         "waiting": queue["pendingCount"],
         "items": [edge["node"] for edge in queue["runQueueItems"]["edges"]],
     }
-
-
-def _job(item: Mapping[str, Any]) -> str:
-    spec = item["runSpec"]
-    return dig(spec, "job") or dig(spec, "docker", "docker_image") or dig(spec, "uri") or "-"
-
-
-def _why(item: Mapping[str, Any]) -> str:
-    if item["error"]:
-        return str(item["error"]["message"])
-    return item["waitingReason"] or ""

@@ -159,6 +159,69 @@ def _ensure_run(connection: Connection, item: AnyRow, spec: dict[str, Any], now:
     )
 
 
+@resolvers.field("Mutation", "releaseRunQueueItem")
+async def release(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Hand an item back that its agent has not started; if somebody wants it stopped, that is its end.
+
+    Doing it again is a success, too, as long as nobody else has taken the item.
+    """
+    context = info.context
+    agent_id = ids.decode("LaunchAgent", input["launchAgentId"])
+
+    def work(connection: Connection) -> tuple[bool, int | None]:
+        row = _visible(connection, context, input["runQueueItemId"])
+        stored = ItemState(row.state)
+        if row.agent_id != agent_id or stored.is_ended:
+            was_before = (ItemState.PENDING, None), (ItemState.STOPPED, agent_id)
+            return (stored, row.agent_id) in was_before, None
+        if _has_started(row, context.now):
+            return False, None
+        if _is_unwanted(row):
+            error = _problem({"message": "Stopped before it was started.", "stage": "agent"})
+            claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(error))
+            _kill_unstarted(connection, row, context.now)
+            return True, None
+        return claims.release(connection, row.id, agent_id, context.now), row.queue_id
+
+    success, queue_id = await context.services.database.write(work)
+    if queue_id is not None:
+        context.services.wakeups.notify_one(("queue", queue_id))
+    _wake_log_readers(context, input["runQueueItemId"])
+    return {"success": success}
+
+
+@resolvers.field("Mutation", "adoptRunQueueItem")
+async def adopt(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Give a claim to an agent that has found its launch on a platform, unless another agent at work holds it."""
+    context = info.context
+    now = context.now
+    agent_id = ids.decode("LaunchAgent", input["launchAgentId"])
+
+    def work(connection: Connection) -> JsonObject:
+        try:
+            row = _visible(connection, context, input["runQueueItemId"])
+        except NotFound:
+            return {"success": False}
+        agents.must_exist(connection, agent_id, row.project_id)
+        refused = {"success": False, "itemState": queue_items.state(row, now)}
+        went_back = row.state == ItemState.PENDING and row.claimed_at is not None
+        if row.run_name != input["runName"] or not (went_back or row.state == ItemState.CLAIMED):
+            return refused
+        gone = queue_items.holder_is_gone(row, now, context.services.listening_since)
+        if not (went_back or row.agent_id == agent_id or gone):
+            return {**refused, "heldBy": row.agent_name or "unknown"}
+        claims.hand_over(connection, row.id, agent_id, now)
+        # Of two who adopt at once, the second must find the first one at work.
+        agents.note_heard(connection, agent_id, now)
+        adopted = queue_items.by_id(connection, row.id)
+        spec = without_api_key(json.loads(row.launch_spec))
+        return {"success": True, "itemState": queue_items.state(adopted, now), "runSpec": spec}
+
+    answer = await context.services.database.write(work)
+    context.services.wakeups.notify(("agent", agent_id))  # somebody may want it stopped
+    return answer
+
+
 @resolvers.field("Mutation", "failRunQueueItem")
 async def fail(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     """Fail an item for good.
@@ -172,9 +235,8 @@ async def fail(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
     def work(connection: Connection) -> None:
         row = _visible(connection, context, input["runQueueItemId"])
-        run = queue_items.run_state(row, context.now)
-        started = run is not None and run is not RunState.PENDING
-        if ItemState(row.state).is_ended or started or error["message"].startswith(ACK_REFUSED):
+        is_refusal = error["message"].startswith(ACK_REFUSED)
+        if ItemState(row.state).is_ended or _has_started(row, context.now) or is_refusal:
             return
         claims.end(connection, row.id, ItemState.FAILED, context.now, error=json.dumps(error))
         if row.run_id is not None:
@@ -198,6 +260,8 @@ async def finish(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         agent = ids.decode("LaunchAgent", input["launchAgentId"]) if input.get("launchAgentId") else row.agent_id
         if stored.is_ended or agent != row.agent_id:
             return stored
+        if row.run_exit_code is not None:
+            runs.confirm_end(connection, row.run_id)
         state, values = _ending(connection, row, input, context.now)
         claims.end(connection, row.id, state, context.now, exit_code=input.get("exitCode"), **values)
         return state
@@ -213,8 +277,7 @@ def _ending(connection: Connection, row: AnyRow, input: dict[str, Any], now: flo
     message = input.get("message") or input.get("reason") or _UNTOLD[input["state"]]
     error = {"error": json.dumps(_problem({**input, "message": message, "stage": "run"}))}
     if run is None or run is RunState.PENDING:
-        wished = row.stop_requested_at is not None or row.run_stop_requested_at is not None
-        stopped = wished or input["state"] == "stopped"
+        stopped = _is_unwanted(row) or input["state"] == "stopped"
         if row.run_id is not None:
             runs.record_end(connection, row.run_id, "killed" if stopped else "failed", input.get("exitCode"), now)
         return (ItemState.STOPPED if stopped else ItemState.FAILED), error
@@ -244,14 +307,23 @@ async def warn(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
 @resolvers.field("Mutation", "updateRunQueueItemStatus")
 async def update_status(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Note how far an agent says that a launch is; without success if it is not his (any more)."""
-    context = info.context
+    """Note how far an agent says that a launch is; without success if it is not his (any more).
 
+    One that is `retrying` starts the launch once more, under the same item and run: the run's past says nothing about
+    the item any more.
+    """
+    context = info.context
     agent_id = ids.decode("LaunchAgent", input["launchAgentId"]) if input.get("launchAgentId") else None
+    status = input["status"]
+    # It may quote what a program has printed: NUL, too, which PostgreSQL cannot hold.
+    message = (input.get("message") or "").replace("\0", "\ufffd") or None
 
     def work(connection: Connection) -> bool:
         row = _visible(connection, context, input["runQueueItemId"])
-        return claims.note_progress(connection, row.id, agent_id, input["status"], input.get("message"), context.now)
+        is_his = claims.note_progress(connection, row.id, agent_id, status, message, context.now)
+        if is_his and status == agents.RETRYING and row.run_id is not None:
+            runs.await_retry(connection, row.run_id, context.now)
+        return is_his
 
     return {"success": await context.services.database.write(work)}
 
@@ -287,7 +359,7 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
             # Who holds the lease learns of it when he wants to acknowledge.
             error = _problem({"message": "Stopped while it waited in the queue.", "stage": "queue"})
             claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(error))
-            _kill_awaited(connection, json.loads(row.launch_spec), context.now)
+            _kill_unstarted(connection, row, context.now)
             return None
         if ItemState(row.state).is_ended:
             return None
@@ -303,8 +375,12 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     return {"success": True}
 
 
-def _kill_awaited(connection: Connection, spec: JsonObject, now: float) -> None:
-    """End a run that a sweep waits for, now that nobody is going to start it."""
+def _kill_unstarted(connection: Connection, row: AnyRow, now: float) -> None:
+    """End the run of an item, now that nobody is going to start it: the one that somebody had claimed it for, or the
+    one that a sweep waits for."""
+    if row.run_id is not None:
+        runs.record_end(connection, row.run_id, "killed", None, now)
+    spec: JsonObject = json.loads(row.launch_spec)
     name = spec.get("run_id")
     if not name:
         return
@@ -312,6 +388,16 @@ def _kill_awaited(connection: Connection, spec: JsonObject, now: float) -> None:
     run = runs.find(connection, str(spec.get("entity")), project, str(name))
     if run is not None and runs.state(run, now) is RunState.PENDING:
         runs.record_end(connection, run.id, "killed", None, now)
+
+
+def _has_started(row: AnyRow, now: float) -> bool:
+    run = queue_items.run_state(row, now)
+    return run is not None and run is not RunState.PENDING
+
+
+def _is_unwanted(row: AnyRow) -> bool:
+    """Whether somebody wants the launch stopped, by its item or by its run."""
+    return row.stop_requested_at is not None or row.run_stop_requested_at is not None
 
 
 def _wake_log_readers(context: Context, wire_id: str) -> None:

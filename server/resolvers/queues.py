@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from protocol import templates
 from protocol.json_types import JsonObject
+from protocol.resources import check_resource
 from protocol.states import ItemState
 from server import ids, pushing
 from server.context import Context
@@ -22,7 +23,6 @@ from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
 
-RESOURCES = ("local-container", "local-process", "kubernetes", "sagemaker", "gcp-vertex")
 MAX_NAME_CHARS = 64
 
 
@@ -248,8 +248,7 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_config(resource: str, config: str, variables: str | None) -> tuple[str, str]:
-    if resource not in RESOURCES:
-        raise RequestError(f"Resource {resource!r} is not known; use one of: {', '.join(RESOURCES)}.")
+    check_resource(resource)
     parsed = pushing.read_object(config, "The resource config")
     declared = pushing.read_object(variables, "templateVariables")
     known = templates.parse_variables(declared)

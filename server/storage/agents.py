@@ -14,6 +14,11 @@ from server.storage.tables import entities, launch_agents, projects, run_queue_i
 ALIVE_SECONDS = 90.0
 """An agent that was not heard of for longer is taken for dead; a long poll lasts two thirds of it."""
 
+OUR_AGENTS = "launchbay@"
+"""How the versions of agents begin that say how far a launch is, and how it ended."""
+PREPARING, STARTING, RETRYING = "preparing", "starting", "retrying"
+"""What such an agent says of a launch that matters here: only while it prepares one, there is surely nothing of it."""
+
 # Made once, as every claim needs it.
 _OF_PROJECT = select(launch_agents.c.id).where(
     launch_agents.c.id == bindparam("agent"), launch_agents.c.project_id == bindparam("of_project")
@@ -60,6 +65,11 @@ def set_status(connection: Connection, agent_id: int, status: str, now: float) -
     )
 
 
+def note_heard(connection: Connection, agent_id: int, now: float) -> None:
+    """Note at once that an agent was heard of, where others must not take it for dead in the next moment."""
+    connection.execute(update(launch_agents).where(launch_agents.c.id == agent_id).values(heartbeat_at=now))
+
+
 def ask_to_stop(connection: Connection, agent_id: int) -> None:
     """Ask an agent to stop."""
     connection.execute(update(launch_agents).where(launch_agents.c.id == agent_id).values(stop_polling=True))
@@ -87,6 +97,8 @@ def held(connection: Connection, agent_ids: Sequence[int]) -> dict[int, int]:
         .where(
             run_queue_items.c.agent_id.in_(agent_ids),
             run_queue_items.c.state.in_(("LEASED", "CLAIMED")),
+            # One that waits for its next attempt leaves its place to others.
+            func.coalesce(run_queue_items.c.status, "") != RETRYING,
             # Schedulers of sweeps do not count as jobs.
             run_queue_items.c.launch_spec.not_like(f'%"uri": "{SCHEDULER_URI}"%'),
             # Stock agents do not tell the end of an item; its run does.

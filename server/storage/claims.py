@@ -5,8 +5,8 @@ the queue. A lease that ends without an acknowledgement goes back, which is done
 acknowledgement makes it a claim, and a claim stays with its agent until the end is told, or until the agent is gone and
 cannot have started anything.
 
-An item that went back keeps the name of its last holder: if that one speaks up before anybody else took the item, it is
-his again.
+An item that went back by itself keeps the name of its last holder: if that one speaks up before anybody else took the
+item, it is his again. One that its holder has handed back does not: what he had said before counts no more.
 
 States stand in the statements as literals, not as parameters: only then does SQLite see, when it plans, that a partial
 index will do.
@@ -31,15 +31,13 @@ from sqlalchemy import (
 )
 
 from protocol.states import ItemState
-from server.storage.agents import ALIVE_SECONDS
+from server.storage.agents import ALIVE_SECONDS, OUR_AGENTS, PREPARING, STARTING
 from server.storage.rows import AnyRow
 from server.storage.tables import launch_agents, runs
 from server.storage.tables import run_queue_items as items
 
 LEASE_SECONDS = 60.0
 """Agents rely on about a minute."""
-OUR_AGENTS = "launchbay@%"
-"""Versions of agents that say how far a launch is."""
 
 
 def in_state(*states: ItemState) -> ColumnElement[bool]:
@@ -82,8 +80,8 @@ def return_abandoned(connection: Connection, queue_id: int, now: float) -> Seque
     again when it is back. One that does not say is known only by its run, and forgets everything when it dies.
     """
     unstarted = or_(runs.c.id.is_(None), runs.c.heartbeat_at.is_(None), runs.c.heartbeat_at < items.c.claimed_at)
-    reports = launch_agents.c.version.like(OUR_AGENTS)
-    preparing = or_(items.c.status == "preparing", and_(items.c.status.is_(None), reports.is_not(True)))
+    reports = launch_agents.c.version.startswith(OUR_AGENTS)
+    preparing = or_(items.c.status == PREPARING, and_(items.c.status.is_(None), reports.is_not(True)))
     abandoned = (
         select(items.c.id)
         .join(launch_agents, launch_agents.c.id == items.c.agent_id)
@@ -92,9 +90,11 @@ def return_abandoned(connection: Connection, queue_id: int, now: float) -> Seque
         .where(launch_agents.c.heartbeat_at < now - ALIVE_SECONDS, unstarted, preparing)
     )
     stopped = items.c.stop_requested_at.is_not(None)
+    # Said again of the row that is changed: what its agent says at the same moment is not known to the search above.
+    still = and_(in_state(ItemState.CLAIMED), or_(items.c.status == PREPARING, items.c.status.is_(None)))
     returned = (
         update(items)
-        .where(items.c.id.in_(abandoned))
+        .where(items.c.id.in_(abandoned), still)
         .values(
             state=case((stopped, "STOPPED"), else_="PENDING"),
             ended_at=case((stopped, now), else_=None),
@@ -137,16 +137,38 @@ def note_progress(
 
     A claim that went back while he was not heard of is his again, if nobody else has taken it.
     """
-    mine = in_state(ItemState.CLAIMED)
-    if agent_id is not None:
-        went_back = and_(in_state(ItemState.PENDING), items.c.claimed_at.is_not(None))
-        mine = and_(or_(mine, went_back), items.c.agent_id == agent_id)
-    result = connection.execute(
+    values = {"of_item": item_id, "how_far": status, "what": message, "at": now}
+    if agent_id is None:
+        return connection.execute(_NOTE_PROGRESS, values).rowcount > 0
+    return connection.execute(_NOTE_OWN_PROGRESS, {**values, "holder": agent_id}).rowcount > 0
+
+
+def release(connection: Connection, item_id: int, agent_id: int, now: float) -> bool:
+    """Put an item back at its old place that its holder has not started, and nobody holds it; whether it was his."""
+    held = in_state(ItemState.CLAIMED, ItemState.LEASED, ItemState.PENDING)
+    released = (
         update(items)
-        .where(items.c.id == item_id, mine)
-        .values(state="CLAIMED", status=status, status_message=message, updated_at=now)
+        .where(items.c.id == item_id, held, items.c.agent_id == agent_id)
+        .values(
+            state="PENDING",
+            agent_id=None,
+            lease_expires_at=None,
+            claimed_at=None,
+            status=None,
+            status_message=None,
+            updated_at=now,
+        )
     )
-    return result.rowcount > 0
+    return connection.execute(released).rowcount > 0
+
+
+def hand_over(connection: Connection, item_id: int, agent_id: int, now: float) -> None:
+    """Give a claim to an agent that has found its launch on a platform. Who may have it was decided before."""
+    connection.execute(
+        update(items)
+        .where(items.c.id == item_id)
+        .values(state="CLAIMED", agent_id=agent_id, status=STARTING, status_message=None, updated_at=now)
+    )
 
 
 def link_run(connection: Connection, item_id: int, run_id: int) -> None:
@@ -154,13 +176,18 @@ def link_run(connection: Connection, item_id: int, run_id: int) -> None:
     connection.execute(_LINK_RUN, {"of_item": item_id, "for_run": run_id})
 
 
-def end(connection: Connection, item_id: int, state: str, now: float, **values: Any) -> None:
-    """Note that nothing more will happen to an item."""
-    connection.execute(
-        update(items)
-        .where(items.c.id == item_id)
-        .values(state=state, ended_at=now, updated_at=now, lease_expires_at=None, **values)
-    )
+def end(
+    connection: Connection,
+    item_id: int,
+    state: str,
+    now: float,
+    *,
+    exit_code: int | None = None,
+    error: str | None = None,
+) -> None:
+    """Note that nothing more will happen to an item. `error` is JSON: message, stage, filePaths."""
+    values = {"of_item": item_id, "ends_as": state, "at": now, "code": exit_code, "why": error}
+    connection.execute(_END, values)
 
 
 def _next(*, skip_locked: bool) -> Select[tuple[int]]:
@@ -204,6 +231,19 @@ def _acknowledging(allowed: ColumnElement[bool]) -> Update:
     )
 
 
+def _noting(allowed: ColumnElement[bool]) -> Update:
+    return (
+        update(items)
+        .where(items.c.id == bindparam("of_item"), allowed)
+        .values(
+            state="CLAIMED",
+            status=bindparam("how_far"),
+            status_message=bindparam("what"),
+            updated_at=bindparam("at"),
+        )
+    )
+
+
 # Made once: to build a statement and to find its compiled form takes longer than to run it.
 _PUSH: Final = insert(items)
 _TAKE: Final = _taking(_next(skip_locked=False)).returning(items.c.id, items.c.launch_spec)
@@ -224,3 +264,20 @@ _ACKNOWLEDGE_OWN: Final = _acknowledging(
     and_(in_state(ItemState.LEASED, ItemState.PENDING), items.c.agent_id == bindparam("holder"))
 ).returning(items)
 _LINK_RUN: Final = update(items).where(items.c.id == bindparam("of_item")).values(run_id=bindparam("for_run"))
+_NOTE_PROGRESS: Final = _noting(in_state(ItemState.CLAIMED))
+_WENT_BACK: Final = and_(in_state(ItemState.PENDING), items.c.claimed_at.is_not(None))
+_NOTE_OWN_PROGRESS: Final = _noting(
+    and_(or_(in_state(ItemState.CLAIMED), _WENT_BACK), items.c.agent_id == bindparam("holder"))
+)
+_END: Final = (
+    update(items)
+    .where(items.c.id == bindparam("of_item"))
+    .values(
+        state=bindparam("ends_as"),
+        ended_at=bindparam("at"),
+        updated_at=bindparam("at"),
+        lease_expires_at=None,
+        exit_code=bindparam("code"),
+        error=bindparam("why"),
+    )
+)

@@ -1,6 +1,6 @@
 """The output of launches, as bytes by offset: whatever a job wrote, also if it never called `wandb.init`."""
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, literal_column, select
 
 from server.errors import RequestError
 from server.storage.tables import item_log_chunks
@@ -8,15 +8,19 @@ from server.storage.tables import item_log_chunks
 MAX_LOG_BYTES = 64 * 1024 * 1024
 """More than anybody reads of one launch; what comes behind is not kept."""
 
+# Made once, as every launch needs them.
+_LAST = (
+    select(item_log_chunks.c.offset, func.length(item_log_chunks.c.content).label("length"))
+    .where(item_log_chunks.c.item_id == bindparam("of_item"))
+    .order_by(item_log_chunks.c.offset.desc())
+    .limit(literal_column("1"))
+)
+_INSERT = insert(item_log_chunks)
+
 
 def size(connection: Connection, item_id: int) -> int:
     """Return how many bytes of the item's output are here."""
-    last = connection.execute(
-        select(item_log_chunks.c.offset, func.length(item_log_chunks.c.content).label("length"))
-        .where(item_log_chunks.c.item_id == item_id)
-        .order_by(item_log_chunks.c.offset.desc())
-        .limit(1)
-    ).first()
+    last = connection.execute(_LAST, {"of_item": item_id}).first()
     return last.offset + last.length if last else 0
 
 
@@ -31,7 +35,7 @@ def append(connection: Connection, item_id: int, offset: int, content: bytes) ->
         )
     fresh = content[known - offset :][: max(MAX_LOG_BYTES - known, 0)]
     if fresh:
-        connection.execute(insert(item_log_chunks).values(item_id=item_id, offset=known, content=fresh))
+        connection.execute(_INSERT, {"item_id": item_id, "offset": known, "content": fresh})
     return known + len(fresh)
 
 

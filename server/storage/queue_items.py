@@ -24,6 +24,7 @@ from protocol.states import ItemState, RunState
 from server.errors import NotFound
 from server.run_state import RunFacts, state_of
 from server.storage import runs as runs_storage
+from server.storage.agents import ALIVE_SECONDS, OUR_AGENTS
 from server.storage.claims import in_state
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, launch_agents, projects, run_queue_items, run_queues, runs, users
@@ -48,6 +49,7 @@ _FULL = (
         launch_agents.c.name.label("agent_name"),
         launch_agents.c.heartbeat_at.label("agent_heartbeat_at"),
         launch_agents.c.status.label("agent_status"),
+        launch_agents.c.version.label("agent_version"),
         *_RUN_FACTS,
     )
     .join(run_queues, run_queues.c.id == run_queue_items.c.queue_id)
@@ -59,6 +61,9 @@ _FULL = (
 )
 
 _BY_ID = _FULL.where(run_queue_items.c.id == bindparam("item"))
+_CLAIMED_FOR = _FULL.where(run_queue_items.c.run_id == bindparam("run"), in_state(ItemState.CLAIMED)).order_by(
+    run_queue_items.c.id.desc()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,11 @@ def by_id(connection: Connection, item_id: int) -> AnyRow:
     if row is None:
         raise NotFound("There is no such item.")
     return row
+
+
+def claimed_for(connection: Connection, run_id: int) -> AnyRow | None:
+    """Return the claimed item of a run, with its queue, agent and run."""
+    return connection.execute(_CLAIMED_FOR, {"run": run_id}).first()
 
 
 def in_queue(
@@ -111,8 +121,18 @@ def _may_be(wanted: ItemState) -> ColumnElement[bool]:
 def state(row: AnyRow, now: float) -> ItemState:
     """Return what has become of an item.
 
-    A claimed one is as far as its run. So is one that was failed before its run started, and whose run came to life all
-    the same: stock agents fail what they leave behind when they are stopped.
+    A claimed one is as far as its run, but for the end, if that is for its agent to tell.
+    """
+    seen = _seen(row, now)
+    told_later = seen.is_ended and row.state == ItemState.CLAIMED and is_for_its_agent_to_end(row, now)
+    return ItemState.RUNNING if told_later else seen
+
+
+def _seen(row: AnyRow, now: float) -> ItemState:
+    """Return what has become of an item as far as its run shows it.
+
+    One that was failed before its run started, and whose run came to life all the same, is as far as its run, too:
+    stock agents fail what they leave behind when they are stopped.
     """
     stored = ItemState(row.state)
     if stored is ItemState.LEASED and row.lease_expires_at <= now:
@@ -125,19 +145,32 @@ def state(row: AnyRow, now: float) -> ItemState:
     return ItemState.RUNNING if run is RunState.PREEMPTING else ItemState(run.value.upper())
 
 
+def is_for_its_agent_to_end(row: AnyRow, now: float) -> bool:
+    """Whether a claimed item is with an agent that tells the end and is at work: it may try a failed launch again."""
+    return (row.agent_version or "").startswith(OUR_AGENTS) and not holder_is_gone(row, now)
+
+
+def holder_is_gone(row: AnyRow, now: float, listening_since: float = 0) -> bool:
+    """Whether an item's agent has said goodbye, or was not heard of for too long while somebody listened."""
+    heard = max(row.agent_heartbeat_at or 0, listening_since)
+    return row.agent_status == "KILLED" or now - heard > ALIVE_SECONDS
+
+
 def run_state(row: AnyRow, now: float) -> RunState | None:
     """Return the state of an item's run, if it has one: pending, until it was heard of since the item was claimed.
 
-    A run that is resumed has a past, which says nothing about this item.
+    A run that is resumed has a past, which says nothing about this item. What a run has said of its end counts, also if
+    its agent has not confirmed it: whether that is the item's end is for `state` to say.
     """
     if row.run_id is None:
         return None
     if row.claimed_at is None or row.run_heartbeat_at is None or row.run_heartbeat_at < row.claimed_at:
         return RunState.PENDING
+    last_word = row.run_heartbeat_at if row.run_exit_code is not None else None
     facts = RunFacts(
         started_at=row.started_at,
         heartbeat_at=row.run_heartbeat_at,
-        ended_at=row.run_ended_at,
+        ended_at=row.run_ended_at or last_word,
         exit_code=row.run_exit_code,
         end_cause=RunState(row.end_cause) if row.end_cause else None,
         preempting=bool(row.preempting),
@@ -197,9 +230,10 @@ def settle_earlier(connection: Connection, item_id: int, run_id: int, now: float
 
     Otherwise they would come to life together with the new one.
     """
+    runs_storage.confirm_end(connection, run_id)
     earlier = _FULL.where(run_queue_items.c.run_id == run_id, run_queue_items.c.id != item_id)
     for row in connection.execute(earlier).all():
-        seen = state(row, now)
+        seen = _seen(row, now)
         if seen.is_ended:
             change(connection, row.id, now, state=seen, ended_at=row.ended_at or now, run_id=None)
 

@@ -1,8 +1,9 @@
 """Runs: what is recorded of them, and how they change."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, insert, select, true, update
 
@@ -34,8 +35,19 @@ class BySummary:
     descending: bool
 
 
-# Made once, as every acknowledgement needs it.
+# Made once, as every launch needs them.
 _ID_BY_NAME = select(runs.c.id).where(runs.c.project_id == bindparam("of_project"), runs.c.name == bindparam("named"))
+_INSERT = insert(runs)
+_RECORD_END = (
+    update(runs)
+    .where(runs.c.id == bindparam("of_run"), runs.c.ended_at.is_(None), runs.c.end_cause.is_(None))
+    .values(end_cause=bindparam("cause"), exit_code=bindparam("code"), updated_at=bindparam("at"))
+)
+_NO_LIFE: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("started_at", "heartbeat_at", "ended_at", "exit_code", "end_cause")),
+    "preempting": False,
+}
+"""What is recorded of a run that waits to be started."""
 
 
 def by_name(connection: Connection, project_id: int, name: str, *, deleted: bool = False) -> AnyRow | None:
@@ -92,6 +104,7 @@ def state_expression(now: float) -> ColumnElement[str]:
         (runs.c.end_cause.is_not(None), runs.c.end_cause),
         (runs.c.ended_at.is_not(None), own_end),
         (runs.c.started_at.is_(None), RunState.PENDING.value),
+        (and_(silent, runs.c.exit_code.is_not(None)), own_end),
         (and_(silent, runs.c.preempting), RunState.PREEMPTED.value),
         (silent, RunState.CRASHED.value),
         (runs.c.preempting, RunState.PREEMPTING.value),
@@ -120,7 +133,7 @@ def create(connection: Connection, project_id: int, name: str, *, user_id: int, 
         **values,
     }
     # As parameters: a statement that holds this many values takes longer to build than to run.
-    return connection.execute(insert(runs), row).inserted_primary_key[0]  # type: ignore[index]
+    return connection.execute(_INSERT, row).inserted_primary_key[0]  # type: ignore[index]
 
 
 def change(connection: Connection, run_id: int, now: float, **values: Any) -> None:
@@ -162,10 +175,20 @@ def request_stop(connection: Connection, run_id: int, now: float) -> None:
 
 def record_end(connection: Connection, run_id: int, cause: str, exit_code: int | None, now: float) -> None:
     """Note how somebody else says that a run ended. No effect on a run that has ended by its own word."""
+    connection.execute(_RECORD_END, {"of_run": run_id, "cause": cause, "code": exit_code, "at": now})
+
+
+def confirm_end(connection: Connection, run_id: int) -> None:
+    """Note that a run which said that it failed will not be started again; no effect on others."""
     connection.execute(
         update(runs)
-        .where(runs.c.id == run_id, runs.c.ended_at.is_(None), runs.c.end_cause.is_(None))
-        .values(end_cause=cause, exit_code=exit_code, updated_at=now)
+        .where(
+            runs.c.id == run_id,
+            runs.c.exit_code.is_not(None),
+            runs.c.ended_at.is_(None),
+            runs.c.end_cause.is_(None),
+        )
+        .values(ended_at=runs.c.heartbeat_at)
     )
 
 
@@ -197,9 +220,16 @@ def revive(connection: Connection, row: AnyRow, now: float) -> None:
 
 
 def wait_again(connection: Connection, run_id: int, now: float) -> None:
-    """Note that the run is going to be started once more."""
-    names = ("started_at", "heartbeat_at", "ended_at", "exit_code", "end_cause", "stop_requested_at")
-    change(connection, run_id, now, **dict.fromkeys(names), preempting=False)
+    """Note that the run is going to be started once more, in a life of its own."""
+    change(connection, run_id, now, **_NO_LIFE, stop_requested_at=None)
+
+
+def await_retry(connection: Connection, run_id: int, now: float) -> None:
+    """Note that the run is going to be started once more, by the same launch: a wish to stop that holds for both.
+
+    A heartbeat of before that is written down after this has no effect: there is none that it could be newer than.
+    """
+    change(connection, run_id, now, **_NO_LIFE)
 
 
 def count(connection: Connection, project_id: int, condition: ColumnElement[bool] | None = None) -> int:

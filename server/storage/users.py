@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
 
 from server.context import Viewer
 from server.errors import Conflict, NotFound, RequestError
@@ -14,6 +14,9 @@ from server.storage.tables import api_keys, artifact_contents, entities, members
 from server.storage.upsert import upsert
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+# Made once, as every acknowledgement needs it.
+_ENTITY_BY_NAME = select(entities).where(entities.c.name == bindparam("named"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def user_by_name(connection: Connection, username: str) -> AnyRow | None:
 
 def entity_by_name(connection: Connection, name: str) -> AnyRow | None:
     """Return the row of an entity."""
-    return connection.execute(select(entities).where(entities.c.name == name)).first()
+    return connection.execute(_ENTITY_BY_NAME, {"named": name}).first()
 
 
 def entity_id(connection: Connection, name: str) -> int:

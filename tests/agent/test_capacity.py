@@ -12,7 +12,7 @@ class Holder:
 
     def __init__(self, limit: int) -> None:
         self.held = 0
-        self.capacity = Capacity(limit, lambda: self.held)
+        self.capacity = Capacity(lambda: limit, lambda: self.held)
         self.order: list[str] = []
 
     async def claim(self, name: str) -> None:

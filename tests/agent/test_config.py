@@ -1,20 +1,51 @@
-"""The agent's configuration: layers, and errors that say what to do."""
+"""The agent's configuration: layers, errors that say what to do, the stock agent's keys, schema and reference."""
 
+import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from agent.config import AgentConfig
-from agent.config import load as load_config
+from agent.config_file import load as load_config
+from agent.config_file import read as read_config
+from agent.config_keys import every_key
+from agent.config_schema import schema
 from agent.errors import ConfigError
+from agent.launch import Cause
+from agent.masking import mask
+from agent.reloading import AT_THE_START
+from agent.stock_blocks import STOCK_BLOCKS
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
+SCHEMA = ROOT / "docs" / "agent-config.schema.json"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    """Return a file of this text."""
+    path = tmp_path / "launch-config.yaml"
+    path.write_text(text)
+    return path
 
 
 def load(tmp_path: Path, text: str = "", environment: dict[str, str] | None = None, **flags: Any) -> AgentConfig:
     """Load a configuration from a file of this text."""
-    path = tmp_path / "launch-config.yaml"
-    path.write_text(text)
-    return load_config(path, environment or {}, flags)
+    return load_config(write(tmp_path, text), environment or {}, flags)
+
+
+def error_of(tmp_path: Path, text: str, environment: dict[str, str] | None = None, **flags: Any) -> str:
+    """Return what is said of a file that cannot be used."""
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text, environment, **flags)
+    return str(error.value)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
 
 
 def test_flags_go_over_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -25,7 +56,142 @@ def test_flags_go_over_environment_and_that_over_the_file(tmp_path: Path) -> Non
     assert (loaded.max_jobs, loaded.queues, loaded.entity) == (4, ("b",), "from-file")
 
 
-def test_every_key_of_the_stock_agents_file_is_accepted(tmp_path: Path) -> None:
+def test_where_each_value_came_from_is_known(tmp_path: Path) -> None:
+    path = write(tmp_path, "queues: [a]\nmax_jobs: 2\nentity: e\nverbosity:\n")
+    loaded = read_config(path, {"WANDB_LAUNCH_MAX_JOBS": "3"}, {"queues": ("b",), "state_dir": None})
+    assert loaded.origins == {"queues": "flag", "max_jobs": "WANDB_LAUNCH_MAX_JOBS", "entity": str(path)}
+
+
+def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml", {}, {"queues": ("q",)})
+    assert load_config(None, {}, {"queues": ("q",)}, default_path=tmp_path / "none.yaml").queues == ("q",)
+
+
+def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
+    assert load_config(None, {}, {}, default_path=write(tmp_path, "queues: [q]")).queues == ("q",)
+
+
+def test_a_key_without_a_value_is_as_if_not_given(tmp_path: Path) -> None:
+    assert load(tmp_path, "queues: [q]\nmax_jobs:\nbuilder:\ntimeouts:\n") == AgentConfig(queues=("q",))
+
+
+def test_one_queue_may_be_named_in_the_singular(tmp_path: Path) -> None:
+    assert load(tmp_path, "queue: only").queues == ("only",)
+    assert load(tmp_path, "queues: [a]\nqueue: b").queues == ("a", "b")
+    assert load(tmp_path, "queue: only", queues=("flag",)).queues == ("flag",)
+
+
+def test_the_state_folder_may_be_in_the_home_folder(tmp_path: Path) -> None:
+    assert load(tmp_path, "queues: [q]\nstate_dir: ~/state").state_dir == Path.home() / "state"
+
+
+def test_on_is_a_key_of_retry_rules_and_off_still_means_false(tmp_path: Path) -> None:
+    """Older YAML reads both as truth values, and yes and no too."""
+    loaded = load(tmp_path, "queues: [q]\nsecure_mode: yes\nretries: [{on: [workload, {exit_code: [75]}]}]")
+    assert loaded.secure_mode is True
+    assert loaded.retries[0].on[0] is Cause.WORKLOAD
+    assert load(tmp_path, "queues: [q]\nsecure_mode: off").secure_mode is False
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_job: 2", "`max_job` is not a known key. Did you mean `max_jobs`?"),
+        ("xyzzy: 2", "`xyzzy` is not a known key. Known keys: entity, queues"),
+        ("1: 2", "`1` is not a known key."),
+        ("base_url: x", "`base_url` is not a known key. Set WANDB_BASE_URL instead."),
+        ("timeouts: {strat: 3}", "`timeouts.strat` is not a known key. Did you mean `timeouts.start`?"),
+        ("timeouts: {xyzzy: 3}", "`timeouts.xyzzy` is not a known key. Known keys of `timeouts`: prepare, start, run."),
+        ("retries: [{on: [workload], attempt: 1}]", "`retries.0.attempt` is not a known key. Did you mean"),
+        ("slots: {max_jobs: 3}", "`slots.max_jobs` is not a known key. Did you mean `max_jobs`?"),
+        ("prepare: 3", "`prepare` is not a known key. Did you mean `timeouts.prepare`?"),
+        ("max_jobs: -2", "`max_jobs` is -2; it must be 1 or more, or -1 for no limit."),
+        ("max_jobs: many", "`max_jobs` is 'many'; it must be a whole number."),
+        ("resources: abc", "`resources` is 'abc'; it must be a list."),
+        ("queue: [a, b]", "`queue` must be one name"),
+        ("secure_mode: perhaps", "`secure_mode` is 'perhaps'; it must be true or false."),
+        ("timeouts: 3", "`timeouts` is 3; it must be a mapping of keys to values."),
+        ("timeouts: {run: 0}", "`timeouts.run` is 0; it must be greater than 0."),
+        ("drain: {running: kill}", "`drain.running` is 'kill'; it must be 'leave' or 'wait'."),
+        ("slots: {cpus: many}", "`slots.cpus` is 'many'; it must be 'auto' or a number."),
+        ("queue_limits: {q: -1}", "`queue_limits.q` is -1; it must be"),
+        ("retries: [{attempts: 2}]", "`retries.0.on` is missing."),
+        ("retries: [{on: []}]", "`retries.0.on` is an empty list; it must be a list with something in it."),
+        (
+            "retries: [{on: [bad_luck]}]",
+            "`retries.0.on.0` is 'bad_luck'; it must be 'workload', 'preempted', 'node_lost'",
+        ),
+        ("retries: [{on: [{exit_code: 1}]}]", "`retries.0.on.0.exit_code` is 1; it must be a list."),
+        ("- a\n- b", "must hold a mapping"),
+        ("a: [", "is not YAML: line 1, column 5: expected the node content"),
+        ("a: \0", "is not YAML: it holds characters"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    said = error_of(tmp_path, text, queues=("q",))
+    assert message in said
+    assert str(tmp_path / "launch-config.yaml") in said
+    assert "\n\n" not in said
+
+
+def test_what_is_wrong_is_told_once(tmp_path: Path) -> None:
+    said = error_of(tmp_path, "queues: [q]\nretries: [{on: [{exit_code: [x]}]}]\nslots: {gpus: {}}")
+    assert said.count("\n") == 2, said
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_config(path, {}, {})
+
+
+def test_an_agent_without_a_queue_is_refused(tmp_path: Path) -> None:
+    assert "No queue to serve. Name one with -q QUEUE" in error_of(tmp_path, "max_jobs: 1")
+    assert read_config(write(tmp_path, "max_jobs: 2"), {}, {}).config.max_jobs == 2
+
+
+def test_a_bad_variable_or_flag_is_named(tmp_path: Path) -> None:
+    said = error_of(tmp_path, "queues: [q]", {"WANDB_LAUNCH_MAX_JOBS": "many"}, verbosity=9)
+    assert "`max_jobs` is 'many'; it must be a whole number. (WANDB_LAUNCH_MAX_JOBS)" in said
+    assert "`verbosity` is 9; it must be less than or equal to 2. (flag)" in said
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    said = error_of(tmp_path, "queues: [q]\nmax_jobs: -2\nverbosity: 7\nnonsense: 1")
+    assert all(key in said for key in ("3 problem(s)", "max_jobs", "verbosity", "nonsense"))
+
+
+# --- the stock agent's file -------------------------------------------------------------------------------------------
+
+
+def stock_models() -> dict[str, Any]:
+    """Return the models of the installed stock agent's file and of its blocks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library that it defines them with
+        from wandb.sdk.launch.agent import config
+    return {
+        "": config.AgentConfig,
+        "environment": config.EnvironmentConfig,
+        "registry": config.RegistryConfig,
+        "builder": config.BuilderConfig,
+    }
+
+
+def test_every_key_of_the_stock_agents_file_is_known() -> None:
+    models = stock_models()
+    assert models[""].model_fields.keys() <= AgentConfig.model_fields.keys()
+    for block, known in STOCK_BLOCKS.items():
+        assert {field.alias or name for name, field in models[block].model_fields.items()} <= known.keys()
+        enum = models[block].model_fields["type"].annotation.__args__[0]
+        assert {each.value for each in enum} == set(known["type"]["enum"])
+
+
+def test_a_file_of_the_stock_agent_means_the_same(tmp_path: Path) -> None:
     text = """
     entity: e
     queues: [q]
@@ -35,41 +201,161 @@ def test_every_key_of_the_stock_agents_file_is_accepted(tmp_path: Path) -> None:
     verbosity: 1
     stopped_run_timeout: 30
     environment: {type: aws, region: us-east-1}
-    registry: {type: ecr, uri: x}
-    builder: {type: noop}
+    builder: {type: kaniko, build-context-store: s3://b/p, destination: x, kaniko-config: {spec: {}}}
     """
-    assert load(tmp_path, text).max_jobs == -1
+    stock_models()[""].model_validate(yaml.safe_load(text))
+    loaded = load(tmp_path, text)
+    assert {key: value for key, value in loaded if key in loaded.model_fields_set} == {
+        **yaml.safe_load(text),
+        "queues": ("q",),
+    }
 
 
-def test_one_queue_may_be_named_in_the_singular(tmp_path: Path) -> None:
-    assert load(tmp_path, "queue: only").queues == ("only",)
+def warnings_of(tmp_path: Path, text: str) -> str:
+    """Return what is said of a file that can be used."""
+    return "\n".join(read_config(write(tmp_path, text), {}, {}).warnings)
+
+
+def test_what_means_nothing_is_warned_about(tmp_path: Path) -> None:
+    assert warnings_of(tmp_path, "queues: [q]\nproject: p") == (
+        "`project` is accepted and ignored: each item names its own project."
+    )
+    for block in ("environment: {type: aws}", "builder: {type: noop}"):
+        assert warnings_of(tmp_path, block) == (
+            f"Without effect: `{block.split(':')[0]}`. No resource that this agent serves (local-process) uses them."
+        )
+        assert warnings_of(tmp_path, f"{block}\nresources: [kubernetes]") == ""
+    assert warnings_of(tmp_path, "backends: {local-process: {}, moon: {}}") == (
+        "`backends.moon` without effect: `resources` does not name it."
+    )
+    assert "`registry` is deprecated" in warnings_of(tmp_path, "registry: {type: ecr}")
+
+
+def test_likely_mistakes_in_the_stock_blocks_are_warned_about(tmp_path: Path) -> None:
+    text = "resources: [kubernetes]\nbuilder: {type: dokcer, build_context_store: x}\nenvironment: {region: r}"
+    assert set(warnings_of(tmp_path, text).splitlines()) == {
+        "`builder.type` must be one of docker, kaniko, noop, and is 'dokcer'.",
+        "`builder.build_context_store` is not a known key, and is ignored. Did you mean `builder.build-context-store`?",
+        "`environment.type` must be one of aws, gcp, azure, and is missing.",
+    }
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+SECRETS = """
+queues: [q]
+resources: [kubernetes]
+registry: {type: ecr, uri: "https://me:hunter2@registry.example/x", password: hunter2, 1: {authToken: hunter2}}
+backends: {kubernetes: {context: c, token: hunter2}}
+environment: {type: azure, account_key: hunter2, list: [{client_secret: hunter2}]}
+builder:
+  type: kaniko
+  secret-name: aws-secret
+  secret-key: credentials
+  credentials: {username: hunter2}
+  kaniko-config:
+    env: [{name: AWS_SECRET_ACCESS_KEY, value: hunter2}, {name: REGION, value: us-east-1}]
+"""
+
+
+def test_secrets_are_masked_and_nothing_else() -> None:
+    values = yaml.safe_load(SECRETS)
+    shown = mask(values)
+    assert "hunter2" not in json.dumps(shown)
+    assert json.dumps(shown).count("<redacted>") == 8
+    assert shown["registry"]["uri"] == "https://<redacted>@registry.example/x"
+    assert (shown["builder"]["secret-name"], shown["builder"]["secret-key"]) == ("aws-secret", "credentials")
+    assert shown["builder"]["kaniko-config"]["env"][1] == {"name": "REGION", "value": "us-east-1"}
+    assert (shown["queues"], shown["resources"]) == (["q"], ["kubernetes"])
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text",
     [
-        ("queues: [q]\nmax_job: 2", "`max_job` is not a known key. Did you mean `max_jobs`?"),
-        ("queues: [q]\nxyzzy: 2", "`xyzzy` is not a known key. Known keys: entity, queues"),
-        ("queues: [q]\nmax_jobs: -2", "`max_jobs` is -2: Value error, must be 1 or more, or -1 for no limit."),
-        ("queues: [q]\nmax_jobs: many", "`max_jobs` is 'many'"),
-        ("max_jobs: 1", "No queue to serve. Name one with -q QUEUE"),
-        ("- a\n- b", "must hold a mapping"),
-        ("a: [", "is not YAML"),
+        "registry: hunter2",
+        "registry: {1: hunter2}",
+        "builder: [hunter2]",
+        "backends: {moon: hunter2}",
+        "api_key: hunter2",
+        "entity: {password: hunter2}",
+        "password: *hunter2",
+        "password: !hunter2 x",
+        "password: hunter2: x",
+        "registry:\n  password: hunter2\n a: b",
+        "password: 'hunter2",
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        load(tmp_path, text)
-    assert message in str(error.value)
+def test_no_message_shows_a_secret(tmp_path: Path, text: str) -> None:
+    assert "hunter2" not in error_of(tmp_path, text, queues=("q",))
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as error:
-        load(tmp_path, "queues: [q]\nmax_jobs: -2\nverbosity: 7\nnonsense: 1")
-    assert all(key in str(error.value) for key in ("max_jobs", "verbosity", "nonsense"))
+def test_no_warning_shows_a_secret(tmp_path: Path) -> None:
+    assert warnings_of(tmp_path, SECRETS.replace("1: {authToken: hunter2}", ""))
+    assert "hunter2" not in warnings_of(tmp_path, SECRETS.replace("1: {authToken: hunter2}", ""))
 
 
-def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_config(tmp_path / "none.yaml", {}, {"queues": ("q",)})
-    assert load_config(None, {}, {"queues": ("q",)}, default_path=tmp_path / "none.yaml").queues == ("q",)
+# --- schema and reference ---------------------------------------------------------------------------------------------
+
+
+def test_the_published_schema_is_current() -> None:
+    assert json.loads(SCHEMA.read_text()) == schema(), (
+        "write it anew: launchbay agent schema > docs/agent-config.schema.json"
+    )
+
+
+def test_the_schema_is_one_and_agrees_with_what_is_accepted(tmp_path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    validator.check_schema(schema())
+    good = "queue: q\nproject: p\nretries: [{'on': [preempted, {exit_code: [75]}]}]\nbuilder: {type: kaniko, x: y}\n"
+    load(tmp_path, good)
+    assert validator.is_valid(yaml.safe_load(good))
+    for bad in ("max_job: 1", "timeouts: {strat: 1}", "verbosity: 3", "queues: q", "drain: {running: kill}"):
+        error_of(tmp_path, bad)
+        assert not validator.is_valid(yaml.safe_load(bad)), bad
+
+
+def documented() -> dict[str, str]:
+    """Return the default that the reference tells, by key; nothing where it tells none."""
+    _, tables = REFERENCE.split("## What to serve")
+    rows = re.findall(r"^\| `([\w.-]+)` \| [^|]* \|(?: ([^|]*?) ?\|)?$", tables, re.MULTILINE)
+    return dict(rows)
+
+
+def test_the_reference_has_every_key_and_no_other() -> None:
+    blocks = {f"{block}.{key}" for block, keys in STOCK_BLOCKS.items() for key in keys}
+    headings = {"timeouts", "retries", "drain", "slots", "policy"}
+    assert documented().keys() == ({*every_key()} | blocks) - headings
+    assert all(f"### `{heading}`" in REFERENCE for heading in headings - {"policy"})
+    assert "`queue`" in REFERENCE
+    assert "`project`" in REFERENCE
+
+
+def test_the_reference_tells_the_right_defaults() -> None:
+    plain = AgentConfig().model_dump(mode="json")
+    rule = AgentConfig().retries[0]
+    assert (list(rule.on), rule.attempts) == ([Cause.PREEMPTED], 5)
+    assert "one rule, for `preempted` with 5 attempts" in REFERENCE
+    plain["retries"] = {
+        name: field.default for name, field in type(rule).model_fields.items() if not field.is_required()
+    }
+    checked = 0
+    for key, default in documented().items():
+        value: Any = plain
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if key.split(".")[0] not in STOCK_BLOCKS and (default or value is not None):
+            assert yaml.safe_load(default.strip("`")) == value, key
+            checked += 1
+    assert checked > 20
+
+
+def test_the_reference_tells_what_needs_a_restart() -> None:
+    sentence = re.search(r"These keys count at the start alone\.(.*?)\n\n", REFERENCE, re.DOTALL)
+    assert sentence
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == AT_THE_START | {"max_schedulers"}
+
+
+def test_the_references_examples_are_right(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+    assert load(tmp_path, examples[0]).queue_limits == {"gpu-box": 6}
+    assert not warnings_of(tmp_path, examples[0])

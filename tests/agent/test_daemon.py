@@ -13,13 +13,18 @@ from agent.claim import claim
 from agent.config import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
-from agent.daemon import Daemon, Held
+from agent.daemon import Daemon
 from agent.environments import Environments
 from agent.errors import LaunchFailed
+from agent.held import Launches
+from agent.inventory import Inventory
 from agent.journal import Identity, Journal
 from agent.launch import Launch, Stage
+from agent.metrics import Metrics
 from agent.operations import QueueItem, ServerFacts
 from agent.prepare import backend_for
+from agent.slots import SlotTable
+from agent.tracing import NoTracer
 from backends.base import Handle, Observation, Phase, Snapshot
 from protocol.launch_spec import parse_launch_spec
 
@@ -45,6 +50,7 @@ async def context(tmp_path: Path) -> Any:
     """An agent's surroundings; nothing in them is connected."""
     control = ControlPlane("http://server.test", "key", random=Random(1))
     journal = await Journal.open(tmp_path)
+    launches = Launches()
     yield AgentContext(
         config=AgentConfig.model_validate({"queues": ["q"]}),
         entity="e",
@@ -52,9 +58,16 @@ async def context(tmp_path: Path) -> Any:
         facts=ServerFacts("e", "e", is_launchbay=True),
         identity=Identity("http://server.test", "e", "agent-1", "name"),
         journal=journal,
+        owner="host:state",
+        queue_resources={},
+        launches=launches,
+        slots=SlotTable(Inventory(), launches.assigned),
         backends={"local-process": SlowLook()},  # type: ignore[dict-item]
         artifacts=ArtifactCache(tmp_path / "artifacts", control),
         environments=Environments(tmp_path / "environments", {}),
+        metrics=Metrics(launches),
+        tracer=NoTracer(),
+        state_dir=tmp_path,
         work_dir=tmp_path / "work",
         process_environment={},
         clock=lambda: 0.0,
@@ -65,7 +78,7 @@ async def context(tmp_path: Path) -> Any:
 
 def launch(name: str, stage: Stage) -> Launch:
     """Return a launch on the fake platform."""
-    return Launch(f"item-{name}", 1, "q", {}, f"run-{name}", stage, "local-process", Handle(name))
+    return Launch(f"item-{name}", 1, "q", {}, f"run-{name}", stage, resource="local-process", handle=Handle(name))
 
 
 async def test_a_launch_that_starts_during_a_look_is_not_taken_for_lost(context: AgentContext) -> None:
@@ -73,14 +86,14 @@ async def test_a_launch_that_starts_during_a_look_is_not_taken_for_lost(context:
     assert isinstance(backend, SlowLook)
     running, starting = launch("running", Stage.STARTED), launch("starting", Stage.STARTING)
     for each in (running, starting):
-        daemon._held[each.item_id] = Held(each)
+        daemon.launches.add(each)
     backend.seen[Handle("running")] = Observation(Phase.RUNNING)
     looking = asyncio.create_task(daemon._reconcile("local-process", backend))
     await backend.looking.wait()
     starting.move(Stage.STARTED)
     backend.go.set()
     await looking
-    assert [held.launch.stage for held in daemon._held.values()] == [Stage.STARTED, Stage.STARTED]
+    assert [held.launch.stage for held in daemon.launches] == [Stage.STARTED, Stage.STARTED]
 
 
 def _always() -> bool:
@@ -128,11 +141,11 @@ async def test_a_scheduler_without_room_is_left_on_its_queue(
 async def test_a_scheduler_takes_no_room_from_jobs(context: AgentContext) -> None:
     daemon = Daemon(context)
     assert daemon._may_schedule()
-    daemon._held["item-1"] = Held(Launch("item-1", 1, "q", SCHEDULER, "sweep-1"))
-    assert daemon._active() == 0
+    daemon.launches.add(Launch("item-1", 1, "q", SCHEDULER, "sweep-1"))
+    assert daemon.launches.jobs() == 0
     assert not daemon._may_schedule(), "max_schedulers is 1"
-    daemon._held["item-2"] = Held(Launch("item-2", 1, "q", {"project": "p"}, "run-2"))
-    assert daemon._active() == 1
+    daemon.launches.add(Launch("item-2", 1, "q", {"project": "p"}, "run-2"))
+    assert daemon.launches.jobs() == 1
 
 
 async def test_only_schedulers_run_on_a_resource_that_is_not_served(context: AgentContext) -> None:

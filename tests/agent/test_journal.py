@@ -6,7 +6,7 @@ import pytest
 
 from agent.errors import StateFolderInUse
 from agent.journal import Identity, Journal
-from agent.launch import End, Launch, Outcome, Stage
+from agent.launch import Assigned, Cause, End, Launch, Outcome, Stage, StopReason
 from backends.base import Handle
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -22,8 +22,9 @@ async def test_launches_come_back_as_they_stood(tmp_path: Path) -> None:
     first, second = launch(), launch("item-2")
     await journal.record(first)
     second.stage, second.resource, second.handle = Stage.ENDED, "local-process", Handle("h")
-    second.end = End(Outcome.FAILED, "because", 3, "signal:SIGKILL", "run")
-    second.stop_requested, second.log_offset = True, 17
+    second.end = End(Outcome.FAILED, "because", 3, "signal:SIGKILL", "run", Cause.NODE_LOST)
+    second.stop, second.log_offset = StopReason.RUN_TIMEOUT, 17
+    second.assigned, second.tries = Assigned(("GPU-1",), 2.5, 1024), {"preempted": 2}
     await journal.record(second)
     await journal.close()
 

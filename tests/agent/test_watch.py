@@ -1,17 +1,25 @@
 """What to do about the difference between what is held and what is observed: a table."""
 
+import re
+
 import pytest
 
-from agent.launch import MOVES, Launch, Outcome, Stage
-from agent.watch import Action, Settle, Stop, decide, end_of
+from agent.config import Timeouts
+from agent.launch import MOVES, Cause, Launch, Outcome, Stage, StopReason
+from agent.watch import Action, Settle, Stop, decide, end_of, next_deadline
 from backends.base import Handle, Observation, Phase
 
 HANDLE = Handle("launch-1")
+ASKED = StopReason.REQUEST
 
 
-def launch(stage: Stage = Stage.STARTED, *, stop_requested: bool = False, handle: Handle | None = HANDLE) -> Launch:
+NOW = 1000.0
+TIMEOUTS = Timeouts(start=30, run=60)
+
+
+def launch(stage: Stage = Stage.STARTED, *, stop: StopReason | None = None, handle: Handle | None = HANDLE) -> Launch:
     """Return a launch as the daemon holds it."""
-    return Launch("item-1", 1, "q", {}, "run-1", stage, "local-process", handle, stop_requested=stop_requested)
+    return Launch("item-1", 1, "q", {}, "run-1", stage, resource="local-process", handle=handle, stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -25,26 +33,61 @@ def launch(stage: Stage = Stage.STARTED, *, stop_requested: bool = False, handle
         pytest.param(launch(), Observation(Phase.PREEMPTED), Outcome.PREEMPTED, id="preempted"),
         pytest.param(launch(), Observation(Phase.LOST), Outcome.LOST, id="lost"),
         pytest.param(launch(), None, Outcome.LOST, id="unknown to the platform is lost"),
-        pytest.param(launch(stop_requested=True), Observation(Phase.RUNNING), "stop", id="a stop is passed on"),
-        pytest.param(launch(stop_requested=True), Observation(Phase.FINISHED, 0), Outcome.FINISHED, id="too late"),
+        pytest.param(launch(stop=ASKED), Observation(Phase.RUNNING), ASKED, id="a stop is passed on"),
+        pytest.param(launch(stop=ASKED), Observation(Phase.FINISHED, 0), Outcome.FINISHED, id="too late"),
+        pytest.param(launch(), Observation(Phase.RUNNING, started_at=NOW - 59), None, id="still in its time"),
+        pytest.param(launch(), Observation(Phase.RUNNING, started_at=NOW - 60), StopReason.RUN_TIMEOUT, id="too long"),
+        pytest.param(launch(), Observation(Phase.STARTING, started_at=NOW - 29), None, id="may yet start"),
+        pytest.param(
+            launch(), Observation(Phase.STARTING, started_at=NOW - 30), StopReason.START_TIMEOUT, id="does not start"
+        ),
+        pytest.param(launch(stop=ASKED), Observation(Phase.RUNNING, started_at=0), ASKED, id="the first reason stays"),
         pytest.param(launch(Stage.PREPARING, handle=None), None, None, id="not started yet"),
         pytest.param(launch(Stage.STARTING, handle=None), None, None, id="just being started"),
         pytest.param(launch(Stage.ENDED), Observation(Phase.RUNNING), None, id="already settled"),
     ],
 )
-def test_decide(held: Launch, seen: Observation | None, expected: Outcome | str | None) -> None:
-    actions = decide([held], {HANDLE: seen} if seen else {})
+def test_decide(held: Launch, seen: Observation | None, expected: Outcome | StopReason | None) -> None:
+    actions = decide([held], {HANDLE: seen} if seen else {}, NOW, TIMEOUTS)
     assert [_short(action) for action in actions] == ([expected] if expected else [])
 
 
-def _short(action: Action) -> Outcome | str:
-    return "stop" if isinstance(action, Stop) else action.end.outcome
+def _short(action: Action) -> Outcome | StopReason:
+    return action.reason if isinstance(action, Stop) else action.end.outcome
 
 
 def test_each_launch_is_decided_by_its_own_handle() -> None:
     first, second = launch(), launch(handle=Handle("launch-2"))
     seen = {HANDLE: Observation(Phase.FINISHED, 0), Handle("launch-2"): Observation(Phase.RUNNING)}
-    assert decide([first, second], seen) == [Settle(first, end_of(seen[HANDLE]))]
+    assert decide([first, second], seen, NOW, TIMEOUTS) == [Settle(first, end_of(seen[HANDLE], None, TIMEOUTS))]
+
+
+def test_the_next_deadline_is_the_first() -> None:
+    launches = [launch(), launch(handle=Handle("2")), launch(handle=Handle("3")), launch(handle=Handle("4"))]
+    seen = {
+        HANDLE: Observation(Phase.RUNNING, started_at=500),
+        Handle("2"): Observation(Phase.STARTING, started_at=510),
+        Handle("3"): Observation(Phase.RUNNING),
+    }
+    assert next_deadline(launches, seen, TIMEOUTS) == 540
+    assert next_deadline(launches, seen, Timeouts(start=None, run=None)) is None
+    assert next_deadline([launch(stop=ASKED)], seen, TIMEOUTS) is None, "it has been told already"
+
+
+@pytest.mark.parametrize(
+    ("stop", "outcome", "cause", "words"),
+    [
+        (StopReason.REQUEST, Outcome.STOPPED, Cause.WORKLOAD, "on request"),
+        (StopReason.DRAIN, Outcome.STOPPED, Cause.WORKLOAD, "Push the launch again"),
+        (StopReason.RUN_TIMEOUT, Outcome.FAILED, Cause.WORKLOAD, "longer than 60 seconds .*timeouts.run"),
+        (StopReason.START_TIMEOUT, Outcome.FAILED, Cause.INFRASTRUCTURE, "after 30 seconds .*timeouts.start.*no node"),
+    ],
+)
+def test_a_stop_ends_as_what_it_was_asked_for(stop: StopReason, outcome: Outcome, cause: Cause, words: str) -> None:
+    message = "no node fits" if stop is StopReason.START_TIMEOUT else ""
+    end = end_of(Observation(Phase.STOPPED, 143, message=message), stop, TIMEOUTS)
+    assert (end.outcome, end.cause) == (outcome, cause)
+    assert re.search(words, end.message)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +100,12 @@ def test_each_launch_is_decided_by_its_own_handle() -> None:
     ],
 )
 def test_an_end_says_what_happened(seen: Observation, message: str) -> None:
-    assert end_of(seen).message == message
+    assert end_of(seen, None, TIMEOUTS).message == message
 
 
 def test_a_phase_that_is_no_end_is_refused() -> None:
     with pytest.raises(ValueError, match="running is not an end"):
-        end_of(Observation(Phase.RUNNING))
+        end_of(Observation(Phase.RUNNING), None, TIMEOUTS)
 
 
 @pytest.mark.parametrize("stage", Stage)

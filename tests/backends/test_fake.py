@@ -8,7 +8,7 @@ import pytest
 
 from backends.base import Backend, BackendUnavailable, Handle, Phase, StartRequest
 from backends.fake import Behavior, FakeBackend, FakePlatform
-from tests.backends.contract import BackendContract, Harness, Program, output_of
+from backends.testing.contract import BackendContract, Harness, Program, output_of
 
 
 class FakeHarness:

@@ -3,24 +3,21 @@
 import asyncio
 import json
 import os
-import shlex
 import signal
-import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Phase, StartRequest
-from backends.local_process import create, spawner
+from backends.local_process import spawner
 from backends.local_process.spawner import start_ticks
 from backends.registry import load
-from tests.backends.contract import (
+from backends.testing.contract import (
     LIMIT_SECONDS,
     BackendContract,
-    Program,
     end_of,
     listen,
     observed,
@@ -29,67 +26,14 @@ from tests.backends.contract import (
     within,
     within_each,
 )
-
-AGENT = """
-import asyncio, json, sys
-from pathlib import Path
-from backends.base import StartRequest
-from backends.local_process import create
-
-async def main():
-    order = json.loads(sys.stdin.readline())
-    backend = create(Path(order["state_dir"]), "doomed", {})
-    await backend.start(StartRequest(order["name"], order["command"], {}))
-    print("started", flush=True)
-    await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
+from backends.testing.shell import ShellHarness, sh
 
 
-class ProcessHarness:
-    """Commands are small shell scripts, with every part quoted by us."""
-
-    exact_environment: ClassVar[bool] = True
+class ProcessHarness(ShellHarness):
+    """Knows what a launch's folder looks like."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.state_dir = state_dir
-
-    def open(self) -> Backend:
-        return create(self.state_dir, "test", {})
-
-    def command(self, program: Program) -> Sequence[str]:
-        if program.shows == "environment":
-            return ["/usr/bin/env", "-0"]
-        if program.shows == "working_dir":
-            return ["/bin/pwd"]
-        return sh(
-            "trap '' TERM" if program.ignores_term else ":",
-            _print(program.prints),
-            "exec sleep 1000" if program.seconds is None else f"sleep {program.seconds}" if program.seconds else ":",
-            _print(program.last_words),
-            f"kill -{int(program.dies_by)} $$" if program.dies_by else f"exit {program.exit_code}",
-        )
-
-    def missing_program(self) -> Sequence[str]:
-        return ["no-such-program", "--flag"]
-
-    async def start_and_crash(self, request: StartRequest) -> None:
-        order = {"state_dir": str(self.state_dir), "name": request.name, "command": list(request.command)}
-        agent = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", AGENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        assert agent.stdin
-        assert agent.stdout
-        agent.stdin.write(json.dumps(order).encode() + b"\n")
-        assert await agent.stdout.readline() == b"started\n"
-        agent.kill()
-        await agent.wait()
-
-    def in_plain_sight(self) -> bytes:
-        files = [path for path in self.state_dir.rglob("*") if path.is_file() and path.name != spawner.OUTPUT]
-        lines = [line for path in Path("/proc").glob("[0-9]*/cmdline") if (line := _contents(path))]
-        return b"\n".join([*(bytes(path) + path.read_bytes() for path in files), *lines])
+        super().__init__("local-process", state_dir)
 
     def folder(self, name: str = "launch-1") -> Path:
         return self.state_dir / "launches" / name
@@ -102,16 +46,6 @@ class ProcessHarness:
             status = json.loads(file.read_bytes())
             if status["state"] == "running" and start_ticks(status["pid"]) == status["pid_started"]:
                 os.killpg(status["pid"], signal.SIGKILL)
-
-
-def sh(*steps: str) -> list[str]:
-    """A shell script of these steps."""
-    return ["/bin/sh", "-c", "\n".join(steps)]
-
-
-def _print(data: bytes) -> str:
-    octal = "".join(f"\\{byte:03o}" for byte in data)
-    return f"printf {shlex.quote(octal)}" if data else ":"
 
 
 def _contents(path: Path) -> bytes:
@@ -260,6 +194,14 @@ async def test_kill_reaches_the_whole_group(harness: ProcessHarness, backend: Ba
     group = harness.status()["pid"]
     await backend.stop(handle, 0.1)
     assert (await end_of(backend, handle)).exit_code == 137
+    await until(lambda: group not in _groups())
+
+
+async def test_what_a_job_leaves_in_its_group_ends_with_it(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "(trap '' TERM; exec sleep 1000) &", "echo up", "exec sleep 0.3")
+    await printed(backend, handle, b"up\n")
+    group = harness.status()["pid"]
+    assert (await end_of(backend, handle)).exit_code == 0
     await until(lambda: group not in _groups())
 
 

@@ -56,7 +56,8 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
     code = tmp_path / "code"
     code.mkdir()
     (code / "train.py").write_text(
-        "import sys, wandb\n"
+        "import os, sys, wandb\n"
+        "print('GPUs', os.environ['CUDA_VISIBLE_DEVICES'])\n"
         "with wandb.init() as run:\n"
         "    print('arguments', sys.argv[1:])\n"
         "    run.log({'lr': run.config['lr']})\n"
@@ -77,7 +78,8 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
     assert refused.returncode != 0
     assert "Template variable 'gpus' is 9, but at most 8 is allowed." in refused.stderr
     run(server, "wandb", *launch, "-c", config, "--set-var", "gpus=4")
-    with agent(server, "stock", tmp_path / "state"):
+    (tmp_path / "agent.yaml").write_text("slots: {gpus: [0, 1, 2, 3, 4]}\n")
+    with agent(server, "stock", tmp_path / "state", "-c", str(tmp_path / "agent.yaml")):
         status = json.loads(run(server, "launchbay", "status", "--json").stdout)
         queued = next(queue for queue in status["queues"] if queue["name"] == "stock")["items"]
         assert len(queued) == 1
@@ -85,6 +87,7 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
         assert found["state"] == "FINISHED", logs(server, found["id"])
         assert found["runSpec"]["resource_args"] == {"local-process": {"gpus": 4}}
         assert "arguments ['--fast']" in logs(server, found["id"])
+        assert "GPUs 0,1,2,3\n" in logs(server, found["id"])
     read = server.run_script(
         "import json, wandb\n"
         f"run = wandb.Api().run('admin/{PROJECT}/{found['associatedRunId']}')\n"

@@ -49,7 +49,7 @@ def test_without_macros_nothing_changes(text: str) -> None:
 
 def test_the_macros_of_a_launch() -> None:
     spec = parse_launch_spec({**SPEC, "name": "exp1", "author": "alice"})
-    assert launch_macros(spec, "ab12cd34", "img:1") == {
+    assert launch_macros(spec, "ab12cd34", "img:1", {}) == {
         "project_name": "Proj",
         "entity_name": "team",
         "run_id": "ab12cd34",
@@ -60,6 +60,13 @@ def test_the_macros_of_a_launch() -> None:
 
 
 def test_what_is_not_known_stays_visible() -> None:
-    macros = launch_macros(parse_launch_spec(SPEC), "ab12cd34", None)
+    macros = launch_macros(parse_launch_spec(SPEC), "ab12cd34", None, {})
     assert set(macros) == {"project_name", "entity_name", "run_id"}
     assert expand("${run_name} ${image_uri} ${author}", macros) == "${run_name} ${image_uri} ${author}"
+
+
+def test_variables_of_the_agent_never_stand_in_for_macros() -> None:
+    """Not for a known one, and not for one that is not known either."""
+    environment = {"run_id": "mine", "image_uri": "mine", "SITE": "north"}
+    macros = launch_macros(parse_launch_spec(SPEC), "ab12cd34", None, environment)
+    assert expand("${run_id} ${image_uri} ${SITE}", macros) == "ab12cd34 ${image_uri} north"

@@ -54,7 +54,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 async def services(tmp_path: Path, clock: Clock, database_url: str | None) -> AsyncIterator[Services]:
     """A server's services; user `admin` exists."""
     async with opened(tmp_path / "data", database_url) as services:
-        yield replace(services, clock=clock)
+        yield replace(services, clock=clock, listening_since=0)
 
 
 class Inside:

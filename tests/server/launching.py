@@ -35,6 +35,10 @@ DELETE = (
 TELL = (
     """mutation tell($input: UpdateRunQueueItemStatusInput!) { updateRunQueueItemStatus(input: $input) { success } }"""
 )
+RELEASE = """mutation release($input: ReleaseRunQueueItemInput!) { releaseRunQueueItem(input: $input) { success } }"""
+ADOPT = """mutation adopt($input: AdoptRunQueueItemInput!) {
+  adoptRunQueueItem(input: $input) { success itemState runSpec heldBy }
+}"""
 ITEM = """query item($id: ID!) { runQueueItem(id: $id) {
   state associatedRunId priority waitingReason status exitCode createdBy runSpec claimedAt endedAt
   error { message stage filePaths } warnings { message } agent { name } associatedRun { name state }
@@ -117,6 +121,24 @@ async def finish(client: Client, item: str, state: str, **more: Any) -> str:
     return (await client.ask(FINISH, input=given))["finishRunQueueItem"]["itemState"]
 
 
+async def tell(client: Client, item: str, agent: str, status: str, message: str | None = None) -> bool:
+    """Tell how far a launch is, as our agent does."""
+    given = {"runQueueItemId": item, "launchAgentId": agent, "status": status, "message": message}
+    return (await client.ask(TELL, input=given))["updateRunQueueItemStatus"]["success"]
+
+
+async def release(client: Client, item: str, agent: str) -> bool:
+    """Hand an item back."""
+    given = {"runQueueItemId": item, "launchAgentId": agent}
+    return (await client.ask(RELEASE, input=given))["releaseRunQueueItem"]["success"]
+
+
+async def adopt(client: Client, item: str, agent: str, run: str = "run1") -> dict[str, Any]:
+    """Ask for the item of a launch that was found on a platform."""
+    given = {"runQueueItemId": item, "launchAgentId": agent, "runName": run}
+    return (await client.ask(ADOPT, input=given))["adoptRunQueueItem"]
+
+
 async def read_item(client: Client, item: str) -> dict[str, Any]:
     """Return everything there is to know of an item."""
     return (await client.ask(ITEM, id=item))["runQueueItem"]
@@ -134,6 +156,21 @@ async def make_agent(client: Client, *queue_ids: str, **more: Any) -> str:
         **more,
     }
     return (await client.ask(CREATE_AGENT, input=given))["createLaunchAgent"]["launchAgentId"]
+
+
+async def make_our_agent(client: Client, *queue_ids: str) -> str:
+    """Register an agent that says how far a launch is, and how it ended; returns its id."""
+    return await make_agent(client, *queue_ids, version="launchbay@0.1.0")
+
+
+async def say_goodbye(client: Client, agent: str) -> None:
+    """Say that an agent ends."""
+    await client.ask(
+        """mutation updateLaunchAgent($id: ID!) {
+             updateLaunchAgent(input: {launchAgentId: $id, agentStatus: "KILLED"}) { success }
+           }""",
+        id=agent,
+    )
 
 
 async def start_run(client: Client, run: str = "run1", project: str = "p") -> None:

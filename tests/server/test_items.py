@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from server.context import Services
+from server.filestream import receive
 from server.intervals import Intervals
 from server.storage.agents import ALIVE_SECONDS
 from server.storage.claims import LEASE_SECONDS
@@ -19,16 +20,18 @@ from tests.server.launching import (
     POP,
     SPEC,
     STOP,
-    TELL,
     acknowledge,
     fail,
     finish,
     make_agent,
+    make_our_agent,
     make_queue,
     pop,
     push,
     read_item,
+    say_goodbye,
     start_run,
+    tell,
     until_somebody_waits,
 )
 
@@ -242,10 +245,57 @@ class TestFinish:
         other = await make_agent(client)
         assert await finish(client, item, "failed", launchAgentId=other) == "CLAIMED"
 
+    async def test_keeps_a_message_of_several_lines(self, client: Client) -> None:
+        item, agent = await _claimed(client)
+        message = 'The job ended with exit code 1.\n  File "a.py", line 1\nValueError: [/x] \u2713 \0\n'
+        await finish(client, item, "failed", launchAgentId=agent, message=message)
+        assert (await read_item(client, item))["error"]["message"] == message
+
     async def test_an_unknown_end_is_refused(self, client: Client) -> None:
         item, _ = await _claimed(client)
         status, message = await client.fail(FINISH, input={"runQueueItemId": item, "state": "dead"})
         assert (status, "'dead'" in message) == (400, True)
+
+
+class TestEndOfTheRun:
+    """What the end of a run means for an item whose end nobody has told."""
+
+    async def _ended(self, client: Client, agent: str) -> str:
+        item = await push(client)
+        await pop(client, agent)
+        assert await acknowledge(client, item)
+        await start_run(client)
+        await receive(client.context, "admin", "p", "run1", {"complete": True, "exitcode": 1})
+        return item
+
+    async def test_is_the_items_where_its_agent_does_not_tell_ends(self, client: Client) -> None:
+        item = await self._ended(client, await make_agent(client, await make_queue(client)))
+        assert (await read_item(client, item))["state"] == "FAILED"
+
+    async def test_is_not_the_items_while_an_agent_may_try_again(self, client: Client) -> None:
+        item = await self._ended(client, agent := await make_our_agent(client, await make_queue(client)))
+        assert (await read_item(client, item))["state"] == "RUNNING"
+        assert await finish(client, item, "failed", launchAgentId=agent) == "FAILED"
+        assert (await read_item(client, item))["state"] == "FAILED"
+
+    @pytest.mark.parametrize("goodbye", [False, True])
+    async def test_is_the_items_when_its_agent_is_gone(self, client: Client, clock: Clock, goodbye: bool) -> None:
+        item = await self._ended(client, agent := await make_our_agent(client, await make_queue(client)))
+        if goodbye:
+            await say_goodbye(client, agent)
+        else:
+            clock.now += ALIVE_SECONDS + 1
+        assert (await read_item(client, item))["state"] == "FAILED"
+
+    async def test_is_kept_by_an_item_whose_run_another_item_takes_up(self, client: Client, clock: Clock) -> None:
+        first = await self._ended(client, agent := await make_our_agent(client, await make_queue(client)))
+        clock.now += 10
+        second = await push(client, {**SPEC, "run_id": "run1"})
+        await pop(client, agent)
+        assert await acknowledge(client, second)
+        assert (await _run(client))["state"] == "failed"
+        await start_run(client)
+        assert [(await read_item(client, item))["state"] for item in (first, second)] == ["FAILED", "RUNNING"]
 
 
 class TestStopAndDelete:
@@ -345,13 +395,11 @@ class TestWaitingReason:
 
     async def test_the_agent_tells(self, client: Client, clock: Clock) -> None:
         item, agent = await _claimed(client)
-        told = {"runQueueItemId": item, "launchAgentId": agent, "status": "preparing", "message": "fetching the code"}
-        assert (await client.ask(TELL, input=told))["updateRunQueueItemStatus"]["success"]
+        assert await tell(client, item, agent, "preparing", "fetching the code")
         assert (await self._reason(client, item)).endswith(": fetching the code.")
         assert (await read_item(client, item))["status"] == "preparing"
         other = await make_agent(client)
-        refused = await client.ask(TELL, input={**told, "launchAgentId": other})
-        assert not refused["updateRunQueueItemStatus"]["success"]
+        assert not await tell(client, item, other, "preparing", "fetching the code")
         clock.now += ALIVE_SECONDS + 10
         assert "not heard of for 100 s" in await self._reason(client, item)
 

@@ -111,7 +111,7 @@ async def test_an_upsert_replaces_everything(client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"resourceType": "slurm"}, "'slurm' is not known"),
+        ({"resourceType": "local-proces"}, "Did you mean 'local-process'"),
         ({"queueName": ""}, "1 to 64"),
         ({"queueName": "n" * 65}, "1 to 64"),
         ({"resourceConfig": "{"}, "not JSON"),

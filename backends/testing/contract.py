@@ -1,7 +1,7 @@
 """What every backend must do. A backend's tests subclass `BackendContract` and give it a `Harness`.
 
 The suite describes jobs by what they do (`Program`); a harness turns that into a command of its platform. What does not
-apply to a platform is told by the harness's flags.
+apply to a platform is told by the harness's flags. `backends.testing.shell` has a harness for processes.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from signal import Signals
 from typing import ClassVar, Literal, Protocol
 
 import pytest
+import pytest_asyncio
 
 from backends.base import Backend, BackendError, Handle, Observation, Phase, StartRequest
 
@@ -64,15 +65,17 @@ class Harness(Protocol):
         ...
 
 
+@pytest.mark.asyncio(loop_scope="function")  # said aloud: sites have other defaults
 class BackendContract:
     """The suite. Subclasses define the fixture `harness`."""
 
-    @pytest.fixture
+    @pytest_asyncio.fixture(loop_scope="function")
     async def backend(self, harness: Harness) -> AsyncGenerator[Backend]:
-        """A backend with nothing on it."""
+        """A backend with nothing on it; what runs there after the test is stopped."""
         backend = harness.open()
         yield backend
         await backend.close()
+        await _put_down(harness.open())
 
     # --- start -------------------------------------------------------------------------------------------------------
 
@@ -129,14 +132,14 @@ class BackendContract:
 
     async def test_secrets_stand_nowhere(self, harness: Harness, backend: Backend) -> None:
         command = harness.command(Program(prints=b"up\n", seconds=FOREVER))
-        secret = "do-not-show-this"
-        handle = await backend.start(StartRequest("launch-1", command, {"A": "b"}, secrets={"TOKEN": secret}))
+        hidden = "do-not-show-this"
+        handle = await backend.start(StartRequest("launch-1", command, {"A": "b"}, secrets={"TOKEN": hidden}))
         await printed(backend, handle, b"up\n")
         assert b"launch-1" in harness.in_plain_sight()
-        assert secret.encode() not in harness.in_plain_sight()
+        assert hidden.encode() not in harness.in_plain_sight()
         await backend.stop(handle, 5)
         await end_of(backend, handle)
-        assert secret.encode() not in harness.in_plain_sight()
+        assert hidden.encode() not in harness.in_plain_sight()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -322,6 +325,14 @@ class BackendContract:
         with pytest.raises(BackendError, match="has not ended"):
             await backend.cleanup(handle)
         assert (await backend.observe())[handle].phase is Phase.RUNNING
+
+
+async def _put_down(backend: Backend) -> None:
+    for handle in await backend.observe():
+        await backend.stop(handle, 0)
+        await end_of(backend, handle)
+        await backend.cleanup(handle)
+    await backend.close()
 
 
 def make_request(harness: Harness, program: Program, name: str = "launch-1") -> StartRequest:

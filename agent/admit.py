@@ -1,0 +1,66 @@
+"""Admit: wait until this machine has what a launch asks for, and give it that. Only for launches that run on it."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agent.context import AgentContext
+from agent.inventory import Inventory
+from agent.launch import Assigned, Launch
+from agent.prepare import GPU_VARIABLES, backend_for
+from agent.resolve import Resolved, Tell
+from agent.slots import environment_of, parse_request
+from backends.base import StartRequest
+
+
+async def admit(
+    context: AgentContext, launch: Launch, resolved: Resolved, request: StartRequest, tell: Tell
+) -> StartRequest:
+    """Return the request with the launch's own GPUs, CPUs and memory in it; raises `LaunchFailed` if it asks too much.
+
+    What an earlier agent gave it stays its own: the job may be running with it.
+    """
+    if launch.is_scheduler or not backend_for(context, resolved.spec).capabilities.runs_locally:
+        return request
+    asked = parse_request(request.resource_args, context.slots.inventory)
+
+    def give(assigned: Assigned) -> None:
+        launch.assigned = assigned
+
+    if launch.assigned is None:
+        taking = asyncio.create_task(context.slots.take(asked, give))
+        try:
+            await asyncio.sleep(0)
+            if not taking.done():
+                await tell(context.slots.why_waiting(asked))
+            await taking
+        finally:
+            taking.cancel()
+            await asyncio.wait([taking])
+    assert launch.assigned is not None
+    return replace(
+        request,
+        environment=_with_slots(request.environment, launch.assigned, context.slots.inventory),
+        labels={**request.labels, **labels_of(launch.assigned)},
+    )
+
+
+def _with_slots(environment: Mapping[str, str], assigned: Assigned, inventory: Inventory) -> dict[str, str]:
+    # What the agent itself may see would contradict what the job was given.
+    inherited = GPU_VARIABLES if inventory.manages_gpus else frozenset[str]()
+    kept = {name: value for name, value in environment.items() if name not in inherited}
+    return {**kept, **environment_of(assigned, inventory)}
+
+
+def labels_of(assigned: Assigned) -> dict[str, str]:
+    """Return the labels from which `assigned_by` knows what a launch was given."""
+    return {"gpus": ",".join(assigned.gpus), "cpus": str(assigned.cpus), "memory": str(assigned.memory)}
+
+
+def assigned_by(labels: Mapping[str, str]) -> Assigned | None:
+    """Return what a launch with these labels was given; None if they do not tell."""
+    if "gpus" not in labels:
+        return None
+    return Assigned(
+        tuple(gpu for gpu in labels["gpus"].split(",") if gpu), float(labels["cpus"]), int(labels["memory"])
+    )

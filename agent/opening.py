@@ -1,0 +1,155 @@
+"""Opens what an agent needs: its state folder, its server, its backends; and becomes somebody at the server."""
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import SystemRandom
+
+from agent import operations
+from agent.artifact_cache import ArtifactCache
+from agent.config import AgentConfig
+from agent.context import AgentContext
+from agent.control_plane import ControlPlane
+from agent.environments import Environments
+from agent.errors import ControlPlaneUnavailable, QueueNotFound
+from agent.held import Launches
+from agent.inventory import gpus_in_use, read_inventory
+from agent.journal import Identity, Journal
+from agent.metrics import Metrics
+from agent.redaction import SECRETS
+from agent.slots import SlotTable
+from agent.tracing import open_tracer
+from backends import registry
+from backends.base import Backend
+
+SCHEDULER_RESOURCE = "local-process"
+STATE_ROOT = Path.home() / ".local" / "state" / "launchbay"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the agent's server is, and the key to it."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+
+
+@asynccontextmanager
+async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncGenerator[AgentContext]:
+    """Give an agent's surroundings while the block runs. Waits for a server that is away.
+
+    Raises `QueueNotFound`, `StateFolderInUse`, `ConfigError`, or what the server refuses.
+    """
+    random, environment = SystemRandom(), dict(os.environ)
+    SECRETS.keep(server.api_key)
+    async with AsyncExitStack() as stack:
+        control = await stack.enter_async_context(ControlPlane(server.base_url, server.api_key, random=random))
+        facts = await control.persist(lambda: operations.server_facts(control), doing="looking for the server")
+        entity = config.entity or facts.entity
+        await control.persist(lambda: check_queues(control, entity, config.queues), doing="looking for the queues")
+        resources: Mapping[str, str] = {}
+        if facts.is_launchbay:
+            resources = await control.persist(
+                lambda: operations.queue_resources(control, entity), doing="looking for the queues"
+            )
+        state_dir = (config.state_dir or default_state_dir(server.base_url, entity, config.queues)).absolute()
+        journal = await Journal.open(state_dir)
+        stack.push_async_callback(journal.close)
+        identity = await control.persist(
+            lambda: _identify(control, journal, config, entity, version), doing="registering the agent"
+        )
+        backends = _open_backends(config, state_dir, identity.agent_name)
+        for backend in backends.values():
+            stack.push_async_callback(backend.close)
+        inventory = await read_inventory(config.slots, environment)
+        launches = Launches()
+        metrics = Metrics(launches)
+        metrics.limits(config.max_jobs, inventory)
+        control.on_retry = metrics.control_plane_retried
+        tracer = await open_tracer(environment, identity.agent_name, version)
+        stack.push_async_callback(tracer.close)
+        yield AgentContext(
+            config=config,
+            entity=entity,
+            server=control,
+            facts=facts,
+            identity=identity,
+            journal=journal,
+            state_dir=state_dir,
+            owner=config.name or f"{socket.gethostname()}:{state_dir}",
+            queue_resources=resources,
+            launches=launches,
+            slots=SlotTable(inventory, launches.assigned, gpus_in_use if config.slots.skip_busy_gpus else None),
+            backends=backends,
+            artifacts=ArtifactCache(state_dir / "artifacts", control),
+            environments=Environments(state_dir / "environments", environment),
+            work_dir=state_dir / "work",
+            process_environment=environment,
+            metrics=metrics,
+            tracer=tracer,
+            clock=time.time,
+            random=random,
+        )
+
+
+def default_state_dir(base_url: str, entity: str, queues: Sequence[str]) -> Path:
+    """Return the state folder of the agent that serves these queues of this server on this machine."""
+    what = "\n".join((base_url, entity, *sorted(queues)))
+    return STATE_ROOT / f"agent-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+
+
+async def check_queues(control: ControlPlane, entity: str, wanted: Sequence[str]) -> None:
+    """Raise `QueueNotFound` unless the entity has all of these queues."""
+    known = await operations.queue_ids(control, entity)
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        there = ", ".join(sorted(known)) or "none"
+        raise QueueNotFound(
+            f"Entity {entity!r} has no queue {', '.join(map(repr, missing))}; there are: {there}. "
+            f"Make it with: launchbay queue create {missing[0]} -e {entity} -r local-process"
+        )
+
+
+async def say_goodbye(context: AgentContext) -> None:
+    """Tell the server that the agent ends and leaves nothing behind."""
+    await operations.set_status(context.server, context.identity.agent_id, "KILLED")
+
+
+async def _identify(
+    control: ControlPlane, journal: Journal, config: AgentConfig, entity: str, version: str
+) -> Identity:
+    """Be who we were before, if the server still knows us; otherwise register."""
+    known = await journal.identity()
+    if known and known.base_url == control.base_url and known.entity == entity:
+        record = await operations.agent_record(control, known.agent_id)
+        if record and not record["stopPolling"] and record["agentStatus"] != "KILLED":
+            return known
+    queues = await operations.queue_ids(control, entity)
+    agent_id = await operations.register(
+        control,
+        entity=entity,
+        queues=[queues[name] for name in config.queues],
+        hostname=socket.gethostname(),
+        config=config.model_dump(mode="json", include={"entity", "queues", "max_jobs", "max_schedulers", "resources"}),
+        version=version,
+    )
+    record = await operations.agent_record(control, agent_id)
+    if record is None:
+        raise ControlPlaneUnavailable("The server does not know the agent that it has just registered.")
+    identity = Identity(control.base_url, entity, agent_id, record["name"])
+    await journal.remember_identity(identity)
+    return identity
+
+
+def _open_backends(config: AgentConfig, state_dir: Path, agent_name: str) -> dict[str, Backend]:
+    # Schedulers of sweeps run on this machine, whatever the agent serves otherwise.
+    resources = {*config.resources, *([SCHEDULER_RESOURCE] if config.max_schedulers else [])}
+    return {
+        resource: registry.load(resource)(state_dir / resource, agent_name, config.backends.get(resource, {}))
+        for resource in sorted(resources)
+    }

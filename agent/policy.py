@@ -1,0 +1,259 @@
+"""Policy: what launches may do on this agent. Pure. Every refusal names its rule, and who can change it.
+
+The operator's rules are in the agent's configuration: `resources`, `secure_mode` and the block `policy`. The queue's
+owner has one: what is pushed to a queue runs on its resource and on no other.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NoReturn
+
+from agent.config import AgentConfig, Policy
+from agent.errors import LaunchFailed
+from protocol.job_file import GitSource, JobFile
+from protocol.json_types import Json, JsonObject
+from protocol.launch_spec import ImageSource, LaunchSpec, PlaceholderSource, is_scheduler
+
+SCHEDULER_RESOURCE = "local-process"
+LOCKED_KEYS = frozenset(
+    {"hostpid", "hostipc", "hostnetwork", "initcontainers"}
+    | {"command", "args", "entrypoint", "containerentrypoint", "containerarguments", "baseimage"}
+)
+"""What `secure_mode` locks, anywhere in what the platform is given; without regard to case, dashes and underscores."""
+IMAGE_KEYS = frozenset({"image", "imageuri", "trainingimage", "baseimage"})
+"""Where the platforms look for images, in the same spelling."""
+DOCKER_HUB = "docker.io"
+SHOWN_CHARS = 200
+
+_HOST = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+_REGISTRY = re.compile(rf"{_HOST}(?::[0-9]+)?")
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_NAME = re.compile(
+    rf"(?P<path>{_PART}(?:/{_PART})*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
+    r"(?:@(?P<digest>[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-f]{32,}))?"
+)
+_ID = re.compile(r"[0-9a-f]{64}")
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_REMOTES = tuple(
+    re.compile(form)
+    for form in (
+        rf"https://(?:[^@/?#\\\s]*@)?(?P<host>(?i:{_HOST}))(?::[0-9]+)?(?:/.*)?",
+        rf"ssh://(?:{_USER}@)?(?P<host>(?i:{_HOST}))(?::[0-9]+)?(?:/.*)?",
+        rf"(?:{_USER}@)?(?P<host>(?i:{_HOST})):(?!:|//).+",
+    )
+)
+_OPERATOR = "Who runs the agent can change that in its configuration."
+
+
+class Refused(LaunchFailed):
+    """The launch asks for what a rule does not allow."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message, reason=f"policy:{rule.removeprefix('policy.')}")
+        self.rule = rule
+        """The key in the agent's configuration, or `queue.resource`."""
+
+
+def check(
+    config: AgentConfig,
+    spec: LaunchSpec,
+    job: JobFile | None,
+    resource_args: JsonObject,
+    image: str | None,
+    queue_resource: str | None,
+) -> None:
+    """Refuse what this agent may not run: raises `Refused`.
+
+    `resource_args` are the rendered ones, and `image` is what would run. `queue_resource` is None where the server does
+    not tell it. Whoever fetches code asks `check_git_remote` before: submodules have remotes that no job file names.
+    """
+    given: tuple[Json, ...] = (resource_args, spec.raw.get("additional_services"))
+    # On this machine a sweep's scheduler is one command of the client. It runs beside the jobs of every queue.
+    if not is_sweep_command(spec):
+        _check_resource(config, spec.resource, queue_resource)
+    if config.secure_mode:
+        _check_locked(spec, given)
+    _check_resource_args(config.policy, spec.resource, resource_args)
+    _check_images(config.policy, [image, job and job.base_image, *_images(given)])
+    if job is not None and isinstance(job.source, GitSource):
+        check_git_remote(config.policy, job.source.remote)
+
+
+def check_git_remote(policy: Policy, remote: str) -> None:
+    """Refuse a git remote on a host that is not listed: raises `Refused`."""
+    if policy.git_hosts is None:
+        return
+    host = next((match["host"].lower() for form in _REMOTES if (match := form.fullmatch(remote))), None)
+    if host is None:
+        # What stands before the host may be a password.
+        asked = (
+            f"{_shown(remote.rpartition('@')[2])} is no git remote that it understands (https, ssh or git@host:path)"
+        )
+        _refuse("policy.git_hosts", asked, policy.git_hosts)
+    if host not in {allowed.lower() for allowed in policy.git_hosts}:
+        _refuse("policy.git_hosts", f"the job's code is on the git host {_shown(host)}", policy.git_hosts)
+
+
+def is_sweep_command(spec: LaunchSpec) -> bool:
+    """Whether this is a sweep's scheduler that is the client's own command: no job, no image, no other words."""
+    return is_scheduler(spec) and isinstance(spec.source, PlaceholderSource) and spec.resource == SCHEDULER_RESOURCE
+
+
+# --- resources -------------------------------------------------------------------------------------------------------
+
+
+def _check_resource(config: AgentConfig, resource: str, queue_resource: str | None) -> None:
+    if queue_resource is not None and resource != queue_resource:
+        _refuse(
+            "queue.resource",
+            f"the launch asks for resource {_shown(resource)}, which is not its queue's",
+            (queue_resource,),
+            "Push it to a queue of that resource; a queue's resource is its owner's to set.",
+        )
+    if resource not in config.resources:
+        _refuse("resources", f"the launch asks for resource {_shown(resource)}", sorted(config.resources))
+
+
+def _check_resource_args(policy: Policy, resource: str, resource_args: JsonObject) -> None:
+    if policy.resource_args is None:
+        return
+    allowed = policy.resource_args.get(resource, ())
+    for path in _paths(resource_args):
+        if not any(_covers(entry.split("."), path) for entry in allowed):
+            asked = f"the launch sets the resource arg {_shown('.'.join(path))} of {_shown(resource)}"
+            _refuse("policy.resource_args", asked, allowed)
+
+
+def _covers(entry: Sequence[str], path: Sequence[str]) -> bool:
+    """Whether an entry of the list is a path's, or that of something above it. A key may be a pattern."""
+    return len(entry) <= len(path) and all(map(fnmatchcase, path, entry))
+
+
+def _paths(value: Json, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the keys that lead to each value. Entries of lists have no keys of their own."""
+    if isinstance(value, Mapping) and (value or not above):
+        for key, entry in value.items():
+            yield from _paths(entry, (*above, key))
+    elif isinstance(value, Sequence) and not isinstance(value, str) and value:
+        for entry in value:
+            yield from _paths(entry, above)
+    else:
+        yield above
+
+
+# --- secure_mode -----------------------------------------------------------------------------------------------------
+
+
+def _check_locked(spec: LaunchSpec, given: Json) -> None:
+    """Refuse what would run something else than the job as it was made."""
+    overridden = {
+        "overrides.entry_point": bool(spec.overrides.entry_point),
+        "overrides.dockerfile": spec.overrides.dockerfile is not None,
+        "docker.docker_image, beside a job": isinstance(spec.source, ImageSource) and spec.job is not None,
+    }
+    locked = [what for what, is_set in overridden.items() if is_set]
+    locked += [".".join(path) for path, _ in _entries(given) if _plain(path[-1]) in LOCKED_KEYS]
+    if locked:
+        _refuse("secure_mode", f"the launch sets {_shown(locked[0])}", ("the job as it was made",))
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image's reference, as a container engine understands it."""
+
+    registry: str
+    path: str
+    tag: str
+    digest: str | None
+
+
+def _check_images(policy: Policy, images: Iterable[str | None]) -> None:
+    if policy.images is None:
+        return
+    for image in images:
+        if image is None:
+            continue
+        parsed = _parse_image(image)
+        if parsed is None:
+            _refuse("policy.images", f"{_shown(image)} is no image reference", policy.images)
+        if not any(_allows(pattern, parsed) for pattern in policy.images):
+            _refuse("policy.images", f"the launch asks for the image {_shown(image)}", policy.images)
+
+
+def _images(given: Json) -> Iterator[str]:
+    """Yield every image that the platform is given."""
+    for path, value in _entries(given):
+        if _plain(path[-1]) in IMAGE_KEYS:
+            # An image volume of Kubernetes has an object there.
+            reference = value.get("reference") if isinstance(value, Mapping) else value
+            if isinstance(reference, str):
+                yield reference
+
+
+def _parse_image(reference: str) -> _Image | None:
+    """Read a reference; None if it is none. What engines are lenient about is none: they may mean something else."""
+    registry, name = _split_registry(reference)
+    match = _NAME.fullmatch(name)
+    if match is None or not _REGISTRY.fullmatch(registry) or _ID.fullmatch(reference):
+        return None
+    path = f"library/{match['path']}" if registry == DOCKER_HUB and "/" not in match["path"] else match["path"]
+    return _Image(registry, path, match["tag"] or "latest", match["digest"])
+
+
+def _allows(pattern: str, image: _Image) -> bool:
+    """Whether a pattern covers an image. Registry and name are matched apart, so that neither can pose as the other."""
+    if pattern == "*":
+        return True
+    name, _, digest = pattern.partition("@")
+    registry, name = ("*", name[2:]) if name.startswith("*/") else _split_registry(name)
+    path, _, tag = name.partition(":")
+    if registry == DOCKER_HUB and "/" not in path and path != "*":
+        path = f"library/{path}"
+    return (
+        fnmatchcase(image.registry, registry)
+        and fnmatchcase(image.path, path)
+        and (not tag or fnmatchcase(image.tag, tag))
+        # Beside a digest an engine ignores the tag: that a tag is allowed says nothing about a digest.
+        and (fnmatchcase(image.digest or "", digest) if digest else not tag or image.digest is None)
+    )
+
+
+def _split_registry(name: str) -> tuple[str, str]:
+    """Split off the registry as engines do: without one it is Docker Hub's. Hosts have no case."""
+    first, slash, rest = name.partition("/")
+    if not slash or not (first == "localhost" or "." in first or ":" in first or first != first.lower()):
+        return DOCKER_HUB, name
+    registry = first.lower()
+    return (DOCKER_HUB if registry == f"index.{DOCKER_HUB}" else registry), rest
+
+
+# --- what rules share ------------------------------------------------------------------------------------------------
+
+
+def _entries(value: Json, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Json]]:
+    """Yield every key at every depth, with what leads to it, and its value."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield (*above, key), entry
+            yield from _entries(entry, (*above, key))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for entry in value:
+            yield from _entries(entry, above)
+
+
+def _plain(key: str) -> str:
+    return key.replace("_", "").replace("-", "").lower()
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}...")
+
+
+def _refuse(rule: str, asked: str, allowed: Iterable[str], who: str = _OPERATOR) -> NoReturn:
+    raise Refused(rule, f"Refused by `{rule}`: {asked}. Allowed: {', '.join(allowed) or 'nothing'}. {who}")

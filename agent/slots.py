@@ -1,0 +1,211 @@
+"""Slots: which launch has what of this machine. Derived from the launches held, never counted.
+
+Launches are served in the order in which they ask: were small ones let past, a large one might wait for ever. A GPU is
+shown to its launch alone. CPUs and memory are what launches agree on among themselves; nothing here enforces them.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agent.errors import LaunchFailed
+from agent.inventory import NVIDIA_VARIABLE, SIZE_FORM, Gpu, Inventory, parse_size, size_text
+from agent.launch import Assigned
+from protocol.json_types import Json, JsonObject
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How often GPUs that somebody else may be using are looked at again, while a launch waits for one."""
+ROUNDING = 1e-6
+"""Shares of CPUs that differ by less are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a launch asks for."""
+
+    gpus: int = 0
+    cpus: float = 0
+    memory: int = 0
+    """Bytes."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it can be had at any time."""
+        return not (self.gpus or self.cpus or self.memory)
+
+
+def parse_request(resource_args: JsonObject, inventory: Inventory) -> Request:
+    """Read `gpus`, `cpus` and `memory` of a launch's rendered resource args; what is missing is 0.
+
+    Raises `LaunchFailed` if one makes no sense, or is more than the machine has.
+    """
+    request = Request(
+        _read(resource_args, "gpus", _whole_number, "a whole number, as 2", 0),
+        _read(resource_args, "cpus", _number, "a number, as 4 or 0.5", 0.0),
+        _read(resource_args, "memory", parse_size, SIZE_FORM, 0),
+    )
+    asked = (
+        ("gpus", request.gpus > len(inventory.gpus), _count(request.gpus, "GPU"), f"{len(inventory.gpus)}"),
+        ("cpus", request.cpus > inventory.cpus, _count(request.cpus, "CPU"), f"{inventory.cpus:g}"),
+        ("memory", request.memory > inventory.memory, _memory(request.memory), size_text(inventory.memory)),
+    )
+    for key, is_too_much, wanted, there in asked:
+        if is_too_much:
+            raise LaunchFailed(
+                f"The launch asks for {wanted} (`{key}` in its resource args), and this agent has {there} to give in "
+                f"all (`slots.{key}` of its configuration). Ask for less, or push it to another queue.",
+                reason="more_than_there_is",
+            )
+    return request
+
+
+def environment_of(assigned: Assigned, inventory: Inventory) -> dict[str, str]:
+    """Return the variables that tell a job what it has been given. They go over what it inherits."""
+    variables: dict[str, str] = {}
+    if inventory.manages_gpus:
+        variables[inventory.gpu_variable] = ",".join(assigned.gpus)  # empty: it sees none
+        if inventory.gpu_variable == NVIDIA_VARIABLE and any(gpu.isdecimal() for gpu in assigned.gpus):
+            variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # so that an index means what nvidia-smi means by it
+    if assigned.cpus:
+        # Numeric libraries start a thread for each core that they see, which is every core of the machine. NumPy's,
+        # PyTorch's and MKL's all go by this one.
+        variables["OMP_NUM_THREADS"] = str(max(1, int(assigned.cpus)))
+    return variables
+
+
+class SlotTable:
+    """What of an inventory is free.
+
+    `given` tells what launches have right now. `in_use` tells which GPUs processes compute on, and is asked about those
+    that no launch has; without it they are taken to be free.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        given: Callable[[], Iterable[Assigned]],
+        in_use: Callable[[Sequence[Gpu]], Awaitable[frozenset[str]]] | None = None,
+    ) -> None:
+        self.inventory = inventory
+        self._given = given
+        self._in_use = in_use
+        self._busy: frozenset[str] = frozenset()
+        """GPUs that somebody else was using at the last look."""
+        self._line: deque[asyncio.Event] = deque()
+        """Those who wait, in the order in which they came. An event is set when its owner should look."""
+
+    async def take(self, request: Request, give: Callable[[Assigned], None]) -> None:
+        """Wait until it is this request's turn and what it asks for is free, and give it away.
+
+        `give` must make `given` tell of it before it returns. It is called unless this raises, and then it was not: who
+        is cancelled has nothing to give back.
+        """
+        if request.is_nothing:
+            give(Assigned())
+            return
+        # Nobody tells us when somebody else's process has ended.
+        pause = BUSY_SECONDS if request.gpus and self._in_use else None
+        look = asyncio.Event()
+        self._line.append(look)
+        try:
+            while not await self._has_turn(look, request):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await look.wait()
+            give(self._choose(request))
+        finally:
+            self._line.remove(look)
+            self.changed()
+
+    def changed(self) -> None:
+        """Call whenever something was given back: lets the first in line look."""
+        if self._line:
+            self._line[0].set()
+
+    def why_waiting(self, request: Request) -> str:
+        """Return for people what a request is waiting for."""
+        return "waiting for " + ("; ".join(self._missing(request)) or "its turn: launches before it wait for more")
+
+    async def _has_turn(self, look: asyncio.Event, request: Request) -> bool:
+        look.clear()  # before looking: what happens meanwhile is a reason to look again
+        if self._line[0] is not look:
+            return False
+        candidates = self._not_given()
+        if self._in_use and 0 < request.gpus <= len(candidates):
+            self._busy = await self._in_use(candidates)
+        return not self._missing(request)
+
+    def _choose(self, request: Request) -> Assigned:
+        return Assigned(tuple(gpu.id for gpu in self._free()[: request.gpus]), request.cpus, request.memory)
+
+    def _missing(self, request: Request) -> list[str]:
+        """Return what is not free, for people."""
+        given = list(self._given())
+        missing: list[str] = []
+        if request.gpus > (free := len(self._free())):
+            busy = len(self._not_given()) - free
+            others = f", {busy} in use by somebody else" if busy else ""
+            missing.append(f"{_count(request.gpus, 'GPU')}: {_free_of(free, len(self.inventory.gpus))}{others}")
+        cpus = self.inventory.cpus - math.fsum(each.cpus for each in given)
+        if request.cpus and request.cpus > cpus + ROUNDING:
+            missing.append(f"{_count(request.cpus, 'CPU')}: {_free_of(max(0.0, cpus), self.inventory.cpus)}")
+        memory = self.inventory.memory - sum(each.memory for each in given)
+        if request.memory and request.memory > memory:
+            total = size_text(self.inventory.memory)
+            missing.append(f"{_memory(request.memory)}: {size_text(max(0, memory))} of {total} are free")
+        return missing
+
+    def _not_given(self) -> list[Gpu]:
+        given = {gpu for each in self._given() for gpu in each.gpus}
+        return [gpu for gpu in self.inventory.gpus if gpu.id not in given]
+
+    def _free(self) -> list[Gpu]:
+        return [gpu for gpu in self._not_given() if gpu.id not in self._busy]
+
+
+def _read(resource_args: JsonObject, key: str, parse: Callable[[Json], T], allowed: str, nothing: T) -> T:
+    value = resource_args.get(key)
+    if value is None:
+        return nothing
+    try:
+        return parse(value)
+    except (ValueError, OverflowError) as error:
+        raise LaunchFailed(
+            f"`{key}` in the launch's resource args is {value!r}; it must be {allowed}.", reason="bad_resource_args"
+        ) from error
+
+
+def _whole_number(value: Json) -> int:
+    """Read a number that is not negative. A template variable may have made it a string."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError
+
+
+def _number(value: Json) -> float:
+    """Read a number that is not negative, as `_whole_number` does."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        number = float(value)
+        if number >= 0:
+            return number
+    raise ValueError
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
+
+
+def _memory(size: int) -> str:
+    return f"{size_text(size)} of memory"
+
+
+def _free_of(free: float, total: float) -> str:
+    return f"{free:g} of {total:g} {'is' if free == 1 else 'are'} free"

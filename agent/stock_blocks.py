@@ -1,0 +1,74 @@
+"""The blocks `environment`, `registry` and `builder`, as the stock agent has them.
+
+They are kept as they are written, for the backends that use them: images and clouds. What is known of their keys is
+here, for warnings, for the published schema and for the reference.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.config import AgentConfig
+
+STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "environment": {
+        "type": {"enum": ["aws", "gcp", "azure"], "description": "Which cloud."},
+        "region": {"type": "string", "description": "Its region. Azure has none."},
+    },
+    "registry": {
+        "type": {"enum": ["ecr", "gcr", "acr"], "description": "Amazon, Google or Azure."},
+        "uri": {"type": "string", "description": "Where built images go, without a tag."},
+        "account_id": {"type": "string", "description": "ecr: the account, where there is no uri."},
+        "region": {"type": "string", "description": "ecr, gcr: the region, where there is no uri."},
+        "repo_name": {"type": "string", "description": "ecr: the repository, where there is no uri."},
+        "repository": {"type": "string", "description": "gcr: the repository, where there is no uri."},
+        "image-name": {"type": "string", "description": "gcr: the image, where there is no uri."},
+        "project": {"type": "string", "description": "gcr: the project, where there is no uri."},
+        "credentials": {"type": "object", "description": "An old key; must not differ from the builder's."},
+    },
+    "builder": {
+        "type": {"enum": ["docker", "kaniko", "noop"], "description": "Who builds images; noop refuses to."},
+        "destination": {"type": "string", "description": "Where built images go, without a tag."},
+        "platform": {"enum": ["linux/amd64", "linux/arm64"], "description": "docker: what images are built for."},
+        "build-context-store": {"type": "string", "description": "kaniko: bucket through which code reaches it."},
+        "build-job-name": {"type": "string", "description": "kaniko: what the names of its jobs begin with."},
+        "secret-name": {"type": "string", "description": "kaniko: Kubernetes secret with the cloud's credentials."},
+        "secret-key": {"type": "string", "description": "kaniko: the key in that secret."},
+        "kaniko-image": {"type": "string", "description": "kaniko: its own image."},
+        "kaniko-config": {"type": "object", "description": "kaniko: base of its jobs' manifests."},
+        "credentials": {"type": "object", "description": "An old key; must not differ from the registry's."},
+    },
+}
+"""Block -> key -> JSON schema of its value."""
+
+WITHOUT_BLOCKS = frozenset({"local-process"})
+"""Resources that use none of these blocks."""
+
+
+def uses_blocks(config: AgentConfig) -> bool:
+    """Whether these blocks have a meaning for what an agent serves."""
+    return not WITHOUT_BLOCKS.issuperset(config.resources)
+
+
+def block_warnings(config: AgentConfig) -> Iterator[str]:
+    """Yield what is likely to be a mistake in these blocks, in sentences, without values that may be secret."""
+    blocks: Mapping[str, Mapping[str, Any]] = {name: getattr(config, name) for name in STOCK_BLOCKS}
+    given = [f"`{name}`" for name, block in blocks.items() if block]
+    if given and not uses_blocks(config):
+        served = ", ".join(config.resources) or "none"
+        yield f"Without effect: {', '.join(given)}. No resource that this agent serves ({served}) uses them."
+    if config.registry:
+        yield "`registry` is deprecated: name the repository under `builder.destination`."
+    for name, block in blocks.items():
+        known = STOCK_BLOCKS[name]
+        for key in [key for key in block if key not in known]:
+            nearest = difflib.get_close_matches(key, list(known), 1)
+            hint = f"Did you mean `{name}.{nearest[0]}`?" if nearest else f"Known keys: {', '.join(known)}."
+            yield f"`{name}.{key}` is not a known key, and is ignored. {hint}"
+        allowed = known["type"]["enum"]
+        if block and block.get("type") not in allowed:
+            yield f"`{name}.type` must be one of {', '.join(allowed)}, and is {_said(block.get('type'))}."
+
+
+def _said(value: Any) -> str:
+    return "missing" if value is None else repr(value) if isinstance(value, str) else "something else"

@@ -1,0 +1,105 @@
+"""The flags that make up an agent's configuration, for the commands that need it, and how it is shown."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from agent.config import AgentConfig
+from agent.config_file import DEFAULT_PATH, Loaded, load, read
+from agent.errors import ConfigError
+from agent.inventory import parse_size
+from agent.masking import mask
+from backends.registry import GROUP
+
+_OPTIONS = (
+    click.option("-q", "--queue", "queues", multiple=True, help="Queue to serve; may be given several times."),
+    click.option("-e", "--entity", help="Owner of the queues. Default: the API key's user."),
+    click.option("-j", "--max-jobs", type=int, help="How many launches to hold at once; -1 for no limit. Default: 1."),
+    click.option(
+        "-c", "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="The YAML configuration."
+    ),
+    click.option(
+        "--state-dir", type=click.Path(file_okay=False, path_type=Path), help="Holds the journal, launches and caches."
+    ),
+    click.option("-v", "--verbose", count=True, help="Say more; twice for debugging."),
+)
+
+
+def configuration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of the agent; it gets them as the arguments of `Given`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was given on the command line."""
+
+    queues: tuple[str, ...]
+    entity: str | None
+    max_jobs: int | None
+    config_file: Path | None
+    state_dir: Path | None
+    verbose: int
+
+    @property
+    def path(self) -> Path:
+        """Where the configuration file is, if there is one."""
+        return self.config_file or DEFAULT_PATH
+
+    def read(self) -> Loaded:
+        """Return the configuration of file, environment and flags as it is now; `ConfigError` if it is not valid."""
+        return read(self.config_file, os.environ, self._flags)
+
+    def load(self) -> AgentConfig:
+        """Return the configuration of an agent that is to work."""
+        return load(self.config_file, os.environ, self._flags)
+
+    @property
+    def _flags(self) -> Mapping[str, Any]:
+        return {
+            "queues": self.queues,
+            "entity": self.entity,
+            "max_jobs": self.max_jobs,
+            "state_dir": self.state_dir,
+            "verbosity": min(self.verbose, 2) or None,
+        }
+
+
+def check_usable(config: AgentConfig) -> None:
+    """Raise `ConfigError` for a valid configuration with which an agent would not start."""
+    known = entry_points(group=GROUP).names
+    if missing := [resource for resource in config.resources if resource not in known]:
+        raise ConfigError(
+            f"`resources` names {', '.join(missing)}, for which there is no backend here; there are: "
+            f"{', '.join(sorted(known))}."
+        )
+    if config.listen:
+        from agent.status_app import parse_listen  # brings a web server with it
+
+        parse_listen(config.listen)
+    if config.slots.memory != "auto":
+        try:
+            parse_size(config.slots.memory)
+        except ValueError as error:
+            raise ConfigError(f"`slots.memory`: {error}.") from error
+
+
+def plain(config: AgentConfig) -> dict[str, Any]:
+    """Return a configuration as JSON has it, without secrets."""
+    return mask(config.model_dump(mode="json"))
+
+
+def as_yaml(loaded: Loaded) -> Iterable[str]:
+    """Yield the lines of a configuration, without secrets; where each value that was given came from is a comment."""
+    for key, value in plain(loaded.config).items():
+        first, *rest = yaml.safe_dump({key: value}, sort_keys=False, width=1000).splitlines()
+        yield f"{first}  # {loaded.origins[key]}" if key in loaded.origins else first
+        yield from rest

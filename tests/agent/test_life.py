@@ -1,0 +1,312 @@
+"""The life of launches with a real server and a fake platform: retries, timeouts, stops and drains."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.inventory import Gpu, Inventory
+from agent.launch import Assigned, Stage
+from backends.base import Handle, Phase
+from backends.fake import Behavior
+from tests.agent.world import World, until, world
+
+SOON = {"first_seconds": 0.1, "longest_seconds": 0.1}
+
+
+@pytest.fixture(name="world")
+async def _world(tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path) as made:
+        yield made
+
+
+async def running(world: World, count: int = 1) -> list[Handle]:
+    """Wait until that many launches run, and return their handles."""
+
+    def live() -> list[Handle]:
+        return [handle for handle, seen in world.platform.snapshot().items() if seen.phase is Phase.RUNNING]
+
+    async def look() -> bool:
+        return len(live()) == count
+
+    await until(look, f"{count} launches running")
+    return live()
+
+
+async def test_a_preempted_launch_goes_on_under_its_item_and_run(world: World) -> None:
+    world.behave("p", Behavior(output=b"first\n"), Behavior(seconds=0.1, output=b"second\n"))
+    async with world.agent(retries=[{"on": ["preempted"], "attempts": 2, **SOON}]):
+        item_id = await world.push()
+        (first,) = await running(world)
+        world.platform.preempt(first)
+        item = await world.in_state(item_id, "FAILED")  # it never calls wandb.init, so its item fails in the end
+    attempts = [(request.labels["attempt"], request.labels["run"]) for request in world.platform.started]
+    assert [attempt for attempt, _ in attempts] == ["1", "2"]
+    assert len({run for _, run in attempts}) == 1
+    assert [request.environment.get("WANDB_RESUME") for request in world.platform.started] == [None, "allow"]
+    assert item["associatedRun"]["name"] == attempts[0][1]
+    assert await world.output(item_id) == b"first\nsecond\n"
+    assert world.platform.snapshot() == {}
+
+
+async def test_what_is_not_in_the_rules_is_not_tried_again(world: World) -> None:
+    world.behave("p", Behavior(seconds=0.05, exit_code=3))
+    async with world.agent(retries=[{"on": ["preempted"]}]):
+        item = await world.in_state(await world.push(), "FAILED")
+    assert item["exitCode"] == 3
+    assert len(world.platform.started) == 1
+
+
+async def test_an_exit_code_of_the_rules_is_tried_until_the_budget_is_spent(world: World) -> None:
+    world.behave("p", Behavior(seconds=0.05, exit_code=75))
+    async with world.agent(retries=[{"on": [{"exit_code": [75]}], "attempts": 2, **SOON}]):
+        item = await world.in_state(await world.push(), "FAILED")
+    assert item["exitCode"] == 75
+    assert len(world.platform.started) == 3
+
+
+async def test_a_launch_that_waits_for_its_retry_takes_no_place_and_can_be_stopped(world: World) -> None:
+    world.behave("p", Behavior(seconds=0.05, exit_code=75))
+    world.behave("other", Behavior())
+    rule = {"on": [{"exit_code": [75]}], "first_seconds": 3600, "longest_seconds": 3600}
+    async with world.agent(max_jobs=1, retries=[rule]):
+        waiting = await world.push()
+
+        async def told() -> bool:
+            return "Trying again in" in ((await world.item(waiting))["waitingReason"] or "")
+
+        await until(told, "the server is told of the retry")
+        await world.push("other")
+        await running(world)
+        await world.stop(waiting)
+        assert (await world.in_state(waiting, "STOPPED"))["error"]["message"]
+
+
+async def test_a_retry_survives_the_agent(world: World) -> None:
+    world.behave("p", Behavior(seconds=0.05, exit_code=75), Behavior(seconds=0.05))
+    rule = {"on": [{"exit_code": [75]}], "first_seconds": 2, "longest_seconds": 2}
+    async with world.agent(retries=[rule]) as daemon:
+        item_id = await world.push()
+
+        async def retrying() -> bool:
+            return any(held.launch.stage is Stage.RETRYING and held.launch.end is None for held in daemon.launches)
+
+        await until(retrying, "the launch waits for its retry")
+    assert len(world.platform.started) == 1
+    async with world.agent(retries=[rule]):
+        await world.in_state(item_id, "FAILED")
+    assert [request.labels["attempt"] for request in world.platform.started] == ["1", "2"]
+
+
+async def test_a_launch_that_runs_too_long_fails_by_its_timeout(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(timeouts={"run": 0.3}):
+        item = await world.in_state(await world.push(), "FAILED")
+    assert "ran longer than 0.3 seconds" in item["error"]["message"]
+    assert "timeouts.run" in item["error"]["message"]
+
+
+async def test_a_queue_has_a_limit_of_its_own(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(max_jobs=-1, queue_limits={"q": 2}) as daemon:
+        for _ in range(4):
+            await world.push()
+        await running(world, 2)
+        assert daemon.launches.jobs() == 2
+
+
+async def test_a_drain_leaves_what_runs_and_hands_back_what_does_not(world: World, monkeypatch: Any) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(max_jobs=2) as daemon:
+        await world.push()
+        await running(world)
+        daemon.drain()
+        assert await world.left == 1
+        later = await world.push()
+    async with world.agent(max_jobs=2):
+        await running(world, 2)
+        assert (await world.item(later))["state"] == "CLAIMED"
+    assert len(world.platform.started) == 2
+
+
+async def test_a_drain_can_wait(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(drain={"running": "wait"}) as daemon:
+        item_id = await world.push()
+        (handle,) = await running(world)
+        daemon.drain()
+        world.platform.end(handle, 3)
+        assert await world.left == 0
+        assert (await world.item(item_id))["state"] == "FAILED"
+
+
+async def test_a_drain_does_not_wait_for_ever(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(drain={"running": "wait", "wait_seconds": 0.2}) as daemon:
+        await world.push()
+        await running(world)
+        daemon.drain()
+        assert await world.left == 1
+
+
+async def test_a_second_signal_stops_what_runs(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(drain={"running": "wait"}) as daemon:
+        item_id = await world.push()
+        await running(world)
+        daemon.drain()
+        daemon.drain()
+        assert await world.left == 0
+    item = await world.item(item_id)
+    assert item["state"] == "STOPPED"
+    assert "told to end" in item["error"]["message"]
+
+
+async def test_a_third_signal_leaves_at_once(world: World) -> None:
+    world.behave("p", Behavior(ignores_term=True))
+    async with world.agent(drain={"running": "wait"}) as daemon:
+        await world.push()
+        await running(world)
+        for _ in range(3):
+            daemon.drain()
+        assert await world.left == 1
+
+
+async def test_a_reload_changes_limits_at_once(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent(max_jobs=1) as daemon:
+        for _ in range(3):
+            await world.push()
+        await running(world, 1)
+        config = daemon._context.config
+        daemon.reload(config.model_copy(update={"max_jobs": 2}))
+        await running(world, 2)
+        daemon.reload(config.model_copy(update={"queue_limits": {"q": 0}}))
+        first, second = await running(world, 2)
+        world.platform.end(first, 1)
+        world.platform.end(second, 1)
+        await running(world, 0)
+
+
+# --- slots -----------------------------------------------------------------------------------------------------------
+
+
+async def test_launches_get_gpus_of_their_own_and_wait_for_them(world: World) -> None:
+    world.behave("p", Behavior())
+    box = Inventory((Gpu("GPU-a", 0), Gpu("GPU-b", 1)), 8, 2**30, "CUDA_VISIBLE_DEVICES")
+    asks: dict[str, Any] = {"resource_args": {"local-process": {"gpus": 1}}}
+    async with world.agent(max_jobs=-1, inventory=box):
+        for _ in range(2):
+            await world.push(**asks)
+        first, _ = await running(world, 2)
+        waiting = await world.push(**asks)
+
+        async def told() -> bool:
+            return "waiting for 1 GPU: 0 of 2 are free" in ((await world.item(waiting))["waitingReason"] or "")
+
+        await until(told, "people are told what it waits for")
+        world.platform.end(first)
+        await running(world, 2)
+    seen = [request.environment["CUDA_VISIBLE_DEVICES"] for request in world.platform.started]
+    assert sorted(seen[:2]) == ["GPU-a", "GPU-b"]
+    assert seen[2] == next(r.environment["CUDA_VISIBLE_DEVICES"] for r in world.platform.started if r.name == first)
+
+
+async def test_who_asks_for_more_than_there_is_fails_at_once(world: World) -> None:
+    async with world.agent():
+        item = await world.in_state(await world.push(resource_args={"local-process": {"gpus": 1}}), "FAILED")
+    assert "asks for 1 GPU" in item["error"]["message"]
+    assert world.platform.started == []
+
+
+async def test_what_was_given_stays_given_over_a_restart(world: World) -> None:
+    world.behave("p", Behavior())
+    box = Inventory((Gpu("GPU-a", 0), Gpu("GPU-b", 1)), 8, 2**30, "CUDA_VISIBLE_DEVICES")
+    asks: dict[str, Any] = {"resource_args": {"local-process": {"gpus": 1}}}
+    for state in ("state", "state", "lost"):
+        async with world.agent(state=state, max_jobs=-1, inventory=box) as daemon:
+            if not world.platform.started:
+                await world.push(**asks)
+                await running(world)
+            assert await until(lambda: _true(daemon.launches.assigned()), "it is held") == [Assigned(("GPU-a",))]
+            await world.goodbye(daemon)
+
+
+# --- the labels are the journal --------------------------------------------------------------------------------------
+
+
+async def test_launches_are_adopted_by_their_labels_where_the_journal_is_lost(world: World) -> None:
+    world.behave("p", Behavior(output=b"before\n"))
+    async with world.agent() as daemon:
+        item_id = await world.push()
+        (handle,) = await running(world)
+        await world.goodbye(daemon)
+    async with world.agent(state="lost") as daemon:
+        await until(lambda: _true(item_id in daemon.launches), "it is adopted")
+        world.platform.write(handle, b"after\n")
+        world.platform.end(handle, 3)
+        assert (await world.in_state(item_id, "FAILED"))["exitCode"] == 3
+    assert len(world.platform.started) == 1
+    assert await world.output(item_id) == b"before\nafter\n"
+
+
+async def test_an_orphan_is_put_down(world: World) -> None:
+    """Its item is over: somebody deleted it while no agent was there."""
+    world.behave("p", Behavior())
+    async with world.agent() as daemon:
+        item_id = await world.push()
+        await running(world)
+        await world.goodbye(daemon)
+    await world.server.ask(
+        """mutation Fail($id: ID!) { failRunQueueItem(input: {runQueueItemId: $id, message: "m", stage: "agent"}) {
+             success } }""",
+        id=item_id,
+    )
+    async with world.agent(state="lost") as daemon:
+        await running(world, 0)
+        await until(lambda: _true(not world.platform.snapshot()), "nothing is left")
+        assert not daemon.launches
+
+
+async def _true(value: Any) -> Any:
+    return value
+
+
+# --- handing back ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_drain_hands_back_what_waits_for_slots(world: World) -> None:
+    world.behave("p", Behavior())
+    box = Inventory((Gpu("GPU-a", 0),), 8, 2**30, "CUDA_VISIBLE_DEVICES")
+    asks: dict[str, Any] = {"resource_args": {"local-process": {"gpus": 1}}}
+    async with world.agent(max_jobs=2, inventory=box) as daemon:
+        await world.push(**asks)
+        await running(world)
+        waiting = await world.push(**asks)
+
+        async def told() -> bool:
+            return "waiting for 1 GPU" in ((await world.item(waiting))["waitingReason"] or "")
+
+        await until(told, "it waits")
+        daemon.drain()
+        assert await world.left == 1
+        item = await world.item(waiting)
+        assert (item["state"], item["agent"]) == ("PENDING", None)
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_last_lines_stand_on_a_failed_item_and_no_secret(world: World) -> None:
+    own_key = "e" * 40
+    output = "\n".join([*(f"line {number}" for number in range(20)), f"key {own_key}", "10%\r99%\rKeyError: 'x'", ""])
+    world.behave("p", Behavior(seconds=0.05, exit_code=3, output=output.encode()))
+    async with world.agent():
+        item_id = await world.push(_wandb_api_key=own_key)
+        message = (await world.in_state(item_id, "FAILED"))["error"]["message"]
+    assert message.startswith("The job ended with exit code 3. Its log says why. Last lines:\n    line 12\n")
+    assert message.endswith(f"key {'*' * 40}\n    KeyError: 'x'")
+    sent = await world.output(item_id)
+    assert len(sent) == len(output)
+    assert own_key.encode() not in sent
