@@ -9,7 +9,7 @@ import asyncio
 import structlog
 
 from agent import operations
-from agent.admit import assigned_by
+from agent.admission.admit import assigned_by
 from agent.context import AgentContext
 from agent.launch import Launch, Stage
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Observation

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from agent.artifact_cache import ArtifactCache
-from agent.config import AgentConfig
+from agent.admission.slots import SlotTable
+from agent.caches.artifacts import ArtifactCache
+from agent.caches.environments import Environments
+from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
-from agent.environments import Environments
 from agent.held import Launches
 from agent.journal import Identity, Journal
 from agent.launch import Launch, Stage
-from agent.metrics import Metrics
+from agent.observability.metrics import Metrics
+from agent.observability.tracing import Tracer
 from agent.operations import ServerFacts
-from agent.slots import SlotTable
-from agent.tracing import Tracer
 from backends.base import Backend
 
 

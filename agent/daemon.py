@@ -14,14 +14,14 @@ from typing import Any
 import structlog
 
 from agent import claim, operations
+from agent.admission.capacity import Capacity
 from agent.adopt import adopt, put_down
-from agent.capacity import Capacity
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.drive import Driver
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
-from agent.health import Health
 from agent.launch import Launch, Stage, StopReason
+from agent.observability.health import Health
 from agent.supervise import supervise
 from agent.tidy import tidy_strays
 from agent.watch import Settle, decide, next_deadline
@@ -126,7 +126,7 @@ class Daemon:
         return True
 
     def reload(self, config: AgentConfig) -> None:
-        """Go on with another configuration. What it has opened (`agent/reloading.py`) must be the same."""
+        """Go on with another configuration. What it has opened (`agent/config/reloading.py`) must be the same."""
         self._context.config = config
         self._context.metrics.limits(config.max_jobs, self._context.slots.inventory)
         self._changed()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from agent import claim, operations, report
-from agent.admit import admit
+from agent.admission.admit import admit
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped, NoLongerOurs
 from agent.held import Held

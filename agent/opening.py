@@ -11,19 +11,19 @@ from pathlib import Path
 from random import SystemRandom
 
 from agent import operations
-from agent.artifact_cache import ArtifactCache
-from agent.config import AgentConfig
+from agent.admission.inventory import gpus_in_use, read_inventory
+from agent.admission.slots import SlotTable
+from agent.caches.artifacts import ArtifactCache
+from agent.caches.environments import Environments
+from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
-from agent.environments import Environments
 from agent.errors import ControlPlaneUnavailable, QueueNotFound
 from agent.held import Launches
-from agent.inventory import gpus_in_use, read_inventory
 from agent.journal import Identity, Journal
-from agent.metrics import Metrics
+from agent.observability.metrics import Metrics
+from agent.observability.tracing import open_tracer
 from agent.redaction import SECRETS
-from agent.slots import SlotTable
-from agent.tracing import open_tracer
 from backends import registry
 from backends.base import Backend
 

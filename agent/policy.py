@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
-from agent.config import AgentConfig, Policy
+from agent.config.model import AgentConfig, Policy
 from agent.errors import LaunchFailed
 from protocol.job_file import GitSource, JobFile
 from protocol.json_types import Json, JsonObject

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent import policy
+from agent.caches.environments import Requirements
 from agent.context import AgentContext
-from agent.environments import Requirements
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Stage
 from agent.render import macro_environment, render_resource_args

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
-from agent.config import ExitCodes, RetryRule
+from agent.config.model import ExitCodes, RetryRule
 from agent.launch import Cause, End, Launch, Outcome
 
 JITTER = 0.2

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import structlog
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
+from agent.config.reloading import reload_on_change
 from agent.context import AgentContext
 from agent.daemon import Daemon
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
+from agent.observability.service_manager import ServiceManager, service_manager
+from agent.observability.status import agent_status
+from agent.observability.status_app import serving
 from agent.opening import Server, opened, say_goodbye
-from agent.reloading import reload_on_change
-from agent.service_manager import ServiceManager, service_manager
-from agent.status import agent_status
-from agent.status_app import serving
 from agent.supervise import supervise
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agent.config import Timeouts
+from agent.config.model import Timeouts
 from agent.launch import Cause, End, Launch, Outcome, Stage, StopReason
 from backends.base import Observation, Phase, Snapshot
 

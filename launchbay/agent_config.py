@@ -10,11 +10,11 @@ from typing import Any
 import click
 import yaml
 
-from agent.config import AgentConfig
-from agent.config_file import DEFAULT_PATH, Loaded, load, read
+from agent.admission.inventory import parse_size
+from agent.config.file import DEFAULT_PATH, Loaded, load, read
+from agent.config.masking import mask
+from agent.config.model import AgentConfig
 from agent.errors import ConfigError
-from agent.inventory import parse_size
-from agent.masking import mask
 from backends.registry import GROUP
 
 _OPTIONS = (
@@ -82,7 +82,7 @@ def check_usable(config: AgentConfig) -> None:
             f"{', '.join(sorted(known))}."
         )
     if config.listen:
-        from agent.status_app import parse_listen  # brings a web server with it
+        from agent.observability.status_app import parse_listen  # brings a web server with it
 
         parse_listen(config.listen)
     if config.slots.memory != "auto":

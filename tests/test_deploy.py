@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from agent.status_app import SOCKET
+from agent.observability.status_app import SOCKET
 from launchbay.cli import launchbay as cli
 from launchbay.exits import DRAINED_WITH_WORK, STOPPED_WORK, USAGE
 

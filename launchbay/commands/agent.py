@@ -7,7 +7,7 @@ import click
 import structlog
 from click.core import ParameterSource
 
-from agent.config_file import with_queues
+from agent.config.file import with_queues
 from agent.errors import ConfigError
 from launchbay import __version__, exits
 from launchbay.agent_config import Given, as_yaml, check_usable, configuration_options, plain

@@ -2,7 +2,7 @@
 
 import click
 
-from agent.config_schema import schema
+from agent.config.schema import schema
 from launchbay.output import print_json
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from agent.observability.status_app import AgentSilent, ask_status
 from agent.opening import STATE_ROOT
-from agent.status_app import AgentSilent, ask_status
 from launchbay import exits
 from launchbay.errors import NotThere
 from launchbay.output import ago, json_option, print_json, print_table

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
+from agent.config.stock_blocks import uses_blocks
 from agent.control_plane import ControlPlane
 from agent.errors import ConfigError
-from agent.stock_blocks import uses_blocks
 from launchbay import exits
 from launchbay.agent_config import Given, check_usable, configuration_options
 from launchbay.doctor import machine_checks, platform_checks, server_checks

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from agent.service_manager import service_manager
+from agent.observability.service_manager import service_manager
 from launchbay.logs import configure_logging
 from server.start import ServerSettings, running
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
 from protocol.errors import LaunchbayError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from agent import operations
+from agent.admission.inventory import read_inventory, size_text
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
-from agent.inventory import read_inventory, size_text
+from agent.observability.status_app import ask_status
 from agent.opening import default_state_dir
-from agent.status_app import ask_status
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped, warning
 
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.artifact_cache import ArtifactCache, ArtifactVersion
+from agent.caches.artifacts import ArtifactCache, ArtifactVersion
 from agent.control_plane import ControlPlane
 from agent.errors import LaunchFailed
 from protocol.names import ArtifactName

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.capacity import Capacity
+from agent.admission.capacity import Capacity
 
 
 class Holder:

@@ -10,16 +10,16 @@ import jsonschema
 import pytest
 import yaml
 
-from agent.config import AgentConfig
-from agent.config_file import load as load_config
-from agent.config_file import read as read_config
-from agent.config_keys import every_key
-from agent.config_schema import schema
+from agent.config.file import load as load_config
+from agent.config.file import read as read_config
+from agent.config.keys import every_key
+from agent.config.masking import mask
+from agent.config.model import AgentConfig
+from agent.config.reloading import AT_THE_START
+from agent.config.schema import schema
+from agent.config.stock_blocks import STOCK_BLOCKS
 from agent.errors import ConfigError
 from agent.launch import Cause
-from agent.masking import mask
-from agent.reloading import AT_THE_START
-from agent.stock_blocks import STOCK_BLOCKS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "configuration.md").read_text()

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
-from agent.artifact_cache import ArtifactCache
+from agent.admission.inventory import Inventory
+from agent.admission.slots import SlotTable
+from agent.caches.artifacts import ArtifactCache
+from agent.caches.environments import Environments
 from agent.claim import claim
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
 from agent.daemon import Daemon
-from agent.environments import Environments
 from agent.errors import LaunchFailed
 from agent.held import Launches
-from agent.inventory import Inventory
 from agent.journal import Identity, Journal
 from agent.launch import Launch, Stage
-from agent.metrics import Metrics
+from agent.observability.metrics import Metrics
+from agent.observability.tracing import NoTracer
 from agent.operations import QueueItem, ServerFacts
 from agent.prepare import backend_for
-from agent.slots import SlotTable
-from agent.tracing import NoTracer
 from backends.base import Handle, Observation, Phase, Snapshot
 from protocol.launch_spec import parse_launch_spec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.environments import MARKER, Environments, Requirements
+from agent.caches.environments import MARKER, Environments, Requirements
 from agent.errors import LaunchFailed
 
 PYPROJECT = '[project]\nname = "local-thing"\nversion = "{version}"\n'

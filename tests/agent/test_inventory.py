@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import Slots
-from agent.errors import ConfigError
-from agent.inventory import (
+from agent.admission.inventory import (
     AMD_VARIABLE,
     NVIDIA_VARIABLE,
     UNITS,
@@ -28,6 +26,8 @@ from agent.inventory import (
     read_inventory,
     size_text,
 )
+from agent.config.model import Slots
+from agent.errors import ConfigError
 
 
 @dataclass

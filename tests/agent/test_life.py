@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.inventory import Gpu, Inventory
+from agent.admission.inventory import Gpu, Inventory
 from agent.launch import Assigned, Stage
 from backends.base import Handle, Phase
 from backends.fake import Behavior

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.admission.inventory import Gpu, Inventory
 from agent.held import Launches
-from agent.inventory import Gpu, Inventory
 from agent.launch import Assigned, Cause, Launch, Outcome, Stage
-from agent.metrics import Metrics
+from agent.observability.metrics import Metrics
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "launchbay-agent.json"
 NAME = re.compile(r"\b(?:launchbay_agent|process)_\w+")

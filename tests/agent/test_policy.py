@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import AgentConfig, Policy
+from agent.config.model import AgentConfig, Policy
 from agent.policy import Refused, check, check_git_remote
 from protocol.job_file import JobFile, parse_job_file
 from protocol.launch_spec import parse_launch_spec

@@ -11,9 +11,9 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from agent.config import AgentConfig
-from agent.config_file import load
-from agent.reloading import AT_THE_START, Change, changes, needs_restart, reload_on_change
+from agent.config.file import load
+from agent.config.model import AgentConfig
+from agent.config.reloading import AT_THE_START, Change, changes, needs_restart, reload_on_change
 
 LOOK_SECONDS = 0.005
 
@@ -90,7 +90,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is logged, whatever logging other tests have set up."""
     capture = LogCapture()
     level = structlog.make_filtering_bound_logger(0)
-    monkeypatch.setattr("agent.reloading.log", structlog.wrap_logger(None, [capture], level))
+    monkeypatch.setattr("agent.config.reloading.log", structlog.wrap_logger(None, [capture], level))
     return capture.entries
 
 
@@ -189,7 +189,7 @@ async def test_a_file_that_is_being_written_is_left_alone(monkeypatch: pytest.Mo
         read_at.append(looks)
         return config()
 
-    monkeypatch.setattr("agent.reloading._stamp", stamp)
+    monkeypatch.setattr("agent.config.reloading._stamp", stamp)
     async with running(read, path):
         await until(lambda: looks > 10)
     assert read_at == [0, 2, 6]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import AgentConfig, RetryRule
+from agent.config.model import AgentConfig, RetryRule
 from agent.launch import Cause, End, Launch, Outcome, StopReason
 from agent.retry import JITTER, next_try
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.service_manager import service_manager
+from agent.observability.service_manager import service_manager
 
 
 class Listener:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.admission.inventory import AMD_VARIABLE, NVIDIA_VARIABLE, Gpu, Inventory
+from agent.admission.slots import BUSY_SECONDS, Request, SlotTable, environment_of, parse_request
 from agent.errors import LaunchFailed
 from agent.held import Launches
-from agent.inventory import AMD_VARIABLE, NVIDIA_VARIABLE, Gpu, Inventory
 from agent.journal import Journal
 from agent.launch import Assigned, Launch, Stage
-from agent.slots import BUSY_SECONDS, Request, SlotTable, environment_of, parse_request
 
 GIB = 2**30
 FOUR = tuple(f"GPU-{letter}" for letter in "abcd")

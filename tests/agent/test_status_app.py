@@ -19,18 +19,18 @@ import aiohttp
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.config import AgentConfig
+from agent.admission.inventory import Gpu, Inventory
+from agent.admission.slots import SlotTable
+from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
 from agent.errors import ConfigError
-from agent.health import BLOCKED_SECONDS, LATELY_SECONDS, SILENT_SECONDS, Health
 from agent.held import Launches
-from agent.inventory import Gpu, Inventory
 from agent.journal import Identity
 from agent.launch import Assigned, Cause, Launch, Stage, StopReason
-from agent.metrics import Metrics
-from agent.slots import SlotTable
-from agent.status import agent_status
-from agent.status_app import SOCKET, AgentSilent, ask_status, parse_listen, serving
+from agent.observability.health import BLOCKED_SECONDS, LATELY_SECONDS, SILENT_SECONDS, Health
+from agent.observability.metrics import Metrics
+from agent.observability.status import agent_status
+from agent.observability.status_app import SOCKET, AgentSilent, ask_status, parse_listen, serving
 from launchbay.commands import agent_status as status_command
 from launchbay.errors import NotThere
 from protocol.json_types import JsonObject
@@ -117,8 +117,8 @@ async def test_nobody_measuring_is_not_alive() -> None:
 
 
 async def test_work_that_blocks_the_real_loop_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.health.LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("agent.health.BLOCKED_SECONDS", 0.2)
+    monkeypatch.setattr("agent.observability.health.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("agent.observability.health.BLOCKED_SECONDS", 0.2)
     agent = Watched()
     watching = asyncio.create_task(agent.health.watch())
     await asyncio.sleep(0.05)
@@ -287,7 +287,7 @@ async def test_an_agent_that_cannot_tell_its_status_says_so(folder: Path) -> Non
 async def test_an_agent_that_hangs_is_told_from_one_that_is_not_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.status_app.ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("agent.observability.status_app.ANSWER_SECONDS", 0.1)
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(folder / SOCKET))
         hanging.listen()
@@ -474,7 +474,7 @@ async def test_the_command_finds_the_agents_of_this_machine(folder: Path, monkey
 
 async def test_an_agent_that_hangs_does_not_hide_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_command, "STATE_ROOT", folder)
-    monkeypatch.setattr("agent.status_app.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("agent.observability.status_app.ANSWER_SECONDS", 0.3)
     (folder / "agent-hanging").mkdir()
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(folder / "agent-hanging" / SOCKET))

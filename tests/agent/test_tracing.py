@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from structlog.testing import capture_logs
 
 from agent.launch import Cause, End, Launch, Outcome, Stage
-from agent.tracing import NoTracer, Tracer, open_tracer
+from agent.observability.tracing import NoTracer, Tracer, open_tracer
 
 ERROR = 2
 """The status code of a span that failed, on the wire."""
@@ -139,7 +139,7 @@ async def test_nothing_of_a_spec_is_in_a_trace(collector: Collector) -> None:
 
 
 async def test_a_collector_that_is_away_keeps_no_agent_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.otlp.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("agent.observability.otlp.CLOSE_SECONDS", 0.2)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     tracer = await open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "agent-1", "1")
     tracer.stage(launch(), Stage.CLAIMED, 1, 2)
@@ -157,7 +157,7 @@ async def test_nobody_is_traced_who_did_not_ask() -> None:
 
 
 async def test_without_the_extra_the_agent_works_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "agent.otlp", raising=False)
+    monkeypatch.delitem(sys.modules, "agent.observability.otlp", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with capture_logs() as logs:
         tracer = await open_tracer({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:secret@host"}, "agent-1", "1")

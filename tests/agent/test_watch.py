@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from agent.config import Timeouts
+from agent.config.model import Timeouts
 from agent.launch import MOVES, Cause, Launch, Outcome, Stage, StopReason
 from agent.watch import Action, Settle, Stop, decide, end_of, next_deadline
 from backends.base import Handle, Observation, Phase

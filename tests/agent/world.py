@@ -10,19 +10,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent.artifact_cache import ArtifactCache
-from agent.config import AgentConfig
+from agent.admission.inventory import Inventory
+from agent.admission.slots import SlotTable
+from agent.caches.artifacts import ArtifactCache
+from agent.caches.environments import Environments
+from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
 from agent.daemon import Daemon
-from agent.environments import Environments
 from agent.held import Launches
-from agent.inventory import Inventory
 from agent.journal import Identity, Journal
-from agent.metrics import Metrics
+from agent.observability.metrics import Metrics
+from agent.observability.tracing import NoTracer
 from agent.operations import agent_record, queue_ids, queue_resources, register, server_facts, set_status
-from agent.slots import SlotTable
-from agent.tracing import NoTracer
 from backends.fake import Behavior, FakeBackend, FakePlatform
 from server.start import ServerSettings, running
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from uv import find_uv_bin
 
-from agent.config_file import load as load_config
+from agent.config.file import load as load_config
 from agent.opening import _open_backends
 from backends.base import StartRequest
 from backends.testing.contract import BackendContract, end_of, output_of

@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 import agent.operations
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
 from agent.daemon import Daemon
 from agent.opening import Server, say_goodbye

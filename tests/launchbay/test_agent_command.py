@@ -13,7 +13,7 @@ import click
 import pytest
 import yaml
 
-from agent.config_schema import schema
+from agent.config.schema import schema
 from agent.errors import ConfigError
 from launchbay.commands.agent import command
 from server.start import ServerSettings, running

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
-from agent.health import Health
 from agent.held import Launches
-from agent.metrics import Metrics
-from agent.status_app import serving
+from agent.observability.health import Health
+from agent.observability.metrics import Metrics
+from agent.observability.status_app import serving
 from launchbay.commands.doctor import CHECKS
 from launchbay.doctor import machine_checks, platform_checks, server_checks
 from launchbay.doctor.checks import Check, Finding, Surroundings, Verdict, absent, broken, ok, run_checks

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from agent.caches.single_flight import SingleFlight
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused, LaunchFailed
-from agent.single_flight import SingleFlight
 from protocol.json_types import dig
 from protocol.names import ArtifactName
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from agent.config_keys import hint
-from agent.masking import FREE_FORM
+from agent.config.keys import hint
+from agent.config.masking import FREE_FORM
 
 _ELSEWHERE = {
     "api_key": "Set WANDB_API_KEY or WANDB_API_KEY_FILE instead: a key does not belong into this file.",

@@ -12,10 +12,10 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
-from agent.config import AgentConfig
-from agent.config_problems import explain
+from agent.config.model import AgentConfig
+from agent.config.problems import explain
+from agent.config.stock_blocks import block_warnings
 from agent.errors import ConfigError
-from agent.stock_blocks import block_warnings
 
 DEFAULT_PATH = Path.home() / ".config" / "wandb" / "launch-config.yaml"
 """Where the stock agent looks as well."""

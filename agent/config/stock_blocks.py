@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 
 STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "environment": {

@@ -62,6 +62,6 @@ async def open_tracer(environment: Mapping[str, str], agent_name: str, version: 
 
 
 def _open_otlp(service: str, agent_name: str, version: str) -> Tracer:
-    from agent.otlp import OtlpTracer  # an extra, and five MiB of memory
+    from agent.observability.otlp import OtlpTracer  # an extra, and five MiB of memory
 
     return OtlpTracer(service, agent_name, version)

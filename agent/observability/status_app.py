@@ -17,8 +17,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from agent.errors import ConfigError
-from agent.health import Health
-from agent.metrics import Metrics
+from agent.observability.health import Health
+from agent.observability.metrics import Metrics
 from protocol.errors import LaunchbayError
 from protocol.json_types import JsonObject
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import structlog
 from uv import find_uv_bin
 
+from agent.caches.single_flight import SingleFlight
 from agent.errors import LaunchFailed
-from agent.single_flight import SingleFlight
 
 INSTALL_TIMEOUT_SECONDS = 1800
 MARKER = ".launchbay-ready"

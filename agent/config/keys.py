@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 
 _FAR_COUSIN = 0.85
 """How alike a key of another block must be to be worth a hint; within a block the library's 0.6 is right."""

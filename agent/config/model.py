@@ -1,4 +1,4 @@
-"""The agent's configuration, as one validated model. `agent/config_file.py` reads it from file, environment and flags.
+"""The agent's configuration, as one validated model. `agent/config/file.py` reads it from file, environment and flags.
 
 Every key of the stock agent's file is accepted with its meaning; the blocks are ours.
 """

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import structlog
 
-from agent.config import Slots
+from agent.config.model import Slots
 from agent.errors import ConfigError
 
 NVIDIA_VARIABLE = "CUDA_VISIBLE_DEVICES"

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from agent.context import AgentContext
-from agent.health import Health
 from agent.held import Held
+from agent.observability.health import Health
 from protocol.json_types import JsonObject
 
 

@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from agent.config import AgentConfig
+from agent.config.model import AgentConfig
 from agent.held import Launches
-from agent.metrics import Metrics
+from agent.observability.metrics import Metrics
 
 LOOK_SECONDS = 1.0
 """How often the loop is measured."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from agent.stock_blocks import STOCK_BLOCKS
+from agent.config.stock_blocks import STOCK_BLOCKS
 from protocol.launch_spec import REDACTED
 
 FREE_FORM = frozenset({"backends", *STOCK_BLOCKS})

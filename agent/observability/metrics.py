@@ -14,8 +14,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.metrics import disable_created_metrics
 from prometheus_client.registry import Collector
 
+from agent.admission.inventory import Inventory
 from agent.held import Launches
-from agent.inventory import Inventory
 from agent.launch import Cause, Outcome, Stage
 
 PollResult: TypeAlias = Literal["item", "empty", "error"]

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agent.admission.inventory import Inventory
+from agent.admission.slots import environment_of, parse_request
 from agent.context import AgentContext
-from agent.inventory import Inventory
 from agent.launch import Assigned, Launch
 from agent.prepare import GPU_VARIABLES, backend_for
 from agent.resolve import Resolved, Tell
-from agent.slots import environment_of, parse_request
 from backends.base import StartRequest
 
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import structlog
 
-from agent.config import AgentConfig
+from agent.config.masking import FREE_FORM, masked
+from agent.config.model import AgentConfig
 from agent.errors import ConfigError
-from agent.masking import FREE_FORM, masked
 
 LOOK_SECONDS = 2.0
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from agent.config import AgentConfig
-from agent.stock_blocks import STOCK_BLOCKS
+from agent.config.model import AgentConfig
+from agent.config.stock_blocks import STOCK_BLOCKS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

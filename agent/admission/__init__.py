@@ -1,0 +1,1 @@
+"""Who may have a place now: limits, and the GPUs, CPUs and memory of this machine."""

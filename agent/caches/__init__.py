@@ -1,0 +1,1 @@
+"""What launches share and need not make again: artifacts and environments."""
