@@ -36,13 +36,13 @@ class Process:
 
     def open(self) -> int | None:
         """Return a pidfd, or None if the process is gone; `OSError` where the kernel has no pidfds."""
-        if not self.is_alive:
+        if not self.started:
             return None
         try:
             handle = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
-        if not self.is_alive:  # it ended in between, and the pidfd may be somebody else's
+        if not self.is_alive:  # it has ended, and the pidfd may be somebody else's
             os.close(handle)
             return None
         return handle
@@ -138,7 +138,7 @@ def _list(root: Path) -> Set[Handle]:
 
 def _labels(folder: Path) -> Mapping[str, str]:
     try:
-        return json.loads((folder / spawner.LABELS).read_bytes())
+        return json.loads(spawner.read_file(f"{folder}/{spawner.LABELS}"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
