@@ -45,7 +45,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 benchmark: setup
-	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.agent
 
 lock: pyproject.toml tests/older-client.in
 	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock

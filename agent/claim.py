@@ -29,7 +29,12 @@ async def claim(
     (`may_schedule`) is left alone: its lease ends, and it comes again or goes to another agent.
     """
     item, waited = await operations.pop(
-        context.server, entity=context.entity, queue=queue, agent_id=context.identity.agent_id, wait=wait
+        context.server,
+        entity=context.entity,
+        queue=queue,
+        agent_id=context.identity.agent_id,
+        wait=wait,
+        is_launchbay=context.facts.is_launchbay,
     )
     if item is None or item.item_id in held:
         return None, waited
@@ -43,6 +48,7 @@ async def claim(
         queue=queue,
         spec=item.spec,
         agent_id=context.identity.agent_id,
+        enqueued_at=min(item.enqueued_at, now),  # the server's clock may be ahead of this one
         claimed_at=now,
         since=now,
         run_id=chosen if isinstance(chosen, str) and chosen else names.run_id(context.random),
@@ -66,7 +72,8 @@ async def acknowledge(context: AgentContext, launch: Launch) -> bool:
         ours = False
     if ours:
         context.move(launch, Stage.PREPARING)
-        await context.journal.record(launch)
+        # A crash before this is written is like one before the answer came: the next agent acknowledges again.
+        context.journal.record_soon(launch)
     else:
         # Never fail it: whoever has it now would lose a healthy launch.
         log.info("the item belongs to somebody else now")

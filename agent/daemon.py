@@ -30,6 +30,8 @@ from backends.base import Backend, BackendUnavailable
 LONG_POLL_SECONDS = 25.0
 SHARED_POLL_SECONDS = 1.0
 """How long a poll may hold room for a launch while other queues wait for the same room."""
+POLLS_AT_ONCE = 4
+"""For each queue, while it has items."""
 FIRST_POLL_SECONDS = 0.5
 LAST_POLL_SECONDS = 10.0
 """Bounds of the interval where a server does not hold polls."""
@@ -52,6 +54,8 @@ class Daemon:
         self._capacity = Capacity(lambda: context.config.max_jobs, self.launches.jobs)
         self.health = Health(self.launches, lambda: context.config, context.metrics, time.monotonic)
         """How it does."""
+        self.on_drain: Callable[[], None] = lambda: None
+        """Called when it is told to end, by whomever."""
         self.stopped = 0
         """How many launches it stopped because it was told to end a second time."""
         self._queues: dict[str, Capacity] = {}
@@ -78,6 +82,7 @@ class Daemon:
         ):
             if not told.is_set():
                 log.info(f"told to end: {what}", launches=len(self.launches))
+                self.on_drain()
                 self.health.draining = True
                 told.set()
                 return
@@ -167,7 +172,9 @@ class Daemon:
             pause = FIRST_POLL_SECONDS
             while True:
                 try:
-                    launch, waited = await self._claim(queue)
+                    launch, waited = await self._claim(queue, self._patience())
+                    if launch is not None:
+                        await self._claim_while_any(queue)
                 except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
                     self._context.metrics.polled(queue, "error")
                     log.warning("cannot claim", queue=queue, error=str(error), retry_seconds=pause)
@@ -183,10 +190,22 @@ class Daemon:
 
         return loop
 
-    async def _claim(self, queue: str) -> tuple[Launch | None, bool]:
+    async def _claim_while_any(self, queue: str) -> None:
+        """Claim with several polls at once until they find nothing: one by one, round trips would set the pace."""
+
+        async def poll() -> None:
+            while (await self._claim(queue, 0))[0] is not None:
+                self.health.polled(queue)
+
+        # None is cut short by the failure of another: it may just have been given an item.
+        for result in await asyncio.gather(*(poll() for _ in range(POLLS_AT_ONCE)), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _claim(self, queue: str, wait: float) -> tuple[Launch | None, bool]:
         async with self._room(queue):
             launch, waited = await claim.claim(
-                self._context, queue, self._patience(), self.launches, may_schedule=self._may_schedule
+                self._context, queue, wait, self.launches, may_schedule=self._may_schedule
             )
             if launch is not None:
                 self._take(launch)

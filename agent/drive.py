@@ -7,12 +7,14 @@ What goes wrong ends that one launch, or that one attempt of it: see `agent/retr
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
 
 from agent import claim, operations, report
 from agent.admission.admit import admit
+from agent.admission.first import StartsFirst
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped, NoLongerOurs
 from agent.held import Held
@@ -58,6 +60,7 @@ class Driver:
         self._changed = changed
         self._look = look
         self._spawn = spawn
+        self._first = StartsFirst()
 
     async def drive(self, held: Held) -> None:
         """Bring a launch to its start, from wherever it stands, or from its end to the server."""
@@ -68,13 +71,14 @@ class Driver:
                 held.ending = True  # what the backend says of it must wait until the server knows that it is ours
                 await claim.inherit(self._context, launch)
                 held.ending = False
-            if launch.stage is Stage.CLAIMED and not await claim.acknowledge(self._context, launch):
+            if launch.stage is Stage.CLAIMED and not await self._acknowledge(launch):
                 await self._forget(held)
                 return
             if launch.stage is Stage.RETRYING:
                 await self._wait_for_retry(held)
             if launch.stage in {Stage.PREPARING, Stage.STARTING}:
-                await self._bring_up(held)
+                with self._first.starting(launch.item_id):
+                    await self._bring_up(held)
             if held.ending:
                 return  # it was over so soon that the watch loop has it
             if launch.stage is Stage.STARTED:
@@ -90,7 +94,7 @@ class Driver:
         except LaunchFailed as error:
             if isinstance(error, Refused):
                 self._context.metrics.refused(error.rule)
-            await report.keep_evidence(self._context, launch, error.log or str(error).encode())
+            await report.keep_evidence(self._context, launch, error.log or str(error).encode(errors="replace"))
             end = End(Outcome.FAILED, str(error), reason=error.reason, stage=error.stage, cause=error.cause)
             await self._over(held, end)
         except BackendError as error:
@@ -128,12 +132,17 @@ class Driver:
         log.info("handed the item back", released=released, **launch.log_fields)
         await self._forget(held)
 
+    async def _acknowledge(self, launch: Launch) -> bool:
+        with self._first.starting(launch.item_id):
+            return await claim.acknowledge(self._context, launch)
+
     async def _bring_up(self, held: Held) -> None:
         launch, context = held.launch, self._context
 
         async def tell(what: str) -> None:
             log.info(what)
             held.waits_for = what
+            self._first.slow(launch.item_id)
             if context.facts.is_launchbay:
                 held.progress_told = True
                 await self._tell(launch, "preparing", what)
@@ -158,18 +167,28 @@ class Driver:
                     stage="build",
                     cause=Cause.INFRASTRUCTURE,
                 ) from error
+            except OSError as error:
+                raise LaunchFailed(
+                    f"The agent's machine could not prepare the launch: {error}. Whoever runs the agent has to see "
+                    f"that its state folder {context.state_dir} is writable, with room on its disk.",
+                    reason="state_folder",
+                    stage="build",
+                    cause=Cause.INFRASTRUCTURE,
+                ) from error
 
         resolved, request = await _unless(held.stop, make_ready())
         launch.resource = resolved.spec.resource
         # From here on a stop goes through the backend: a start that was cut short might have happened all the same.
         await start(context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told)
         held.waits_for = ""
-        context.metrics.enqueued_to_started(launch.queue, context.clock() - launch.claimed_at)
+        if not launch.tries:
+            context.metrics.enqueued_to_started(launch.queue, max(0.0, context.clock() - launch.known_since))
         log.info("started", run=launch.run_id)
 
     async def _over(self, held: Held, end: End) -> None:
         """An attempt is over: try again if the rules allow it, else report."""
         launch, context = held.launch, self._context
+        end = replace(end, message=SECRETS.text(end.message))  # before it is written down, logged or told
         retry = next_try(launch, end, context.config.retries, context.clock(), context.random)
         launch.end = end
         if retry is None:
@@ -207,6 +226,7 @@ class Driver:
         await self._stop_streaming(held)
         if context.facts.is_launchbay:
             await report.deliver_log(context, launch)
+            held.progress_told = True
             await self._tell(launch, "retrying", why)
         # How much of its output is delivered: once that is removed, nobody could find out any more where to go on.
         await context.journal.record(launch)
@@ -225,13 +245,14 @@ class Driver:
         launch, context = held.launch, self._context
         self._changed()
         await self._context.journal.record(launch)
+        await self._first.after_starts()
         await self._stop_streaming(held)
         while True:
             try:
                 await report.report(context, launch)
                 if launch.end:
                     context.metrics.ended(launch.queue, launch.end.outcome, launch.end.cause)
-                context.tracer.item(launch, launch.claimed_at, context.clock())
+                context.tracer.item(launch, launch.known_since, context.clock())
                 await self._forget(held)
                 return
             except Exception:  # the supervisor of one launch: an end that is not told would keep the item for ever

@@ -4,6 +4,8 @@ A `LaunchFailed` ends one item. A `ControlPlaneUnavailable` is tried again and n
 bug: it ends one item too, with a stack trace in the log, and never the daemon.
 """
 
+from pathlib import Path
+
 from agent.launch import Cause
 from protocol.errors import LaunchbayError
 
@@ -79,6 +81,19 @@ class StateFolderInUse(LaunchbayError):
     """Another agent is using this state folder."""
 
     code = "state_folder_in_use"
+
+
+class StateFolderUnusable(LaunchbayError):
+    """The agent cannot keep its state in this folder."""
+
+    code = "state_folder_unusable"
+
+    def __init__(self, folder: Path, error: Exception) -> None:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        super().__init__(
+            f"The state folder {folder} cannot be used: {why}. Make it writable, with room on its disk, or name "
+            "another with --state-dir."
+        )
 
 
 class QueueNotFound(LaunchbayError):

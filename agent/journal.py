@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -44,13 +44,26 @@ class Identity:
     agent_name: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    statement: str
+    values: tuple[str | bytes, ...]
+    done: asyncio.Future[None]
+
+
 class Journal:
-    """The journal of one agent. All work is done by one thread, in the order of the calls."""
+    """The journal of one agent. All work is done by one thread, in the order of the calls.
+
+    What is to be written while the thread is busy is written together, in one transaction: a launch is written down
+    several times on its way, and a turn of the thread costs more than what it writes.
+    """
 
     def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
         self._connection = connection
         self._lock = lock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._unwritten: list[_Write] = []
+        self._writing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, folder: Path) -> "Journal":
@@ -96,12 +109,15 @@ class Journal:
 
     async def record(self, launch: Launch) -> None:
         """Write down how far a launch has come."""
-        values = (launch.item_id, _text(launch))
-        await self._write(lambda: self._connection.execute("INSERT OR REPLACE INTO held VALUES (?, ?)", values))
+        await self._enqueue("INSERT OR REPLACE INTO held VALUES (?, ?)", launch.item_id, _text(launch))
+
+    def record_soon(self, launch: Launch) -> None:
+        """Have it written down how far a launch has come, which may go on meanwhile: what follows is written later."""
+        self._enqueue("INSERT OR REPLACE INTO held VALUES (?, ?)", launch.item_id, _text(launch))
 
     async def forget(self, launch: Launch) -> None:
         """Strike out a launch that has ended and been reported."""
-        await self._write(lambda: self._connection.execute("DELETE FROM held WHERE item_id = ?", (launch.item_id,)))
+        await self._enqueue("DELETE FROM held WHERE item_id = ?", launch.item_id)
 
     async def launches(self) -> list[Launch]:
         """Return every launch that an earlier agent left."""
@@ -114,12 +130,44 @@ class Journal:
 
     async def close(self) -> None:
         """Finish writing and let go of the state folder."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing], timeout=AGAIN_SECONDS)
+            self._writing.cancel()  # the disk is full, and nobody is left who waits for it
+            await asyncio.wait([self._writing])
         await asyncio.to_thread(self._thread.shutdown)
         self._connection.close()
         os.close(self._lock)
 
-    async def _write(self, work: Callable[[], object]) -> None:
+    def _enqueue(self, statement: str, *values: str | bytes) -> asyncio.Future[None]:
+        write = _Write(statement, values, asyncio.get_running_loop().create_future())
+        self._unwritten.append(write)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_all())
+        return write.done
+
+    async def _write_all(self) -> None:
+        structlog.contextvars.clear_contextvars()  # what is written here is of several launches
+        while writes := self._unwritten:
+            self._unwritten = []
+            try:
+                await self._write_together(writes)
+            except sqlite3.Error as error:
+                for write in writes:
+                    if not write.done.done():
+                        write.done.set_exception(error)
+            for write in writes:
+                if not write.done.done():
+                    write.done.set_result(None)
+
+    async def _write_together(self, writes: Sequence[_Write]) -> None:
         """Write, as soon as it can be done: no launch may go on that is not written down, and none is lost over it."""
+
+        def work() -> None:
+            with self._connection:  # commits, or takes it all back
+                self._connection.execute("BEGIN")
+                for write in writes:
+                    self._connection.execute(write.statement, write.values)
+
         while True:
             try:
                 await self._do(work)

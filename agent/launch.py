@@ -116,6 +116,8 @@ class Launch:
     stage: Stage = Stage.CLAIMED
     agent_id: str = ""
     """Who claimed it, as the server knows this agent; empty if an earlier version did not write it down."""
+    enqueued_at: float = 0
+    """When its item was pushed, in seconds since the epoch, and never after `claimed_at`; 0 if nobody has said it."""
     claimed_at: float = 0
     """Seconds since the epoch."""
     since: float = 0
@@ -145,6 +147,11 @@ class Launch:
     def log_fields(self) -> dict[str, str | int]:
         """What stands on every log line about it."""
         return {"item": self.item_id, "attempt": self.attempt, "queue": self.queue}
+
+    @property
+    def known_since(self) -> float:
+        """When its way began, as far as this agent knows, in seconds since the epoch: at its push or at its claim."""
+        return self.enqueued_at or self.claimed_at
 
     @property
     def is_scheduler(self) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from agent.caches.environments import Environments
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
-from agent.errors import ControlPlaneUnavailable, QueueNotFound
+from agent.errors import ControlPlaneUnavailable, QueueNotFound, StateFolderUnusable
 from agent.held import Launches
 from agent.journal import Identity, Journal
 from agent.observability.metrics import Metrics
@@ -43,7 +44,7 @@ class Server:
 async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncGenerator[AgentContext]:
     """Give an agent's surroundings while the block runs. Waits for a server that is away.
 
-    Raises `QueueNotFound`, `StateFolderInUse`, `ConfigError`, or what the server refuses.
+    Raises `QueueNotFound`, `StateFolderInUse`, `StateFolderUnusable`, `ConfigError`, or what the server refuses.
     """
     random, environment = SystemRandom(), dict(os.environ)
     SECRETS.keep(server.api_key)
@@ -58,7 +59,10 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
                 lambda: operations.queue_resources(control, entity), doing="looking for the queues"
             )
         state_dir = (config.state_dir or default_state_dir(server.base_url, entity, config.queues)).absolute()
-        journal = await Journal.open(state_dir)
+        try:
+            journal = await Journal.open(state_dir)
+        except (OSError, sqlite3.Error) as error:
+            raise StateFolderUnusable(state_dir, error) from error
         stack.push_async_callback(journal.close)
         identity = await control.persist(
             lambda: _identify(control, journal, config, entity, version), doing="registering the agent"

@@ -15,6 +15,12 @@ from agent.launch import End, Launch
 from protocol.json_types import JsonObject, dig
 from protocol.names import QUEUE_PROJECT, run_storage_id
 
+_POP = """mutation PopFromRunQueue($entity: String!, $project: String!, $queue: String!, $agent: ID) {
+  popFromRunQueue(input: {
+    entityName: $entity, projectName: $project, queueName: $queue, launchAgentId: $agent
+  }) { runQueueItemId runSpec %s }
+}"""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
@@ -32,6 +38,8 @@ class QueueItem:
 
     item_id: str
     spec: JsonObject
+    enqueued_at: float = 0
+    """When it was pushed, in seconds since the epoch by the server's clock; 0 if the server does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +135,18 @@ async def set_status(server: ControlPlane, agent_id: str, status: str) -> None:
 
 
 async def pop(
-    server: ControlPlane, *, entity: str, queue: str, agent_id: str, wait: float
+    server: ControlPlane, *, entity: str, queue: str, agent_id: str, wait: float, is_launchbay: bool = False
 ) -> tuple[QueueItem | None, bool]:
     """Take the next item of a queue under a lease; and whether the server waited for one."""
     answer = await server.execute(
-        """mutation PopFromRunQueue($entity: String!, $project: String!, $queue: String!, $agent: ID) {
-             popFromRunQueue(input: {
-               entityName: $entity, projectName: $project, queueName: $queue, launchAgentId: $agent
-             }) { runQueueItemId runSpec }
-           }""",
+        _POP % ("enqueuedAt" if is_launchbay else ""),
         {"entity": entity, "project": QUEUE_PROJECT, "queue": queue, "agent": agent_id},
         wait=wait,
     )
     popped = answer.data["popFromRunQueue"]
-    item = QueueItem(popped["runQueueItemId"], popped["runSpec"]) if popped else None
-    return item, answer.waited
+    if not popped:
+        return None, answer.waited
+    return QueueItem(popped["runQueueItemId"], popped["runSpec"], popped.get("enqueuedAt") or 0), answer.waited
 
 
 async def acknowledge(server: ControlPlane, launch: Launch, agent_id: str, *, is_launchbay: bool) -> bool:

@@ -14,7 +14,7 @@ from agent.config.model import AgentConfig, Policy
 from agent.errors import LaunchFailed
 from protocol.job_file import GitSource, JobFile
 from protocol.json_types import Json, JsonObject
-from protocol.launch_spec import ImageSource, LaunchSpec, PlaceholderSource, is_scheduler
+from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, is_scheduler
 
 SCHEDULER_RESOURCE = "local-process"
 LOCKED_KEYS = frozenset(
@@ -24,6 +24,10 @@ LOCKED_KEYS = frozenset(
 """What `secure_mode` locks, anywhere in what the platform is given; without regard to case, dashes and underscores."""
 IMAGE_KEYS = frozenset({"image", "imageuri", "trainingimage", "baseimage"})
 """Where the platforms look for images, in the same spelling."""
+ADDITIONAL_SERVICES = "additional_services"
+"""What else a launch may have its platform make. It stands beside the resource args, and counts as one."""
+IMAGE_MACRO = "${image_uri}"
+"""Stands for the job's image, and for itself until that is known."""
 DOCKER_HUB = "docker.io"
 SHOWN_CHARS = 200
 
@@ -68,16 +72,22 @@ def check(
     """Refuse what this agent may not run: raises `Refused`.
 
     `resource_args` are the rendered ones, and `image` is what would run. `queue_resource` is None where the server does
-    not tell it. Whoever fetches code asks `check_git_remote` before: submodules have remotes that no job file names.
+    not tell it. Before a launch's job has been read, `job` and `image` are None; then ask again. Whoever fetches code
+    asks `check_git_remote` before: submodules have remotes that no job file names.
     """
-    given: tuple[Json, ...] = (resource_args, spec.raw.get("additional_services"))
+    services = spec.raw.get(ADDITIONAL_SERVICES)
+    given: tuple[Json, ...] = (resource_args, services)
     # On this machine a sweep's scheduler is one command of the client. It runs beside the jobs of every queue.
     if not is_sweep_command(spec):
         _check_resource(config, spec.resource, queue_resource)
     if config.secure_mode:
         _check_locked(spec, given)
     _check_resource_args(config.policy, spec.resource, resource_args)
-    _check_images(config.policy, [image, job and job.base_image, *_images(given)])
+    if services:
+        _check_resource_args(config.policy, spec.resource, {ADDITIONAL_SERVICES: services})
+    is_read = job is not None or not isinstance(spec.source, JobSource)
+    named = [name for name in _images(given) if is_read or IMAGE_MACRO not in name]
+    _check_images(config.policy, [image, job and job.base_image, *named])
     if job is not None and isinstance(job.source, GitSource):
         check_git_remote(config.policy, job.source.remote)
 

@@ -11,7 +11,6 @@ from agent.caches.environments import Requirements
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Stage
-from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved, Tell
 from backends.base import Backend, StartRequest
 from protocol.command import launch_command
@@ -31,6 +30,8 @@ HARMLESS_VARIABLES = frozenset(
 HARMLESS_PREFIXES = ("LC_",)
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 REQUIREMENTS = "requirements.txt"
+OWN_COMMANDS = Path(sys.executable).parent
+"""Where the commands are that were installed beside this agent."""
 SCHEDULER_REQUIREMENTS = "wandb[launch]\n"
 """What a sweep's scheduler needs where the agent's own environment does not have it."""
 
@@ -47,12 +48,6 @@ def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
 async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> StartRequest:
     """Make everything ready that the start needs. Raises `SpecError` or `LaunchFailed`."""
     spec = resolved.spec
-    readable = macro_environment(context.process_environment, context.config.policy.macro_environment)
-    resource_args = render_resource_args(
-        spec, launch.run_id, resolved.image, is_rendered=context.facts.is_launchbay, environment=readable
-    )
-    queue_resource = context.queue_resources.get(launch.queue)
-    policy.check(context.config, spec, resolved.job, resource_args, resolved.image, queue_resource)
     backend = backend_for(context, spec)
     command = launch_command(spec, resolved.job)
     if resolved.image and not backend.capabilities.runs_images:
@@ -68,9 +63,10 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
     )
     working_dir: Path | None = None
     if backend.capabilities.runs_locally:
-        working_dir = await _working_folder(context, launch, resolved)
+        working_dir = context.folder_of(launch.name)
+        requirements = await asyncio.to_thread(_fill_working_folder, working_dir, launch, resolved)
         base = job_base_environment(context.process_environment, context.config.job_environment)
-        environment = {**await _with_python(context, base, resolved, working_dir, tell), **environment}
+        environment = {**await _with_python(context, base, resolved, requirements, tell), **environment}
     return StartRequest(
         name=launch.name,
         command=command,
@@ -88,7 +84,7 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
             "project": spec.project,
             "run": launch.run_id,
         },
-        resource_args=resource_args,
+        resource_args=resolved.resource_args,
     )
 
 
@@ -100,42 +96,39 @@ def job_base_environment(own: Mapping[str, str], more: tuple[str, ...]) -> dict[
     return {"PYTHONUNBUFFERED": "1", **seen}
 
 
-async def _working_folder(context: AgentContext, launch: Launch, resolved: Resolved) -> Path:
-    """Copy the code into a folder of the launch's own: what a job writes must not reach the cache."""
-    folder = context.folder_of(launch.name)
+def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Path | None:
+    """Copy the code into a folder of the launch's own: what a job writes must not reach the cache.
 
-    def make() -> None:
-        if launch.stage is Stage.STARTING and folder.is_dir():
-            return  # an earlier agent got this far: the job may be running in there
+    Returns the file of its requirements, if it has any.
+    """
+    # An earlier agent may have got this far already, so that the job is running in there.
+    if launch.stage is not Stage.STARTING or not folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if resolved.code_folder:
             shutil.copytree(resolved.code_folder, folder)
         else:
             folder.mkdir()
-
-    await asyncio.to_thread(make)
-    return folder
+    if is_scheduler(resolved.spec) and not resolved.job:
+        if (OWN_COMMANDS / "wandb").exists():
+            return None
+        (folder / REQUIREMENTS).write_text(SCHEDULER_REQUIREMENTS)
+    return _requirements_file(resolved, folder)
 
 
 async def _with_python(
-    context: AgentContext, base: dict[str, str], resolved: Resolved, working_dir: Path, tell: Tell
+    context: AgentContext, base: dict[str, str], resolved: Resolved, requirements: Path | None, tell: Tell
 ) -> dict[str, str]:
     """Put the job's environment first on the PATH; without requirements, the Python that this agent finds itself.
 
     A sweep's scheduler is a command of the stock client: of the one beside this agent, or else of a fresh one.
     """
-    if is_scheduler(resolved.spec) and not resolved.job:
-        own = Path(sys.executable).parent
-        if await asyncio.to_thread((own / "wandb").exists):
-            return {**base, "PATH": f"{own}:{base.get('PATH', DEFAULT_PATH)}"}
-        await asyncio.to_thread((working_dir / REQUIREMENTS).write_text, SCHEDULER_REQUIREMENTS)
-    file = await asyncio.to_thread(_requirements_file, resolved, working_dir)
-    if file is None:
-        return base
+    if requirements is None:
+        is_own = is_scheduler(resolved.spec) and not resolved.job
+        return {**base, "PATH": f"{OWN_COMMANDS}:{base.get('PATH', DEFAULT_PATH)}"} if is_own else base
     python = resolved.job.runtime if resolved.job else None
     await tell("making its environment")
-    folder = await context.environments.ensure(Requirements(file, python))
+    folder = await context.environments.ensure(Requirements(requirements, python))
     return {**base, "PATH": f"{folder / 'bin'}:{base.get('PATH', DEFAULT_PATH)}", "VIRTUAL_ENV": str(folder)}
 
 

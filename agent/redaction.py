@@ -11,7 +11,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from backends.base import LogChunk
-from protocol.launch_spec import REDACTED
+from protocol.masking import REDACTED, without_passwords
 
 SHORTEST_SECRET = 16
 """Characters. What is shorter is no key, and cutting it out would garble every log: an item may bring any text as its
@@ -43,10 +43,10 @@ class Secrets:
         self._spell()
 
     def text(self, text: str) -> str:
-        """Return a text without secrets."""
+        """Return a text without secrets, and without passwords in its URLs."""
         for secret in self._spellings:
             text = text.replace(secret, REDACTED)
-        return text
+        return without_passwords(text)
 
     def data(self, data: bytes) -> bytes:
         """Return bytes with every secret masked. The length stays, as pieces of logs are known by their offsets."""
@@ -89,7 +89,7 @@ class Secrets:
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         """Redact a log line: a processor of structlog. It must come after exceptions have become text."""
-        return self.value(event) if self._spellings else event
+        return self.value(event)
 
     def _spell(self) -> None:
         spellings = {spelling for value in self._uses for spelling in _spellings(value)}

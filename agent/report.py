@@ -33,7 +33,7 @@ EVIDENCE_FILE = "error.log"
 async def report(context: AgentContext, launch: Launch) -> None:
     """Tell the server about the end of a launch. Returns when it knows; a refusal is logged, as that is final."""
     assert launch.end is not None
-    end = replace(launch.end, message=SECRETS.text(launch.end.message))
+    end = launch.end
     try:
         if context.facts.is_launchbay:
             state = await _finish(context, launch, end)
@@ -52,12 +52,16 @@ async def report(context: AgentContext, launch: Launch) -> None:
 async def keep_evidence(context: AgentContext, launch: Launch, content: bytes) -> None:
     """Keep the log of a failure before the start, so that it survives until it is reported."""
     path = context.folder_of(launch.name).with_suffix(".log")
+    text = SECRETS.text(content.decode("utf-8", "surrogateescape"))
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(SECRETS.data(content))
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
 
-    await asyncio.to_thread(write)
+    try:
+        await asyncio.to_thread(write)
+    except OSError as error:
+        log.warning("the log of the failure cannot be kept", error=str(error))
 
 
 async def _finish(context: AgentContext, launch: Launch, end: End) -> str:
@@ -114,6 +118,9 @@ async def _kept_evidence(context: AgentContext, launch: Launch) -> bytes:
     try:
         return await asyncio.to_thread(path.read_bytes)
     except FileNotFoundError:
+        return b""
+    except OSError as error:
+        log.warning("the log of the failure cannot be read", error=str(error))
         return b""
 
 

@@ -1,17 +1,25 @@
-"""Resolve: from the item's words to things that exist: the spec parsed, its job read, its code in a local folder."""
+"""Resolve: from the item's words to things that exist: the spec parsed, its job read, its code in a local folder.
+
+Every rule of `agent/policy.py` is asked as soon as what it is about is known: nothing is fetched for a launch that is
+refused.
+"""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
+from agent import policy
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Stage
+from agent.render import macro_environment, render_resource_args
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
-from protocol.launch_spec import REDACTED, ImageSource, JobSource, LaunchSpec, PlaceholderSource, parse_launch_spec
+from protocol.json_types import Json, JsonObject
+from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, parse_launch_spec
+from protocol.masking import REDACTED
 
 JOB_FILE = "wandb-job.json"
 
@@ -30,10 +38,12 @@ class Resolved:
     code_folder: Path | None = None
     """The job's code. Only for reading."""
     image: str | None = None
+    resource_args: JsonObject = field(default_factory=dict[str, Json])
+    """Rendered."""
 
 
 async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved:
-    """Find everything that the spec names. Raises `SpecError`, `JobFileError` or `LaunchFailed`."""
+    """Find everything that the spec names. Raises `SpecError`, `JobFileError`, `Refused` or `LaunchFailed`."""
     spec = replace(parse_launch_spec(launch.spec), resume_count=launch.attempt - 1)
     if spec.api_key == REDACTED and launch.stage is Stage.PREPARING:
         raise LaunchFailed(
@@ -42,22 +52,36 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
         )
     match spec.source:
         case PlaceholderSource():
-            return Resolved(spec)
+            return _allowed(context, launch, Resolved(spec))
         case ImageSource(image):
-            return Resolved(spec, image=image)
+            return _allowed(context, launch, Resolved(spec, image=image))
         case JobSource(reference):
+            _allowed(context, launch, Resolved(spec))
             await tell(f"fetching job {reference}")
             folder = await context.artifacts.fetch(await context.artifacts.find(reference))
             job = await _read_job(folder, str(reference))
-            return await _with_code(context, spec, job, folder, tell)
+            image = job.source.image if isinstance(job.source, ImageJobSource) else None
+            resolved = _allowed(context, launch, Resolved(spec, job, folder, image=image))
+            return replace(resolved, code_folder=await _code(context, job, tell))
         case _ as never:
             assert_never(never)
 
 
-async def _with_code(context: AgentContext, spec: LaunchSpec, job: JobFile, folder: Path, tell: Tell) -> Resolved:
+def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> Resolved:
+    """Render what is known so far, and return it if it may run here: raises `Refused` otherwise."""
+    readable = macro_environment(context.process_environment, context.config.policy.macro_environment)
+    resource_args = render_resource_args(
+        so_far.spec, launch.run_id, so_far.image, is_rendered=context.facts.is_launchbay, environment=readable
+    )
+    queue_resource = context.queue_resources.get(launch.queue)
+    policy.check(context.config, so_far.spec, so_far.job, resource_args, so_far.image, queue_resource)
+    return replace(so_far, resource_args=resource_args)
+
+
+async def _code(context: AgentContext, job: JobFile, tell: Tell) -> Path | None:
     match job.source:
-        case ImageJobSource(image):
-            return Resolved(spec, job, folder, image=image)
+        case ImageJobSource():
+            return None
         case CodeArtifactSource(artifact_id, reference):
             await tell("fetching its code")
             if artifact_id:
@@ -66,7 +90,7 @@ async def _with_code(context: AgentContext, spec: LaunchSpec, job: JobFile, fold
                 version = await context.artifacts.find(reference)
             else:
                 raise LaunchFailed("The job names no code artifact. Make the job again.")
-            return Resolved(spec, job, folder, await context.artifacts.fetch(version))
+            return await context.artifacts.fetch(version)
         case GitSource(remote):
             raise LaunchFailed(
                 f"This agent cannot fetch code from git yet ({remote}). Make the job from a folder instead: "

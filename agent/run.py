@@ -47,9 +47,10 @@ async def run_agent(config: AgentConfig, server: Server, *, version: str, reload
     async with opened(config, server, version=version) as context:
         daemon = Daemon(context)
         hangup = asyncio.Event()
-        _drain_on_signals(daemon)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
         async with _looked_after(context, daemon, version) as manager:
+            daemon.on_drain = manager.stopping
+            _drain_on_signals(daemon)
             reloading = asyncio.create_task(
                 supervise("reload", lambda: _reloading(context, daemon, manager, reload, hangup))
             )

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import structlog
 
@@ -23,7 +24,7 @@ async def tidy(context: AgentContext, launch: Launch) -> None:
     folder = context.folder_of(launch.name)
 
     def remove() -> None:
-        folder.with_suffix(".log").unlink(missing_ok=True)
+        _remove_file(folder.with_suffix(".log"))
         shutil.rmtree(folder, ignore_errors=True)
 
     await asyncio.to_thread(remove)
@@ -43,6 +44,14 @@ async def tidy_strays(context: AgentContext) -> None:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                _remove_file(path)
 
     await asyncio.to_thread(remove)
+
+
+def _remove_file(path: Path) -> None:
+    """Remove a file if it is there. One that cannot be removed is litter, and holds up nothing."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot clean up", error=str(error))

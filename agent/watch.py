@@ -48,7 +48,7 @@ def decide(held: Iterable[Launch], observed: Snapshot, now: float, timeouts: Tim
             actions.append(Settle(launch, _vanished()))
         elif seen.phase.is_terminal:
             actions.append(Settle(launch, end_of(seen, launch.stop, timeouts)))
-        elif reason := launch.stop or _overdue(seen, now, timeouts):
+        elif reason := launch.stop or _overdue(launch, seen, now, timeouts):
             actions.append(Stop(launch, reason))
     return actions
 
@@ -59,7 +59,7 @@ def next_deadline(held: Iterable[Launch], observed: Snapshot, timeouts: Timeouts
         deadline
         for launch in held
         if launch.handle is not None and launch.stop is None
-        if (seen := observed.get(launch.handle)) and (deadline := _deadline(seen, timeouts)) is not None
+        if (seen := observed.get(launch.handle)) and (deadline := _deadline(launch, seen, timeouts)) is not None
     ]
     return min(deadlines, default=None)
 
@@ -84,13 +84,16 @@ def end_of(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> En
             raise ValueError(f"{seen.phase} is not an end")
 
 
-def _deadline(seen: Observation, timeouts: Timeouts) -> float | None:
+def _deadline(launch: Launch, seen: Observation, timeouts: Timeouts) -> float | None:
     limit = timeouts.start if seen.phase is Phase.STARTING else timeouts.run
-    return None if limit is None or seen.started_at is None else seen.started_at + limit
+    if limit is None:
+        return None
+    # Not every platform says when something began that waits there; then its time runs since it was handed over.
+    return (launch.since if seen.started_at is None else seen.started_at) + limit
 
 
-def _overdue(seen: Observation, now: float, timeouts: Timeouts) -> StopReason | None:
-    deadline = _deadline(seen, timeouts)
+def _overdue(launch: Launch, seen: Observation, now: float, timeouts: Timeouts) -> StopReason | None:
+    deadline = _deadline(launch, seen, timeouts)
     if deadline is None or now < deadline:
         return None
     return StopReason.START_TIMEOUT if seen.phase is Phase.STARTING else StopReason.RUN_TIMEOUT

@@ -10,7 +10,6 @@ from typing import Any
 import click
 import yaml
 
-from agent.admission.inventory import parse_size
 from agent.config.file import DEFAULT_PATH, Loaded, load, read
 from agent.config.masking import mask
 from agent.config.model import AgentConfig
@@ -52,15 +51,19 @@ class Given:
     @property
     def path(self) -> Path:
         """Where the configuration file is, if there is one."""
-        return self.config_file or DEFAULT_PATH
+        return self._file or DEFAULT_PATH
 
     def read(self) -> Loaded:
         """Return the configuration of file, environment and flags as it is now; `ConfigError` if it is not valid."""
-        return read(self.config_file, os.environ, self._flags)
+        return read(self._file, os.environ, self._flags)
 
     def load(self) -> AgentConfig:
         """Return the configuration of an agent that is to work."""
-        return load(self.config_file, os.environ, self._flags)
+        return load(self._file, os.environ, self._flags)
+
+    @property
+    def _file(self) -> Path | None:
+        return self.config_file and at_home(self.config_file)
 
     @property
     def _flags(self) -> Mapping[str, Any]:
@@ -68,9 +71,14 @@ class Given:
             "queues": self.queues,
             "entity": self.entity,
             "max_jobs": self.max_jobs,
-            "state_dir": self.state_dir,
+            "state_dir": self.state_dir and at_home(self.state_dir),
             "verbosity": min(self.verbose, 2) or None,
         }
+
+
+def at_home(path: Path) -> Path:
+    """Return a path with ~ in front as it is meant: the shell does this for `-c ~/file`, not for `--config=~/file`."""
+    return Path.home().joinpath(*path.parts[1:]) if path.parts[:1] == ("~",) else path
 
 
 def check_usable(config: AgentConfig) -> None:
@@ -81,15 +89,6 @@ def check_usable(config: AgentConfig) -> None:
             f"`resources` names {', '.join(missing)}, for which there is no backend here; there are: "
             f"{', '.join(sorted(known))}."
         )
-    if config.listen:
-        from agent.observability.status_app import parse_listen  # brings a web server with it
-
-        parse_listen(config.listen)
-    if config.slots.memory != "auto":
-        try:
-            parse_size(config.slots.memory)
-        except ValueError as error:
-            raise ConfigError(f"`slots.memory`: {error}.") from error
 
 
 def plain(config: AgentConfig) -> dict[str, Any]:

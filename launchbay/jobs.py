@@ -10,6 +10,7 @@ from launchbay.errors import NotThere
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
 from protocol.job_inputs import job_inputs
 from protocol.json_types import dig
+from protocol.masking import without_passwords
 from protocol.names import JOB_TYPE, ArtifactName
 
 JOB_FILE = "wandb-job.json"
@@ -134,7 +135,7 @@ async def _job_file(server: ControlPlane, version: Mapping[str, Any], name: Arti
 async def _made_of(server: ControlPlane, job: JobFile) -> dict[str, Any]:
     match job.source:
         case GitSource(remote, commit):
-            source = {"type": "git", "remote": remote, "commit": commit}
+            source = {"type": "git", "remote": without_passwords(remote), "commit": commit}
         case CodeArtifactSource(artifact_id, reference):
             named = str(reference) if reference else await _name_of(server, artifact_id or "")
             source = {"type": "code", "artifact": named}

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from protocol.masking import without_passwords
+
 BASE_URL = "WANDB_BASE_URL"
 API_KEY = "WANDB_API_KEY"
 API_KEY_FILE = "WANDB_API_KEY_FILE"
@@ -26,13 +28,24 @@ class Account:
 def account() -> Account:
     """Return the server and key from the environment; the key also from the netrc file, where `wandb login` puts it."""
     base_url = os.environ.get(BASE_URL) or DEFAULT_BASE_URL
+    if not _is_url(base_url):
+        shown = without_passwords(base_url)
+        raise click.UsageError(f"{BASE_URL} is {shown!r}; it must be a URL, as {DEFAULT_BASE_URL}.")
     api_key = os.environ.get(API_KEY) or _key_from_file() or _key_from_netrc(base_url)
     if not api_key:
         raise click.UsageError(
-            f"No API key for {base_url}. Set {API_KEY} or {API_KEY_FILE} (`launchbay server` writes the first user's "
-            "key to DATA_DIR/admin-api-key), or use `wandb login --host URL`."
+            f"No API key for {without_passwords(base_url)}. Set {API_KEY} or {API_KEY_FILE} (`launchbay server` writes "
+            "the first user's key to DATA_DIR/admin-api-key), or use `wandb login --host URL`."
         )
     return Account(base_url, api_key)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _key_from_file() -> str | None:
@@ -43,6 +56,8 @@ def _key_from_file() -> str | None:
         return Path(path).read_text("utf-8").strip()
     except OSError as error:
         raise click.UsageError(f"{API_KEY_FILE} is {path}, which cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{API_KEY_FILE} is {path}, which holds no key: it is not text.") from error
 
 
 def _key_from_netrc(base_url: str) -> str | None:

@@ -6,6 +6,8 @@ snake_case, used in metrics and in `--json` output.
 
 from typing import ClassVar
 
+from protocol.masking import without_passwords
+
 
 class LaunchbayError(Exception):
     """Something went wrong."""
@@ -13,7 +15,8 @@ class LaunchbayError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+        # It may quote what somebody wrote.
+        super().__init__(without_passwords(message) or (type(self).__doc__ or "").strip())
 
 
 class SpecError(LaunchbayError):

@@ -1,6 +1,5 @@
 """The launch spec: what an item asks for. Read once, strictly, into frozen values; unknown keys are left alone."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -8,15 +7,14 @@ from typing import TypeAlias
 from protocol.errors import SpecError
 from protocol.json_read import Reader
 from protocol.json_types import Json, JsonObject, dig
+from protocol.masking import REDACTED
 from protocol.names import ArtifactName, parse_job_reference
 
 DEFAULT_RESOURCE = "local-container"
 SCHEDULER_URI = "placeholder-uri-scheduler"
-REDACTED = "<redacted>"
 API_KEY = "_wandb_api_key"
 MAX_DEPTH = 64
 _RESOURCE_KEYS = {"gcp-vertex": ("vertex", "gcp-vertex"), "vertex": ("vertex", "gcp-vertex")}
-_SECRET_KEY = re.compile(r"api_?key|token(?!iz)|password|passwd|secret|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,28 +141,6 @@ def api_key_of(raw: JsonObject) -> str:
 def without_api_key(raw: JsonObject) -> JsonObject:
     """Return the spec with nothing hidden but the API key that it may carry for its run."""
     return {**raw, API_KEY: REDACTED} if raw.get(API_KEY) else raw
-
-
-def redacted(raw: JsonObject) -> JsonObject:
-    """Return a copy that may be logged or kept: whatever looks like a secret by its key is cut out."""
-    return _redacted_object(raw, 0)
-
-
-def _redacted_object(raw: JsonObject, depth: int) -> JsonObject:
-    return {
-        key: REDACTED if value and _SECRET_KEY.search(key) else _redacted(value, depth + 1)
-        for key, value in raw.items()
-    }
-
-
-def _redacted(value: Json, depth: int) -> Json:
-    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
-        return value
-    if depth > MAX_DEPTH:
-        return REDACTED  # no such spec can be run, but it must be possible to log it
-    if isinstance(value, Mapping):
-        return _redacted_object(value, depth)
-    return [_redacted(entry, depth + 1) for entry in value]
 
 
 def _check_depth(raw: JsonObject) -> None:

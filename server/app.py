@@ -1,17 +1,15 @@
 """Puts the server together: routes, authentication, and one shape for every error."""
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-import orjson
 import structlog
 from aiohttp import web
 
 from protocol.json_types import JsonObject
-from server import artifact_routes, filestream, item_log_routes, storage_routes
+from server import artifact_routes, filestream, item_log_routes, json_text, storage_routes
 from server.authentication import Authenticator
 from server.context import Context, Services
 from server.errors import RequestError
@@ -24,7 +22,6 @@ SMALL_BODY_BYTES = 64 * 1024
 """Larger ones are decoded in a thread, so that nobody else waits for them."""
 MAX_WAIT_SECONDS = 60
 MAX_REASON_CHARS = 500
-HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 SERVICES = web.AppKey("services", Services)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
@@ -110,24 +107,16 @@ async def _json(request: web.Request) -> JsonObject:
 
 
 def _decoded(raw: bytes) -> object:
-    # The standard library reads the bare NaN and Infinity that the stock client writes; orjson does not.
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        value: object = json.loads(raw)
+        return json_text.parse(raw)
     except ValueError as error:
         raise RequestError(f"The request's body is not JSON: {error}.") from error
-    text = json.dumps(value, ensure_ascii=False)
-    # Half of a pair is no text that could be stored or sent back; a program that was cut off may print one.
-    return json.loads(HALF_A_PAIR.sub("\ufffd", text)) if HALF_A_PAIR.search(text) else value
 
 
 def _answer(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     reason = _reason(body) if status >= 400 else None
     return web.Response(
-        body=orjson.dumps(body), status=status, reason=reason, content_type="application/json", headers=headers
+        body=json_text.dump(body), status=status, reason=reason, content_type="application/json", headers=headers
     )
 
 
@@ -148,6 +137,9 @@ async def _errors(
         return _answer(body, error.status)
     except web.HTTPException as error:
         return _answer({"errors": [{"message": f"{error.reason}: {request.method} {request.path}"}]}, error.status)
-    except Exception:  # the supervisor of one request: a bug must not end the connection without an answer
+    except Exception as error:  # the supervisor of one request: a bug must not end the connection without an answer
+        if error is request.content.exception():  # the client's doing: it has hung up, most often
+            log.info("the body of a request did not arrive", method=request.method, path=request.path, why=str(error))
+            return _answer({"errors": [{"message": f"The request's body cannot be read: {error}"}]}, 400)
         log.exception("request failed", method=request.method, path=request.path)
         return _answer({"errors": [{"message": "Internal error. The server's log has the details."}]}, 500)

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from protocol import templates
 from protocol.json_types import Json, JsonObject
-from protocol.launch_spec import SCHEDULER_URI, PlaceholderSource, is_scheduler, parse_launch_spec
+from protocol.launch_spec import API_KEY, SCHEDULER_URI, PlaceholderSource, is_scheduler, parse_launch_spec
+from protocol.masking import REDACTED
 from server.errors import RequestError
+from server.json_text import with_whole_pairs
 
 DEFAULT_PRIORITY = 2
 PRIORITIES = range(4)
@@ -30,12 +32,14 @@ class QueueRules:
 def complete(
     spec: JsonObject, queue: QueueRules, given_values: JsonObject, author: str, *, earlier: JsonObject | None = None
 ) -> JsonObject:
-    """Return the spec as an agent will get it. Unknown keys are kept. Raises `RequestError` or `TemplateError`.
+    """Return the spec as an agent will get it: unknown keys are kept, an API key is not.
+
+    Raises `RequestError` or `TemplateError`.
 
     `earlier` is the spec under which the same queue has had this launch before, if it is a preempted one.
     """
     values = {**_object(spec, "template_variables"), **given_values}
-    completed = {key: value for key, value in spec.items() if key != "template_variables"}
+    completed = {key: value for key, value in without_key(spec).items() if key != "template_variables"}
     completed["author"] = spec.get("author") or author
     _check_source(completed)
     if _is_agents_own(completed):
@@ -54,6 +58,16 @@ def complete(
     # that: nobody gets around the queue's variables by saying that he was preempted.
     completed["resource_args"] = _object(earlier, "resource_args") if earlier else _resource_args(spec, queue, values)
     return completed
+
+
+def without_key(spec: JsonObject) -> JsonObject:
+    """Return the spec without an API key that it may bring for its run: no secret is stored in an item."""
+    return {name: value for name, value in spec.items() if name != API_KEY}
+
+
+def brings_key(spec: JsonObject) -> bool:
+    """Whether a spec brings an API key for its run, and not only what is shown in the place of one."""
+    return spec.get(API_KEY) not in (None, "", REDACTED)
 
 
 def is_preempted(spec: JsonObject) -> bool:
@@ -79,7 +93,7 @@ def read_object(text: str | None, what: str) -> JsonObject:
     if not text:
         return {}
     try:
-        value: Any = json.loads(text)
+        value = with_whole_pairs(json.loads(text))
     except ValueError as error:
         raise RequestError(f"{what} is not JSON: {error}.") from error
     if value is None:

@@ -34,6 +34,8 @@ def waiting_reasons(connection: Connection, rows: Sequence[AnyRow], now: float) 
 
 def _with_agent(row: AnyRow, now: float) -> str:
     agent = row.agent_name or "unknown"
+    if row.agent_status == "KILLED":
+        return f"With agent {agent}, which has ended. Start it again: it goes on where it was."
     if row.agent_heartbeat_at is not None and now - row.agent_heartbeat_at > agents.ALIVE_SECONDS:
         silent = int(now - row.agent_heartbeat_at)
         return f"With agent {agent}, which was not heard of for {silent} s. Start it again: it goes on where it was."

@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import structlog
 
+from agent.config.forms import parse_size
 from agent.config.model import Slots
 from agent.errors import ConfigError
 
@@ -25,14 +25,6 @@ NVIDIA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 AMD_VARIABLE = "ROCR_VISIBLE_DEVICES"
 """Of AMD's variables the one that takes UUIDs, and that the others go by."""
 GPU_ID = re.compile(r"\d+|(GPU|MIG)-[\w/-]+", re.ASCII)
-UNITS = {"B": 1} | {
-    f"{letter}{kind}": base**power
-    for power, letter in enumerate("KMGT", 1)
-    for kind, base in (("iB", 1024), ("B", 1000))
-}
-"""Bytes by unit."""
-SIZE = re.compile(rf"(\d{{1,15}}(?:\.\d{{1,6}})?)\s*({'|'.join(UNITS)})?", re.ASCII)
-SIZE_FORM = "a number of bytes, or a size as 8GiB or 500MB"
 
 log = structlog.get_logger(__name__)
 
@@ -126,24 +118,6 @@ async def gpus_in_use(gpus: Sequence[Gpu], load_nvml: LoadNvml = load_nvml) -> f
             return frozenset(gpu.id for gpu in gpus)
 
     return await asyncio.to_thread(look)
-
-
-def parse_size(value: object) -> int:
-    """Return bytes. Raises `ValueError` unless it is of `SIZE_FORM`."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not {SIZE_FORM}")
-    return int(Decimal(match[1]) * UNITS[match[2] or "B"])
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if size >= UNITS[unit]:
-            return f"{size / UNITS[unit]:.4g} {unit}"
-    return f"{size} bytes"
 
 
 def _read(config: Slots, environment: Mapping[str, str], load_nvml: LoadNvml, root: Path) -> Inventory:
@@ -345,10 +319,7 @@ def _memory(configured: str, root: Path) -> int:
         total = next(line for line in _text(root / "proc/meminfo").splitlines() if line.startswith("MemTotal:"))
         limits = [int(line) for line in _control_group(root, "memory.max") if line != "max"]
         return min([int(total.split()[1]) * 1024, *limits])
-    try:
-        return parse_size(configured)
-    except ValueError as error:
-        raise ConfigError(f"`slots.memory` is {configured!r}; it must be auto, {SIZE_FORM}.") from error
+    return parse_size(configured)
 
 
 def _control_group(root: Path, name: str) -> Iterator[str]:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from agent.admission.inventory import NVIDIA_VARIABLE, SIZE_FORM, Gpu, Inventory, parse_size, size_text
+from agent.admission.inventory import NVIDIA_VARIABLE, Gpu, Inventory
+from agent.config.forms import SIZE_FORM, parse_size, size_text
 from agent.errors import LaunchFailed
 from agent.launch import Assigned
 from protocol.json_types import Json, JsonObject

@@ -4,7 +4,7 @@ An unknown key or a bad value is an error that names the key, the value, what is
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -96,11 +96,27 @@ def _name_queues(values: dict[str, Any], file: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `on` and `off` are words, as they are since YAML 1.2: `on` is a key of a retry rule."""
+    """YAML in which dates, `on` and `off` are words, as they are since YAML 1.2: `on` is a key of a retry rule.
+
+    A key may stand once: of two, the first would be ignored.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem="this key stands there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _is_word(tag: str, letter: str) -> bool:
+    return tag == "tag:yaml.org,2002:timestamp" or (tag == "tag:yaml.org,2002:bool" and letter in "oO")
 
 
 _Loader.yaml_implicit_resolvers = {
-    letter: [resolver for resolver in resolvers if not (resolver[0] == "tag:yaml.org,2002:bool" and letter in "oO")]
+    letter: [resolver for resolver in resolvers if not _is_word(resolver[0], letter)]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -114,6 +130,10 @@ def _file_values(file: Path) -> dict[str, Any]:
         raise ConfigError(f"The configuration file {file} is not UTF-8 text.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The configuration file {file} is not YAML: {_where(error)}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"The configuration file {file} cannot be read: it holds a number that is too long, or is nested too deep."
+        ) from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"The configuration file {file} must hold a mapping of keys to values.")
     return {str(key): value for key, value in cast("dict[Any, Any]", loaded).items()}

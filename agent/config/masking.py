@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from agent.config.stock_blocks import STOCK_BLOCKS
-from protocol.launch_spec import REDACTED
+from protocol.masking import REDACTED, without_passwords
 
 FREE_FORM = frozenset({"backends", *STOCK_BLOCKS})
-"""Keys under which anything may stand. Nowhere else can a secret be."""
+"""Keys under which anything may stand. Nowhere else can a secret have a name."""
 
-_SECRET_NAME = re.compile(r"pass(word|wd|phrase)|pwd|token|secret|key|credential|auth|connection", re.IGNORECASE)
+_NAME = r"(?:pass(?:word|wd|phrase)|pwd|token|secret|key|credential|auth|connection)"
+_SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
+_ASSIGNED = re.compile(rf"(?P<name>[\w.-]*{_NAME}[\w.-]*\s*[=:]\s*)\S.*", re.IGNORECASE | re.DOTALL)
 _NO_SECRET = frozenset({("builder", "secret-name"), ("builder", "secret-key")})
 """These name a Kubernetes secret and a key in it."""
-_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def mask(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,21 +25,24 @@ def mask(config: Mapping[str, Any]) -> dict[str, Any]:
 def masked(value: Any, *path: str) -> Any:
     """Return the plain value that stands at a path of keys, without the secrets in it.
 
-    Secret is what stands under a name such as `password`, `token`, `key` or
-    `secret`, the value of a pair whose `name` is such, and whatever stands before the @ of a URL.
+    Secret is what stands under a name such as `password`, `token`, `key` or `secret`, the value of a pair whose `name`
+    or `key` is such, what is assigned to such a name in a text, as `TOKEN=...`, and whatever stands before the @ of a
+    URL.
     """
-    if value is None or path[0] not in FREE_FORM:
-        return value
-    if path not in _NO_SECRET and any(_SECRET_NAME.search(name) for name in path[1:]):
+    is_free = path[0] in FREE_FORM
+    if value is None:
+        return None
+    if is_free and path not in _NO_SECRET and any(_SECRET_NAME.search(name) for name in path[1:]):
         return REDACTED
     if isinstance(value, str):
-        return _PASSWORD_IN_URL.sub(REDACTED, value)
+        assigned = _ASSIGNED.fullmatch(value) if is_free else None
+        return f"{assigned['name']}{REDACTED}" if assigned else without_passwords(value)
     if isinstance(value, list):
         return [masked(each, *path) for each in cast("list[Any]", value)]
     if isinstance(value, dict):
         mapping = cast("dict[object, Any]", value)
         # An environment variable of a manifest: {name: AWS_SECRET_ACCESS_KEY, value: ...}
-        secret_pair = _SECRET_NAME.search(str(mapping.get("name", "")))
+        secret_pair = is_free and any(_SECRET_NAME.search(str(mapping.get(name, ""))) for name in ("name", "key"))
         return {
             key: REDACTED if secret_pair and key == "value" else masked(each, *path, str(key))
             for key, each in mapping.items()

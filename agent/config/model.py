@@ -6,18 +6,49 @@ Every key of the stock agent's file is accepted with its meaning; the blocks are
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
 
+from agent.config.forms import ADDRESS, ADDRESS_FORM, SIZE, SIZE_FORM, parse_address, parse_size
 from agent.launch import Cause
 
 JsonBlock = dict[str, Any]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+def _index_as_text(value: Any) -> Any:
+    """Let an index be a number, as people write it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else value
+
+
+def _memory(value: Any) -> str:
+    if value != "auto":
+        try:
+            parse_size(value)
+        except ValueError as error:
+            raise ValueError(f"must be auto, {SIZE_FORM}") from error
+    return str(value)
+
+
+def _address(value: Any) -> Any:
+    if value is not None:
+        try:
+            parse_address(value)
+        except ValueError as error:
+            raise ValueError(f"must be {ADDRESS_FORM}") from error
+    return value
+
+
+GpuName = Annotated[str, BeforeValidator(_index_as_text, json_schema_input_type=str | NonNegativeInt)]
+_MemoryText = Annotated[str, Field(pattern=rf"^(auto|\s*{SIZE.pattern}\s*)$")]
+Memory = Annotated[str, BeforeValidator(_memory, json_schema_input_type=_MemoryText | NonNegativeInt)]
+_AddressText = Annotated[str, Field(pattern=f"^{ADDRESS.pattern}$")]
+Address = Annotated[str | None, BeforeValidator(_address, json_schema_input_type=_AddressText | None)]
+
+
 class Block(BaseModel):
     """A part of the configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ExitCodes(Block):
@@ -58,13 +89,11 @@ class Drain(Block):
 class Slots(Block):
     """What of this machine launches are given. They ask with `gpus`, `cpus` and `memory` in their resource args."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)  # GPUs go by index, too
-
-    gpus: Literal["auto", "none"] | tuple[str, ...] = Field(
+    gpus: Literal["auto", "none"] | tuple[GpuName, ...] = Field(
         default="auto", description="GPUs by UUID or index; auto finds them; none leaves CUDA_VISIBLE_DEVICES alone."
     )
     cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(default="auto", description="CPU cores.")
-    memory: Literal["auto"] | str = Field(default="auto", description="Memory, as 64GiB.")
+    memory: Memory = Field(default="auto", description="Memory, as 64GiB.")
     skip_busy_gpus: bool = Field(default=False, description="Leave a GPU alone on which somebody else's process runs.")
 
 
@@ -98,7 +127,9 @@ class AgentConfig(Block):
     entity: str | None = Field(
         default=None, description="Owner of the queues. Default: the API key's user's own entity."
     )
-    queues: tuple[str, ...] = Field(default=(), description="Names of the queues to serve.")
+    queues: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="Names of the queues to serve."
+    )
     max_jobs: int = Field(default=1, description="How many launches may be held at once; -1 for no limit.")
     max_schedulers: int = Field(
         default=1, ge=-1, description="How many sweep schedulers may run at once; -1 for no limit."
@@ -126,7 +157,7 @@ class AgentConfig(Block):
         default=(),
         description="Names of variables of the agent's own environment that jobs may see, beside the harmless ones.",
     )
-    listen: str | None = Field(
+    listen: Address = Field(
         default=None,
         description="HOST:PORT for metrics and health. The agent's socket in the state folder is always there.",
     )
@@ -141,6 +172,11 @@ class AgentConfig(Block):
     drain: Drain = Drain()
     slots: Slots = Slots()
     policy: Policy = Policy()
+
+    @field_validator("queues")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
 
     @field_validator("job_environment")
     @classmethod

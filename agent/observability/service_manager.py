@@ -23,6 +23,7 @@ class ServiceManager:
     def __init__(self, transport: asyncio.DatagramTransport | None, monotonic_ns: Callable[[], int]) -> None:
         self._transport = transport
         self._monotonic_ns = monotonic_ns
+        self._is_stopping = False
 
     def ready(self) -> None:
         """The start is over, and work is done."""
@@ -34,7 +35,13 @@ class ServiceManager:
 
     @contextmanager
     def reloading(self) -> Generator[None]:
-        """The configuration is read again while the block runs. Whether or not that works, work goes on after it."""
+        """The configuration is read again while the block runs. Whether or not that works, work goes on after it.
+
+        Once the end has begun nothing is said of it: it must not look as if work went on.
+        """
+        if self._is_stopping:
+            yield
+            return
         self._tell("RELOADING=1", f"MONOTONIC_USEC={self._monotonic_ns() // 1000}")
         try:
             yield
@@ -43,6 +50,7 @@ class ServiceManager:
 
     def stopping(self) -> None:
         """The end has begun. Said a second time, it changes nothing."""
+        self._is_stopping = True
         self._tell("STOPPING=1")
 
     def alive(self) -> None:

@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from agent.config.forms import parse_address
 from agent.errors import ConfigError
 from agent.observability.health import Health
 from agent.observability.metrics import Metrics
@@ -41,7 +42,7 @@ async def serving(
 
     `listen` is HOST:PORT, or None for the socket alone. Raises `ConfigError` if that cannot be listened on.
     """
-    address = parse_listen(listen) if listen else None
+    address = parse_address(listen) if listen else None
     runner = web.AppRunner(_app(metrics, health, status), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -86,14 +87,6 @@ async def ask_status(state_dir: Path) -> dict[str, Any] | None:
         raise AgentSilent(
             f"The agent in {state_dir} has not answered for {ANSWER_SECONDS:g} seconds: it hangs. Its log may say why."
         ) from error
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """Split HOST:PORT, where an IPv6 address stands in brackets; `ConfigError` if it is something else."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"`listen` is {listen!r}: it takes HOST:PORT, as 127.0.0.1:9100 or [::1]:9100.")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _app(metrics: Metrics, health: Health, status: Callable[[], JsonObject]) -> web.Application:

@@ -135,10 +135,14 @@ class LocalProcessBackend:
     async def cleanup(self, handle: Handle) -> None:
         """See `Backend.cleanup`. Raises `BackendError` if the launch has not ended."""
         folder = self._folder(handle)
-        record = await asyncio.to_thread(records.read, folder)
-        if record and not record.observation.phase.is_terminal:
-            raise BackendError(f"The launch {handle} has not ended; stop it before it is cleaned up.")
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+        def clean_up() -> None:
+            record = records.read(folder)
+            if record and not record.observation.phase.is_terminal:
+                raise BackendError(f"The launch {handle} has not ended; stop it before it is cleaned up.")
+            shutil.rmtree(folder, ignore_errors=True)
+
+        await asyncio.to_thread(clean_up)
         self._forget(handle)
 
     async def close(self) -> None:

@@ -1,7 +1,10 @@
 """`launchbay agent`: the daemon that claims items from queues and runs them, and what is asked of it."""
 
 import asyncio
-from typing import Any
+import signal
+import sys
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 import structlog
@@ -10,7 +13,7 @@ from click.core import ParameterSource
 from agent.config.file import with_queues
 from agent.errors import ConfigError
 from launchbay import __version__, exits
-from launchbay.agent_config import Given, as_yaml, check_usable, configuration_options, plain
+from launchbay.agent_config import Given, as_yaml, at_home, check_usable, configuration_options, plain
 from launchbay.lazy import LazyGroup
 from launchbay.logs import configure_logging
 from launchbay.output import json_option, print_json
@@ -26,10 +29,19 @@ log = structlog.get_logger(__name__)
 
 @click.group(cls=LazyGroup, modules=COMMANDS, invoke_without_command=True)
 @configuration_options
+@click.option(
+    "-l",
+    "--log-file",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Append the agent's log to this file; - is standard output. Default: standard error.",
+)
+@click.option("-u", "--url", hidden=True, help="As with the stock agent: not supported.")
 @click.option("--check", is_flag=True, help="Print the configuration that the agent would have, and end.")
 @json_option
 @click.pass_context
-def command(context: click.Context, check: bool, as_json: bool, **given: Any) -> int:
+def command(
+    context: click.Context, log_file: Path | None, url: str | None, check: bool, as_json: bool, **given: Any
+) -> int:
     """Claim items from run queues, and run each of them once.
 
     SIGTERM ends the agent and leaves what runs running: the next agent with the same state folder adopts it. SIGHUP,
@@ -38,25 +50,45 @@ def command(context: click.Context, check: bool, as_json: bool, **given: Any) ->
     if context.invoked_subcommand:
         _refuse_options(context)
         return 0
+    if url is not None:
+        raise click.UsageError("--url is not supported. Name the queues with -q, and the server with WANDB_BASE_URL.")
     if check:
         return _check(Given(**given), as_json=as_json)
     if as_json:
         raise click.UsageError("--json goes with --check.")
-    return _run(Given(**given))
+    return _run(Given(**given), _log_stream(log_file))
 
 
-def _run(given: Given) -> int:
+def _log_stream(file: Path | None) -> TextIO | None:
+    """Open where the log goes, for as long as the process lives; None is standard error."""
+    if file is None or str(file) == "-":
+        return sys.stdout if file else None
+    try:
+        return at_home(file).open("a", encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"The log file {file} cannot be written: {error.strerror}.") from error
+
+
+def _run(given: Given, log_stream: TextIO | None) -> int:
     from agent.opening import Server
-    from agent.run import Reload, run_agent  # the daemon's libraries are not for the other commands to load
+    from agent.run import Departure, Reload, run_agent  # the daemon's libraries are not for the other commands to load
 
     loaded = with_queues(given.read())
-    configure_logging(loaded.config.verbosity)
+    configure_logging(loaded.config.verbosity, log_stream)
     for warning in loaded.warnings:
         log.warning(warning)
     who = account()
     server = Server(who.base_url, who.api_key)
     reload = Reload(given.load, given.path)
-    departure = asyncio.run(run_agent(loaded.config, server, version=f"launchbay@{__version__}", reload=reload))
+
+    async def work() -> Departure:
+        try:
+            return await run_agent(loaded.config, server, version=f"launchbay@{__version__}", reload=reload)
+        finally:
+            # From here on it only ends. A signal that comes late must not take the exit code away.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    departure = asyncio.run(work())
     if departure.left:
         click.echo(f"{departure.left} launch(es) left running; start the agent again to adopt them.", err=True)
         return exits.DRAINED_WITH_WORK

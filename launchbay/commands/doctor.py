@@ -91,11 +91,13 @@ def command(as_json: bool, **given: Any) -> int:
             ]
         )
     else:
-        rows = [
-            (name, each.verdict, f"{each.found.rstrip('.')}. {each.todo}".strip()) for name, each in findings.items()
-        ]
+        rows = [(name, each.verdict, f"{_sentence(each.found)} {each.todo}".strip()) for name, each in findings.items()]
         print_table(("CHECK", "RESULT", "FOUND"), rows, empty="")
     return exits.FAILED if any(each.verdict is Verdict.PROBLEM for each in findings.values()) else 0
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 async def _diagnose(given: Given) -> dict[str, Finding]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from agent import operations
-from agent.admission.inventory import read_inventory, size_text
+from agent.admission.inventory import read_inventory
+from agent.config.forms import size_text
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
 from agent.observability.status_app import ask_status
 from agent.opening import default_state_dir

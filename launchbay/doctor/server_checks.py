@@ -6,11 +6,12 @@ from agent import operations
 from agent.errors import ControlPlaneUnavailable, Unauthenticated
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped
 from protocol.json_types import dig
+from protocol.masking import without_passwords
 
 
 async def server(around: Surroundings) -> Finding:
     """Whether there is a server that speaks the protocol, and what it says of itself."""
-    url = around.server.base_url
+    url = without_passwords(around.server.base_url)
     try:
         data = await around.server.ask(
             """query DoctorServer {

@@ -65,7 +65,7 @@ def _node(row: AnyRow, now: float) -> dict[str, Any]:
         "state": state.value,
         "associatedRunId": shown_run,
         "priority": row.priority,
-        "runSpec": without_api_key(json.loads(row.launch_spec)),  # the key is for the agent alone
+        "runSpec": _spec(row),
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
         "claimedAt": iso(row.claimed_at),
@@ -79,6 +79,11 @@ def _node(row: AnyRow, now: float) -> dict[str, Any]:
         # Who lost a lease or a claim may still get it back, but does not have it.
         "agent": None if state is ItemState.PENDING else _agent(row),
     }
+
+
+def _spec(row: AnyRow) -> JsonObject:
+    """Return an item's launch spec, as it may be shown: one that an earlier version has stored may hold a key."""
+    return without_api_key(json.loads(row.launch_spec))
 
 
 def _agent(row: AnyRow) -> JsonObject | None:
@@ -177,9 +182,7 @@ async def release(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         if _has_started(row, context.now):
             return False, None
         if _is_unwanted(row):
-            error = _problem({"message": "Stopped before it was started.", "stage": "agent"})
-            claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(error))
-            _kill_unstarted(connection, row, context.now)
+            _stop_unstarted(connection, row, "Stopped before it was started.", "agent", context.now)
             return True, None
         return claims.release(connection, row.id, agent_id, context.now), row.queue_id
 
@@ -214,8 +217,7 @@ async def adopt(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         # Of two who adopt at once, the second must find the first one at work.
         agents.note_heard(connection, agent_id, now)
         adopted = queue_items.by_id(connection, row.id)
-        spec = without_api_key(json.loads(row.launch_spec))
-        return {"success": True, "itemState": queue_items.state(adopted, now), "runSpec": spec}
+        return {"success": True, "itemState": queue_items.state(adopted, now), "runSpec": _spec(row)}
 
     answer = await context.services.database.write(work)
     context.services.wakeups.notify(("agent", agent_id))  # somebody may want it stopped
@@ -338,7 +340,7 @@ async def delete(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         if row.queue_id != ids.decode("RunQueue", input["queueID"]):
             raise NotFound("There is no such item in this queue.")
         live = queue_items.state(row, context.now) in {ItemState.CLAIMED, ItemState.RUNNING}
-        if live and context.now - (row.agent_heartbeat_at or 0) <= agents.ALIVE_SECONDS:
+        if live and not queue_items.holder_is_gone(row, context.now):
             raise RequestError(
                 f"This item is with agent {row.agent_name!r}. Stop it first: launchbay stop {input['runQueueItemId']}"
             )
@@ -357,9 +359,7 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         row = _visible(connection, context, input["runQueueItemId"])
         if row.state in {ItemState.PENDING, ItemState.LEASED}:
             # Who holds the lease learns of it when he wants to acknowledge.
-            error = _problem({"message": "Stopped while it waited in the queue.", "stage": "queue"})
-            claims.end(connection, row.id, ItemState.STOPPED, context.now, error=json.dumps(error))
-            _kill_unstarted(connection, row, context.now)
+            _stop_unstarted(connection, row, "Stopped while it waited in the queue.", "queue", context.now)
             return None
         if ItemState(row.state).is_ended:
             return None
@@ -375,11 +375,10 @@ async def stop(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
     return {"success": True}
 
 
-def _kill_unstarted(connection: Connection, row: AnyRow, now: float) -> None:
-    """End the run of an item, now that nobody is going to start it: the one that somebody had claimed it for, or the
-    one that a sweep waits for."""
-    if row.run_id is not None:
-        runs.record_end(connection, row.run_id, "killed", None, now)
+def _stop_unstarted(connection: Connection, row: AnyRow, message: str, stage: str, now: float) -> None:
+    """End an item that nobody is going to start any more, and its run: the one that it was claimed for, or the one that
+    a sweep waits for."""
+    claims.stop_unstarted(connection, row.id, row.run_id, message, stage, now)
     spec: JsonObject = json.loads(row.launch_spec)
     name = spec.get("run_id")
     if not name:
@@ -413,8 +412,4 @@ def _visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:
 
 
 def _problem(input: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "message": input.get("message") or "",
-        "stage": input.get("stage"),
-        "filePaths": input.get("filePaths") or [],
-    }
+    return claims.problem(input.get("message") or "", input.get("stage"), input.get("filePaths") or ())

@@ -35,7 +35,11 @@ async def pop(_: object, info: Info, input: dict[str, Any]) -> JsonObject | None
         taken = await _wait_for_item(context, place)
     if taken is None:
         return None
-    return {"runQueueItemId": ids.encode("RunQueueItem", taken.id), "runSpec": json.loads(taken.launch_spec)}
+    return {
+        "runQueueItemId": ids.encode("RunQueueItem", taken.id),
+        "runSpec": json.loads(taken.launch_spec),
+        "enqueuedAt": taken.created_at,
+    }
 
 
 async def _place(context: Context, input: dict[str, Any]) -> Place:
@@ -84,7 +88,7 @@ async def _look(context: Context, place: Place) -> AnyRow | None:
     # Nobody is taken for dead before he had the time to speak to this server, which may have been away itself.
     chore = ("abandoned items", place.queue_id)
     if services.intervals.due(chore, now, first=agents.ALIVE_SECONDS, every=ABANDONED_SECONDS):
-        returned = await services.database.claim(claims.return_abandoned, place.queue_id, now)
+        returned = await services.database.write(claims.return_abandoned, place.queue_id, now)
         if len(returned) > 1:
             services.wakeups.notify(("queue", place.queue_id))
     return await services.database.claim(claims.take, place.queue_id, place.agent_id, now)

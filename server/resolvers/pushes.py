@@ -20,6 +20,12 @@ from server.storage.rows import AnyRow
 resolvers = Resolvers()
 
 TWIN_SECONDS = 60.0
+KEY_NOT_KEPT = claims.problem(
+    "The launch spec came with an API key (`_wandb_api_key`). It was not kept, as an item can be read by everybody who "
+    "may use its queue: the run gets the key of its agent. Leave the key out. For runs in the name of who has pushed "
+    "them, give the agent the key of a service account of the team.",
+    "queue",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ def enqueue(
     those who wait for the queue, after the commit. `digest` names a push that may come again by id.
     """
     spec = _completed(connection, context, queue, push)
+    warnings = [KEY_NOT_KEPT] if pushing.brings_key(push.spec) else []
     item_id = claims.push(
         connection,
         queue.id,
@@ -101,6 +108,7 @@ def enqueue(
         priority=pushing.check_priority(push.priority, queues.rules(queue)),
         launch_spec=json.dumps(spec),
         spec_digest=digest,
+        warnings=json.dumps(warnings),
         created_by=context.viewer.id,
     )
     return item_id, spec

@@ -16,7 +16,7 @@ from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers.paging import Page, connection_of
 from server.stopping import notify_stop
-from server.storage import runs, streams
+from server.storage import claims, queue_items, runs, streams
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -185,11 +185,18 @@ async def update_run_state(_: object, info: Info, input: dict[str, Any]) -> Json
 
 @resolvers.field("Mutation", "stopRun")
 async def stop_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Ask a run to stop. It learns of it through its file stream, a launched one also through its agent."""
+    """Ask a run to stop. It learns of it through its file stream, a launched one also through its agent.
+
+    One whose item is back in its queue ends with it: who takes the item next would start it as another run.
+    """
     context = info.context
 
     def work(connection: Connection) -> int:
         row = by_storage_id(connection, context, input["id"])
+        item_id = queue_items.waiting_again(connection, row.id)
+        if item_id is not None and runs.state(row, context.now) is RunState.PENDING:
+            message = "Its run was stopped while it waited in the queue."
+            claims.stop_unstarted(connection, item_id, row.id, message, "queue", context.now)
         runs.request_stop(connection, row.id, context.now)
         return row.id
 

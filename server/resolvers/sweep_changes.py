@@ -232,7 +232,7 @@ def _launch(connection: Connection, context: Context, sweep_id: int, input: dict
         state=SweepState.PENDING,
         launched=True,
         scheduler_item_id=item_id,
-        scheduler=json.dumps({**document, "run_spec": json.dumps(spec)}),
+        scheduler=json.dumps({**document, "run_spec": json.dumps(pushing.without_key(spec))}),
     )
     return _News(queue_id=queue.id)
 

@@ -77,7 +77,12 @@ def ask_to_stop(connection: Connection, agent_id: int) -> None:
 
 def is_alive(row: AnyRow, now: float) -> bool:
     """Whether an agent is at work, as far as one can know."""
-    return row.status != "KILLED" and now - row.heartbeat_at <= ALIVE_SECONDS
+    return is_at_work(row.status, row.heartbeat_at, now)
+
+
+def is_at_work(status: str | None, heard_at: float, now: float) -> bool:
+    """Whether one who has said this of himself, and was last heard of then, is taken for alive."""
+    return status != "KILLED" and now - heard_at <= ALIVE_SECONDS
 
 
 def serving(connection: Connection, project_id: int, wire_queue_id: str, now: float) -> list[AnyRow]:

@@ -12,6 +12,7 @@ States stand in the statements as literals, not as parameters: only then does SQ
 index will do.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,7 +23,6 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
-    case,
     insert,
     literal_column,
     or_,
@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from protocol.states import ItemState
+from server.storage import runs as runs_storage
 from server.storage.agents import ALIVE_SECONDS, OUR_AGENTS, PREPARING, STARTING
 from server.storage.rows import AnyRow
 from server.storage.tables import launch_agents, runs
@@ -77,33 +78,28 @@ def return_abandoned(connection: Connection, queue_id: int, now: float) -> Seque
     """Put claimed items back whose agent is gone and cannot have started them; returns their ids.
 
     An agent that says how far it is (ours) may have started whatever it does not report as being prepared, and finds it
-    again when it is back. One that does not say is known only by its run, and forgets everything when it dies.
+    again when it is back. One that does not say is known only by its run, and forgets everything when it dies. What
+    somebody wants stopped, by the item or by its run, ends instead.
     """
     unstarted = or_(runs.c.id.is_(None), runs.c.heartbeat_at.is_(None), runs.c.heartbeat_at < items.c.claimed_at)
     reports = launch_agents.c.version.startswith(OUR_AGENTS)
     preparing = or_(items.c.status == PREPARING, and_(items.c.status.is_(None), reports.is_not(True)))
-    abandoned = (
-        select(items.c.id)
+    unwanted = or_(items.c.stop_requested_at.is_not(None), runs.c.stop_requested_at.is_not(None))
+    abandoned = connection.execute(
+        select(items.c.id, items.c.run_id, unwanted.label("is_unwanted"))
         .join(launch_agents, launch_agents.c.id == items.c.agent_id)
         .outerjoin(runs, runs.c.id == items.c.run_id)
         .where(items.c.queue_id == queue_id, in_state(ItemState.CLAIMED))
         .where(launch_agents.c.heartbeat_at < now - ALIVE_SECONDS, unstarted, preparing)
-    )
-    stopped = items.c.stop_requested_at.is_not(None)
-    # Said again of the row that is changed: what its agent says at the same moment is not known to the search above.
-    still = and_(in_state(ItemState.CLAIMED), or_(items.c.status == PREPARING, items.c.status.is_(None)))
-    returned = (
-        update(items)
-        .where(items.c.id.in_(abandoned), still)
-        .values(
-            state=case((stopped, "STOPPED"), else_="PENDING"),
-            ended_at=case((stopped, now), else_=None),
-            status=None,
-            status_message=None,
-            updated_at=now,
-        )
-    )
-    return connection.scalars(returned.returning(items.c.id)).all()
+    ).all()
+    for row in abandoned:
+        if row.is_unwanted:
+            stop_unstarted(connection, row.id, row.run_id, "Stopped while its agent was gone.", "agent", now)
+    returned = [row.id for row in abandoned if not row.is_unwanted]
+    if returned:
+        waiting = {"state": "PENDING", "status": None, "status_message": None, "updated_at": now}
+        connection.execute(update(items).where(items.c.id.in_(returned)).values(waiting))
+    return returned
 
 
 def acknowledge(connection: Connection, item_id: int, agent_id: int | None, run_name: str, now: float) -> AnyRow | None:
@@ -144,7 +140,7 @@ def note_progress(
 
 
 def release(connection: Connection, item_id: int, agent_id: int, now: float) -> bool:
-    """Put an item back at its old place that its holder has not started, and nobody holds it; whether it was his."""
+    """Have an item that its holder has not started wait at its old place, and be nobody's; whether it was his."""
     held = in_state(ItemState.CLAIMED, ItemState.LEASED, ItemState.PENDING)
     released = (
         update(items)
@@ -188,6 +184,20 @@ def end(
     """Note that nothing more will happen to an item. `error` is JSON: message, stage, filePaths."""
     values = {"of_item": item_id, "ends_as": state, "at": now, "code": exit_code, "why": error}
     connection.execute(_END, values)
+
+
+def stop_unstarted(
+    connection: Connection, item_id: int, run_id: int | None, message: str, stage: str, now: float
+) -> None:
+    """End an item that nobody is going to start any more, and the run that it was claimed for, if it was."""
+    end(connection, item_id, ItemState.STOPPED, now, error=json.dumps(problem(message, stage)))
+    if run_id is not None:
+        runs_storage.record_end(connection, run_id, "killed", None, now)
+
+
+def problem(message: str, stage: str | None, file_paths: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what is stored of an error or a warning of an item."""
+    return {"message": message, "stage": stage, "filePaths": list(file_paths)}
 
 
 def _next(*, skip_locked: bool) -> Select[tuple[int]]:
@@ -246,8 +256,9 @@ def _noting(allowed: ColumnElement[bool]) -> Update:
 
 # Made once: to build a statement and to find its compiled form takes longer than to run it.
 _PUSH: Final = insert(items)
-_TAKE: Final = _taking(_next(skip_locked=False)).returning(items.c.id, items.c.launch_spec)
-_TAKE_SKIPPING_LOCKED: Final = _taking(_next(skip_locked=True)).returning(items.c.id, items.c.launch_spec)
+_TAKEN: Final = (items.c.id, items.c.launch_spec, items.c.created_at)
+_TAKE: Final = _taking(_next(skip_locked=False)).returning(*_TAKEN)
+_TAKE_SKIPPING_LOCKED: Final = _taking(_next(skip_locked=True)).returning(*_TAKEN)
 _RETURN_EXPIRED: Final = (
     update(items)
     .where(

@@ -24,7 +24,7 @@ from protocol.states import ItemState, RunState
 from server.errors import NotFound
 from server.run_state import RunFacts, state_of
 from server.storage import runs as runs_storage
-from server.storage.agents import ALIVE_SECONDS, OUR_AGENTS
+from server.storage.agents import OUR_AGENTS, is_at_work
 from server.storage.claims import in_state
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, launch_agents, projects, run_queue_items, run_queues, runs, users
@@ -153,7 +153,7 @@ def is_for_its_agent_to_end(row: AnyRow, now: float) -> bool:
 def holder_is_gone(row: AnyRow, now: float, listening_since: float = 0) -> bool:
     """Whether an item's agent has said goodbye, or was not heard of for too long while somebody listened."""
     heard = max(row.agent_heartbeat_at or 0, listening_since)
-    return row.agent_status == "KILLED" or now - heard > ALIVE_SECONDS
+    return not is_at_work(row.agent_status, heard, now)
 
 
 def run_state(row: AnyRow, now: float) -> RunState | None:
@@ -223,6 +223,12 @@ def agent_of_run(connection: Connection, run_id: int) -> int | None:
         .order_by(run_queue_items.c.id.desc())
         .limit(1)
     )
+
+
+def waiting_again(connection: Connection, run_id: int) -> int | None:
+    """Return the item that an agent had claimed for this run, and that has gone back to its queue."""
+    back = in_state(ItemState.PENDING, ItemState.LEASED)
+    return connection.scalar(select(run_queue_items.c.id).where(run_queue_items.c.run_id == run_id, back).limit(1))
 
 
 def settle_earlier(connection: Connection, item_id: int, run_id: int, now: float) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from protocol.json_types import JsonObject
 from protocol.states import ItemState, RunState
 from server.storage import claims, queue_items, runs, sweep_runs, sweeps
 from server.storage.rows import AnyRow
@@ -62,11 +61,7 @@ def withdraw_scheduler(connection: Connection, sweep: AnyRow, now: float) -> Non
 def _withdraw_item(connection: Connection, sweep: AnyRow, item_id: int, now: float) -> list[int]:
     """Take an item out of its queue; returns its run if it is known and has not started."""
     spec: Any = json.loads(queue_items.by_id(connection, item_id).launch_spec)
-    error: JsonObject = {
-        "message": f"Sweep {sweep.name!r} was stopped while this waited.",
-        "stage": "queue",
-        "filePaths": [],
-    }
+    error = claims.problem(f"Sweep {sweep.name!r} was stopped while this waited.", "queue")
     claims.end(connection, item_id, ItemState.STOPPED, now, error=json.dumps(error))
     run = runs.by_name(connection, sweep.project_id, str(spec.get("run_id")))
     return [run.id] if run is not None and runs.state(run, now) is RunState.PENDING else []

@@ -118,6 +118,15 @@ def test_on_is_a_key_of_retry_rules_and_off_still_means_false(tmp_path: Path) ->
         ("timeouts: {run: 0}", "`timeouts.run` is 0; it must be greater than 0."),
         ("drain: {running: kill}", "`drain.running` is 'kill'; it must be 'leave' or 'wait'."),
         ("slots: {cpus: many}", "`slots.cpus` is 'many'; it must be 'auto' or a number."),
+        ("slots: {gpus: 0}", "`slots.gpus` is 0; it must be 'auto' or 'none' or a list."),
+        ("slots: {gpus: [0, 1.5]}", "`slots.gpus.1` is 1.5; it must be text."),
+        ("slots: {gpus: [-1]}", "`slots.gpus.0` is -1; it must be text."),
+        ("slots: {memory: much}", "`slots.memory` is 'much'; it must be auto, a number of bytes, or a size as 8GiB"),
+        ("slots: {memory: 1.5}", "`slots.memory` is 1.5; it must be auto, a number of bytes"),
+        ("slots: {memory: -1}", "`slots.memory` is -1; it must be auto, a number of bytes"),
+        ("listen: '9100'", "`listen` is '9100'; it must be HOST:PORT, as 127.0.0.1:9100 or [::1]:9100."),
+        ("listen: 9100", "`listen` is 9100; it must be HOST:PORT"),
+        ("listen: {host: a}", "`listen` is a mapping; it must be HOST:PORT"),
         ("queue_limits: {q: -1}", "`queue_limits.q` is -1; it must be"),
         ("retries: [{attempts: 2}]", "`retries.0.on` is missing."),
         ("retries: [{on: []}]", "`retries.0.on` is an empty list; it must be a list with something in it."),
@@ -126,6 +135,12 @@ def test_on_is_a_key_of_retry_rules_and_off_still_means_false(tmp_path: Path) ->
             "`retries.0.on.0` is 'bad_luck'; it must be 'workload', 'preempted', 'node_lost'",
         ),
         ("retries: [{on: [{exit_code: 1}]}]", "`retries.0.on.0.exit_code` is 1; it must be a list."),
+        ("timeouts: {run: .inf}", "`timeouts.run` is inf; it must be a finite number."),
+        ("stopped_run_timeout: .nan", "`stopped_run_timeout` is nan; it must be"),
+        ("max_jobs: 1\nentity: e\nmax_jobs: 2", "is not YAML: line 3, column 1: this key stands there twice"),
+        ("slots: {cpus: 1, cpus: 2}", "is not YAML: line 1, column 18: this key stands there twice"),
+        ("timeouts: {run: %s}" % ("9" * 5000), "cannot be read: it holds a number that is too long"),
+        ("[" * 3000, "or is nested too deep"),
         ("- a\n- b", "must hold a mapping"),
         ("a: [", "is not YAML: line 1, column 5: expected the node content"),
         ("a: \0", "is not YAML: it holds characters"),
@@ -136,6 +151,20 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
     assert message in said
     assert str(tmp_path / "launch-config.yaml") in said
     assert "\n\n" not in said
+
+
+def test_a_date_is_a_word(tmp_path: Path) -> None:
+    assert load(tmp_path, "queues: [2026-01-31, 2026-13-32]").queues == ("2026-01-31", "2026-13-32")
+
+
+def test_a_queue_that_is_named_twice_is_served_once(tmp_path: Path) -> None:
+    assert load(tmp_path, "queues: [a, b, a]\nqueue: b").queues == ("a", "b")
+    assert load(tmp_path, "", queues=("a", "a")).queues == ("a",)
+
+
+def test_what_is_merged_may_be_replaced(tmp_path: Path) -> None:
+    text = "queues: [q]\nbuilder: &all {type: noop, a: 1}\nenvironment: {<<: *all, type: aws}"
+    assert load(tmp_path, text).environment == {"type": "aws", "a": 1}
 
 
 def test_what_is_wrong_is_told_once(tmp_path: Path) -> None:
@@ -151,6 +180,7 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 
 def test_an_agent_without_a_queue_is_refused(tmp_path: Path) -> None:
+    assert "`queues.0` is ''; it must be text with something in it." in error_of(tmp_path, "queues: ['']")
     assert "No queue to serve. Name one with -q QUEUE" in error_of(tmp_path, "max_jobs: 1")
     assert read_config(write(tmp_path, "max_jobs: 2"), {}, {}).config.max_jobs == 2
 
@@ -270,6 +300,36 @@ def test_secrets_are_masked_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"env": ["TOKEN=hunter2", "A=b"]}, {"env": ["TOKEN=<redacted>", "A=b"]}),
+        ({"args": ["--api-key=hunter2", "-x"]}, {"args": ["--api-key=<redacted>", "-x"]}),
+        ({"header": "X-Auth: hunter2"}, {"header": "X-Auth: <redacted>"}),
+        (
+            {"tags": [{"key": "DB_PASSWORD", "value": "hunter2"}]},
+            {"tags": [{"key": "<redacted>", "value": "<redacted>"}]},
+        ),
+        ({"deep": {"er": ["see postgres://me:hunter2@db/x"]}}, {"deep": {"er": ["see postgres://<redacted>@db/x"]}}),
+        ({"Password": {"a": ["hunter2"]}}, {"Password": "<redacted>"}),
+        ({1: {"SECRET": 7}}, {1: {"SECRET": "<redacted>"}}),
+        ({"token": None, "use_token": True}, {"token": None, "use_token": "<redacted>"}),
+    ],
+)
+def test_a_secret_is_found_in_unusual_places(value: Any, shown: Any) -> None:
+    assert mask({"backends": {"b": value}}) == {"backends": {"b": shown}}
+
+
+def test_a_password_in_a_url_is_masked_wherever_it_stands() -> None:
+    shown = mask(
+        {"policy": {"git_hosts": ["https://me:hunter2@git.test"], "images": ["key=*"]}, "name": "a://hunter2@b"}
+    )
+    assert shown == {
+        "policy": {"git_hosts": ["https://<redacted>@git.test"], "images": ["key=*"]},
+        "name": "a://<redacted>@b",
+    }
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "registry: hunter2",
@@ -307,9 +367,20 @@ def test_the_schema_is_one_and_agrees_with_what_is_accepted(tmp_path: Path) -> N
     validator = jsonschema.Draft202012Validator(schema())
     validator.check_schema(schema())
     good = "queue: q\nproject: p\nretries: [{'on': [preempted, {exit_code: [75]}]}]\nbuilder: {type: kaniko, x: y}\n"
-    load(tmp_path, good)
-    assert validator.is_valid(yaml.safe_load(good))
-    for bad in ("max_job: 1", "timeouts: {strat: 1}", "verbosity: 3", "queues: q", "drain: {running: kill}"):
+    for right in (
+        good,
+        "queue: q\nslots: {gpus: [0, '1'], memory: 1024}",
+        "queue: q\nslots: {gpus: auto, memory: auto}",
+        "queue: q\nslots: {gpus: [GPU-a], memory: 64 GiB}\nlisten: '[::1]:9100'",
+    ):
+        load(tmp_path, right)
+        assert validator.is_valid(yaml.safe_load(right)), right
+    for bad in (
+        *("max_job: 1", "timeouts: {strat: 1}", "verbosity: 3", "queues: q", "drain: {running: kill}"),
+        *("slots: {gpus: 0}", "slots: {gpus: [1.5]}", "slots: {gpus: [-1]}", "slots: {gpus: [true]}"),
+        *("slots: {memory: much}", "slots: {memory: -1}", "slots: {memory: '64GBB'}", "slots: {memory: 1.5}"),
+        *("listen: 9100", "listen: '9100'", "listen: 'host:http'", "listen: '[::1]'"),
+    ):
         error_of(tmp_path, bad)
         assert not validator.is_valid(yaml.safe_load(bad)), bad
 

@@ -124,6 +124,28 @@ async def test_an_item_that_is_held_already_is_not_taken_a_second_time(
     assert [kept.run_id for kept in await context.journal.launches()] == [first.run_id]
 
 
+@pytest.mark.parametrize(
+    ("pushed", "kept", "began"),
+    [
+        pytest.param(90.5, 90.5, 90.5, id="it waited in its queue"),
+        pytest.param(103.0, 100.0, 100.0, id="the server's clock is ahead"),
+        pytest.param(0, 0, 100.0, id="the server does not say"),
+    ],
+)
+async def test_a_launch_begins_at_its_push_and_never_after_its_claim(
+    context: AgentContext, monkeypatch: pytest.MonkeyPatch, pushed: float, kept: float, began: float
+) -> None:
+    async def pop(*_: Any, **__: Any) -> tuple[QueueItem, bool]:
+        return QueueItem("item-1", {"project": "p"}, pushed), True
+
+    monkeypatch.setattr("agent.operations.pop", pop)
+    at_100 = replace(context, clock=lambda: 100.0)
+    claimed, _ = await claim(at_100, "q", 0, frozenset(), may_schedule=_always)
+    assert claimed is not None
+    assert (claimed.enqueued_at, claimed.known_since) == (kept, began)
+    assert await context.journal.launches() == [claimed]
+
+
 async def test_a_scheduler_without_room_is_left_on_its_queue(
     context: AgentContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.admission.inventory import (
     AMD_VARIABLE,
     NVIDIA_VARIABLE,
-    UNITS,
     Gpu,
     Inventory,
     Nvml,
     gpus_in_use,
     load_nvml,
-    parse_size,
     read_inventory,
-    size_text,
 )
 from agent.config.model import Slots
 from agent.errors import ConfigError
@@ -409,49 +404,3 @@ async def test_cpus_and_memory_are_what_the_control_group_leaves(
 async def test_configured_cpus_and_memory_are_taken_as_they_are() -> None:
     inventory = await read(cpus=2.5, memory="64GiB")
     assert (inventory.cpus, inventory.memory) == (2.5, 64 * 2**30)
-
-
-@pytest.mark.parametrize("memory", ["64GBB", "", "-1GiB", "GiB", "1e9", "lots", "1" * 16])
-async def test_nonsense_as_memory_is_refused(memory: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"`slots.memory` is '{memory}'; it must be auto, a number of bytes, or a size"
-    ):
-        await read(memory=memory)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (0, 0),
-        (7, 7),
-        ("7", 7),
-        ("7B", 7),
-        ("2KiB", 2048),
-        ("2 kB".upper(), 2000),
-        (" 1.5GiB ", 3 * 2**29),
-        ("1TB", 10**12),
-    ],
-)
-def test_sizes_are_read(value: object, expected: int) -> None:
-    assert parse_size(value) == expected
-
-
-@pytest.mark.parametrize("value", [None, True, -1, 1.5, [], {}, "٣GiB"])
-def test_what_is_no_size_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="is not a number of bytes, or a size as 8GiB or 500MB"):
-        parse_size(value)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (64 * 2**30, "64 GiB"), (2**50, "1024 TiB")],
-)
-def test_sizes_are_told(size: int, text: str) -> None:
-    assert size_text(size) == text
-
-
-@given(st.integers(0, 2**50))
-def test_what_is_told_can_be_read_and_is_about_right(size: int) -> None:
-    told = parse_size(size_text(size).replace(" bytes", "B"))
-    assert abs(told - size) <= max(size / 1000, 1)
-    assert set(size_text(size).split()[1:]) <= {*UNITS, "bytes"}

@@ -27,9 +27,13 @@ it.
 | | backends/testing/contract.py: test_secrets_stand_nowhere |
 | 4.5 jobs inherit the agent's environment | test_a_job_sees_of_the_agents_variables_what_is_harmless_or_listed |
 | | backends/test_local_process.py: test_job_inherits_nothing_from_the_agent |
+| 4.7 a launch may have secrets, namespaces and roles of a cluster | test_policy.py: TestResourceArgs |
+| | test_what_a_launch_may_not_ask_for_reaches_no_platform |
 | 5.1 a silent process is never stopped, nor is its group | test_a_silent_job_is_stopped_with_all_that_it_started |
 | | backends/testing/contract.py: test_stop_kills_what_does_not_listen |
 | 5.4 a byte that is not UTF-8 hangs the agent | test_output_is_bytes_and_costs_nothing_while_there_is_none |
+| 5.9 what is in an unknown state is watched for ever | test_whatever_a_platform_says_a_launch_comes_to_an_end |
+| | test_watch.py: test_decide |
 """
 
 import asyncio
@@ -50,8 +54,11 @@ import pytest
 import yaml
 from aiohttp import web
 
+from agent.config.model import Timeouts
 from agent.control_plane import ControlPlane
-from backends.base import BackendUnavailable, Phase
+from agent.launch import Launch, Stage
+from agent.watch import Settle, Stop, decide
+from backends.base import BackendUnavailable, Handle, Observation, Phase
 from backends.fake import Behavior
 from tests.agent.gate import Gate, gate
 from tests.agent.world import QUEUE, World, until, world
@@ -394,6 +401,23 @@ async def test_a_job_sees_of_the_agents_variables_what_is_harmless_or_listed(age
     assert agents.world.server.api_key not in output, "nor is the job's own key in its log, though it prints it"
 
 
+async def test_what_a_launch_may_not_ask_for_reaches_no_platform(agents: Agents) -> None:
+    """Neither a manifest's secrets, nor what else is to be made with the agent's rights."""
+    secret = {"spec": {"containers": [{"envFrom": [{"secretRef": {"name": "agents"}}]}]}}
+    wishes: list[dict[str, Any]] = [
+        {"resource_args": {"local-process": secret}},
+        {"resource_args": {"local-process": {"metadata": {"namespace": "kube-system"}}}},
+        {"additional_services": [{"name": "x", "config": {"kind": "RoleBinding"}}]},
+    ]
+    allowed = {"resource_args": {"local-process": ["cpus", "spec.containers.resources"]}}
+    async with agents.behind.agent(policy=allowed):
+        for wish in wishes:
+            agents.gate.after["PopFromRunQueue"] = _rewritten(**wish)
+            found = await agents.world.in_state(await agents.world.push(), *ENDED)
+            assert "Refused by `policy.resource_args`" in found["error"]["message"]
+    assert agents.world.platform.started == []
+
+
 # --- 5. local processes ----------------------------------------------------------------------------------------------
 
 
@@ -416,6 +440,15 @@ async def test_a_silent_job_is_stopped_with_all_that_it_started(agents: Agents) 
         assert (await agents.world.in_state(item_id, *ENDED))["state"] == "STOPPED"
     pids = [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
     await until(agents.once(lambda: not any(map(_alive, pids))), "both processes to be gone")
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_whatever_a_platform_says_a_launch_comes_to_an_end(phase: Phase) -> None:
+    """There is no word for what is neither over nor has its time."""
+    started, limits = Handle("launch-1"), Timeouts(start=1, run=1)
+    launch = Launch("item-1", 1, QUEUE, {}, "run-1", Stage.STARTED, handle=started)
+    (action,) = decide([launch], {started: Observation(phase, started_at=0)}, 10, limits)
+    assert isinstance(action, Settle if phase.is_terminal else Stop)
 
 
 async def test_output_is_bytes_and_costs_nothing_while_there_is_none(agents: Agents) -> None:

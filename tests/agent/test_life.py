@@ -1,16 +1,22 @@
 """The life of launches with a real server and a fake platform: retries, timeouts, stops and drains."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from agent.admission.inventory import Gpu, Inventory
+from agent.control_plane import ControlPlane
 from agent.launch import Assigned, Stage
+from agent.observability.metrics import Metrics
 from backends.base import Handle, Phase
 from backends.fake import Behavior
-from tests.agent.world import World, until, world
+from tests.agent.gate import gate
+from tests.agent.world import LIMIT_SECONDS, World, until, world
 
 SOON = {"first_seconds": 0.1, "longest_seconds": 0.1}
 
@@ -32,6 +38,17 @@ async def running(world: World, count: int = 1) -> list[Handle]:
 
     await until(look, f"{count} launches running")
     return live()
+
+
+async def test_how_long_it_took_to_start_counts_from_the_push(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(Metrics, "enqueued_to_started", lambda *told: waited.append(told[-1]))
+    item_id = await world.push()
+    await asyncio.sleep(0.5)
+    async with world.agent():
+        await world.in_state(item_id, "FAILED")  # it never called wandb.init
+    assert len(waited) == 1
+    assert 0.5 <= waited[0] < LIMIT_SECONDS
 
 
 async def test_a_preempted_launch_goes_on_under_its_item_and_run(world: World) -> None:
@@ -302,8 +319,18 @@ async def test_the_last_lines_stand_on_a_failed_item_and_no_secret(world: World)
     own_key = "e" * 40
     output = "\n".join([*(f"line {number}" for number in range(20)), f"key {own_key}", "10%\r99%\rKeyError: 'x'", ""])
     world.behave("p", Behavior(seconds=0.05, exit_code=3, output=output.encode()))
-    async with world.agent():
-        item_id = await world.push(_wandb_api_key=own_key)
+
+    def bring_key(data: Any) -> None:
+        if data["popFromRunQueue"]:
+            data["popFromRunQueue"]["runSpec"]["_wandb_api_key"] = own_key
+
+    async with (
+        gate(world.server.base_url) as before,
+        ControlPlane(before.url, world.server.api_key, random=Random(1)) as behind,
+        replace(world, server=behind).agent(),
+    ):
+        before.after["PopFromRunQueue"] = bring_key
+        item_id = await world.push()
         message = (await world.in_state(item_id, "FAILED"))["error"]["message"]
     assert message.startswith("The job ended with exit code 3. Its log says why. Last lines:\n    line 12\n")
     assert message.endswith(f"key {'*' * 40}\n    KeyError: 'x'")

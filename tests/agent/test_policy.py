@@ -239,6 +239,38 @@ class TestResourceArgs:
         assert rule_of(hit) == (refused and "policy.resource_args")
         assert refused is None or f"resource arg {refused!r}" in str(hit)
 
+    @pytest.mark.parametrize(
+        ("wish", "refused"),
+        [
+            pytest.param({"env": [{"valueFrom": {"secretKeyRef": {"name": "s"}}}]}, "containers.env", id="a secret"),
+            pytest.param({"envFrom": [{"secretRef": {"name": "s"}}]}, "containers.envFrom", id="all of a secret"),
+            pytest.param({"securityContext": {"privileged": True}}, "containers.securityContext", id="the host"),
+            pytest.param({"volumeMounts": [{"name": "s"}]}, "containers.volumeMounts", id="a volume"),
+            pytest.param({"resources": {"limits": {"cpu": 1}}}, None, id="what is listed"),
+        ],
+    )
+    def test_of_a_cluster_are_those_listed_whatever_else_its_manifests_know(
+        self, wish: Json, refused: str | None
+    ) -> None:
+        allowed = ["spec.template.spec.containers.resources", "spec.template.spec.containers.name"]
+        args = {"spec": {"template": {"spec": {"containers": [{"name": "main"}, wish]}}}}
+        hit = checked(args=args, policy={"resource_args": {"local-container": allowed}})
+        assert rule_of(hit) == (refused and "policy.resource_args")
+        assert refused is None or f"spec.template.spec.{refused}" in str(hit)
+        elsewhere = {"metadata": {"namespace": "kube-system"}}
+        assert "metadata.namespace" in str(
+            checked(args=elsewhere, policy={"resource_args": {"local-container": allowed}})
+        )
+
+    def test_cover_what_else_a_platform_is_to_make(self) -> None:
+        """A role binding, say, which it would make with the agent's rights."""
+        services = {**JOB, "additional_services": [{"config": {"kind": "RoleBinding"}, "name": "x"}]}
+        refused = checked(services, policy={"resource_args": {"local-container": ["cpus"]}})
+        assert "the resource arg 'additional_services.config.kind'" in str(refused)
+        allowed = {"resource_args": {"local-container": ["additional_services"]}}
+        assert checked(services, policy=allowed) is None
+        assert checked({**JOB, "additional_services": []}, policy={"resource_args": {}}) is None
+
     def test_of_a_resource_that_is_not_listed_are_none(self) -> None:
         policy = {"resource_args": {"kubernetes": ["spec"]}}
         refused = checked(args={"cpus": 1}, policy=policy)

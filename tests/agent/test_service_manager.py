@@ -63,6 +63,14 @@ async def test_a_reload_that_fails_is_over_all_the_same(listener: Listener, addr
         assert listener.heard()[-1] == "READY=1"
 
 
+async def test_a_reload_while_it_stops_does_not_look_like_work(listener: Listener, address: str) -> None:
+    async with service_manager({"NOTIFY_SOCKET": address}) as manager:
+        manager.stopping()
+        with manager.reloading():
+            pass
+        assert listener.heard() == ["STOPPING=1"]
+
+
 async def test_an_address_may_be_abstract() -> None:
     name = f"launchbay-test-{os.getpid()}"
     listener = Listener(f"\0{name}")

@@ -30,7 +30,7 @@ from agent.launch import Assigned, Cause, Launch, Stage, StopReason
 from agent.observability.health import BLOCKED_SECONDS, LATELY_SECONDS, SILENT_SECONDS, Health
 from agent.observability.metrics import Metrics
 from agent.observability.status import agent_status
-from agent.observability.status_app import SOCKET, AgentSilent, ask_status, parse_listen, serving
+from agent.observability.status_app import SOCKET, AgentSilent, ask_status, serving
 from launchbay.commands import agent_status as status_command
 from launchbay.errors import NotThere
 from protocol.json_types import JsonObject
@@ -304,25 +304,6 @@ async def test_it_listens_on_tcp_if_it_is_told_to(folder: Path) -> None:
             async with served(folder / "other", Watched(), address):
                 pass
     assert not (folder / "other" / SOCKET).exists()
-
-
-@pytest.mark.parametrize(
-    ("listen", "address"),
-    [
-        ("127.0.0.1:9100", ("127.0.0.1", 9100)),
-        ("0.0.0.0:80", ("0.0.0.0", 80)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:9100", ("::1", 9100)),
-    ],
-)
-def test_an_address_is_host_and_port(listen: str, address: tuple[str, int]) -> None:
-    assert parse_listen(listen) == address
-
-
-@pytest.mark.parametrize("listen", ["9100", ":9100", "host:", "host:http", "host:70000", "host:-1", "host:1²"])
-def test_another_address_is_refused(listen: str) -> None:
-    with pytest.raises(ConfigError, match=f"`listen` is '{listen}': it takes HOST:PORT"):
-        parse_listen(listen)
 
 
 # --- status ----------------------------------------------------------------------------------------------------------

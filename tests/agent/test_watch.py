@@ -17,9 +17,15 @@ NOW = 1000.0
 TIMEOUTS = Timeouts(start=30, run=60)
 
 
-def launch(stage: Stage = Stage.STARTED, *, stop: StopReason | None = None, handle: Handle | None = HANDLE) -> Launch:
+def launch(
+    stage: Stage = Stage.STARTED,
+    *,
+    stop: StopReason | None = None,
+    handle: Handle | None = HANDLE,
+    since: float = NOW,
+) -> Launch:
     """Return a launch as the daemon holds it."""
-    return Launch("item-1", 1, "q", {}, "run-1", stage, resource="local-process", handle=handle, stop=stop)
+    return Launch("item-1", 1, "q", {}, "run-1", stage, since=since, resource="local-process", handle=handle, stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,11 @@ def launch(stage: Stage = Stage.STARTED, *, stop: StopReason | None = None, hand
         pytest.param(
             launch(), Observation(Phase.STARTING, started_at=NOW - 30), StopReason.START_TIMEOUT, id="does not start"
         ),
+        pytest.param(launch(since=NOW - 29), Observation(Phase.STARTING), None, id="untold, may yet start"),
+        pytest.param(
+            launch(since=NOW - 30), Observation(Phase.STARTING), StopReason.START_TIMEOUT, id="untold, does not start"
+        ),
+        pytest.param(launch(since=NOW - 60), Observation(Phase.RUNNING), StopReason.RUN_TIMEOUT, id="untold, too long"),
         pytest.param(launch(stop=ASKED), Observation(Phase.RUNNING, started_at=0), ASKED, id="the first reason stays"),
         pytest.param(launch(Stage.PREPARING, handle=None), None, None, id="not started yet"),
         pytest.param(launch(Stage.STARTING, handle=None), None, None, id="just being started"),

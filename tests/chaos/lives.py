@@ -8,6 +8,7 @@ up in a `finally`. What the kernel would do is done here: its connections are cl
 import asyncio
 import ctypes
 import gc
+import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -179,4 +180,6 @@ async def _let_go(journal: Journal) -> None:
         journal._connection.execute("SELECT 1")
     except sqlite3.ProgrammingError:
         return  # closed by the agent itself
-    await journal.close()
+    await asyncio.to_thread(journal._thread.shutdown)
+    journal._connection.close()
+    os.close(journal._lock)

@@ -15,7 +15,7 @@ import backends.registry
 from backends.local_process import create
 from launchbay.cli import main
 from server.resolvers import polling
-from server.storage import agents, claims, queue_items
+from server.storage import agents, claims
 
 PR_SET_CHILD_SUBREAPER = 36
 SECONDS = 0.5
@@ -33,7 +33,7 @@ def serve() -> None:
     for module in COMMANDS:
         import_module(module)
     claims.LEASE_SECONDS = SECONDS
-    for module in (agents, claims, queue_items):
+    for module in (agents, claims):
         module.ALIVE_SECONDS = SECONDS  # type: ignore[attr-defined]
     polling.ABANDONED_SECONDS = SECONDS
     backends.registry.load = lambda _: create  # looking for entry points takes longer than all the rest

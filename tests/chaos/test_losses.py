@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from server.resolvers import polling
-from server.storage import agents, claims, queue_items
+from server.storage import agents, claims
 from tests.chaos.scene import GPU_QUEUE, LEASE_SECONDS, TWO_GPUS, Scene
 from tests.chaos.stories import PLAIN, RETRIES, STORIES
 
@@ -17,7 +17,7 @@ TRIALS = 40
 @pytest.fixture
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the server take an agent for dead soon after it was heard of last."""
-    for module in (agents, claims, queue_items):
+    for module in (agents, claims):
         monkeypatch.setattr(module, "ALIVE_SECONDS", ALIVE_SECONDS)
     monkeypatch.setattr(polling, "ABANDONED_SECONDS", ALIVE_SECONDS)
 

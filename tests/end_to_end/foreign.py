@@ -13,7 +13,15 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-OURS = ("finishRunQueueItem", "updateRunQueueItemStatus", "stopRequests", "knownStopRequests")
+OURS = (
+    "finishRunQueueItem",
+    "updateRunQueueItemStatus",
+    "releaseRunQueueItem",
+    "adoptRunQueueItem",
+    "enqueuedAt",
+    "stopRequests",
+    "knownStopRequests",
+)
 
 
 async def serve(upstream: str) -> None:
@@ -28,7 +36,10 @@ async def serve(upstream: str) -> None:
                     return web.json_response({"errors": [{"message": f"Cannot query field {ours!r}"}]}, status=400)
             elif request.path.startswith("/launchbay/"):
                 return web.json_response({"errors": [{"message": "Not Found"}]}, status=404)
-            headers = {name: value for name, value in request.headers.items() if name not in {"Prefer", "Host"}}
+            kept_back = {"Prefer", "Host", "Content-Length"}
+            headers = {name: value for name, value in request.headers.items() if name not in kept_back}
+            # Nor does another server know what this says of an agent: that the ends of its launches are told.
+            body = body.replace(b"launchbay@", b"another@")
             url = f"{upstream}{request.path_qs}"
             async with session.request(request.method, url, data=body, headers=headers) as answer:
                 content = (await answer.read()).replace(b'"LAUNCHBAY"', b'"SOMETHING_ELSE"')

@@ -246,30 +246,6 @@ def test_output_is_followed_while_the_job_runs(server: LiveServer, queue: str, t
     assert logs(server, item_id, "--follow").splitlines() == ["first line", "last line"]
 
 
-@ours
-@pytest.mark.usefixtures("working_agent")
-def test_the_api_key_is_in_the_jobs_environment_and_nowhere_else(
-    server: LiveServer, queue: str, state_dir: Path, tmp_path: Path
-) -> None:
-    code = (
-        "import os, pathlib, time\n"
-        f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "(folder / 'names').write_text(' '.join(sorted(os.environ)))\n"
-        "(folder / 'length').write_text(str(len(os.environ['WANDB_API_KEY'])))\n"
-        "while not (folder / 'go').exists(): time.sleep(0.05)\n"
-    )
-    item_id = push(server, queue, spec(python(code), PROJECT))
-    until((tmp_path / "length").exists, "the job to run")
-    assert (tmp_path / "length").read_text() == str(len(server.api_key))
-    key = server.api_key.encode()
-    command_lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    kept = [path.read_bytes() for path in state_dir.rglob("*") if path.is_file() and "environments" not in path.parts]
-    assert not any(key in content for content in [*command_lines, *kept])
-    assert kept
-    (tmp_path / "go").touch()
-    wait_for(server, item_id, "FAILED")
-
-
 @pytest.mark.newest_client("test_older_client has that of the older one")
 def test_the_stock_launch_agent_works_against_the_server(server: LiveServer, tmp_path: Path) -> None:
     processes.make_queue(server, "stock-agent")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,6 @@ def test_check_prints_json_for_scripts(config: Path, capsys: pytest.CaptureFixtu
         ("max_jobs: 1", "No queue to serve"),
         ("queues: [q]\nmax_job: 2", "Did you mean `max_jobs`?"),
         ("queues: [q]\nresources: [local-process, moon]", "`resources` names moon, for which there is no backend here"),
-        ("queues: [q]\nlisten: '9100'", "it takes HOST:PORT"),
-        ("queues: [q]\nslots: {memory: much}", "`slots.memory`: 'much' is not a number of bytes"),
     ],
 )
 def test_check_refuses_what_an_agent_would_not_start_with(config: Path, text: str, message: str) -> None:
@@ -167,6 +166,36 @@ async def test_a_running_agent_takes_up_its_file_on_sighup_below_its_flags(confi
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     agent("schema")
     assert json.loads(capsys.readouterr().out) == schema()
+
+
+def test_every_flag_of_the_stock_agent_is_one() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its libraries
+        from wandb.cli.cli import launch_agent
+    ours = {word: option for option in command.params for word in option.opts}
+    for stock in launch_agent.params:
+        assert isinstance(stock, click.Option)
+        for word in stock.opts:
+            own = ours[word]
+            assert isinstance(own, click.Option)
+            assert (own.is_flag, own.count, own.multiple, own.hidden) == (
+                *(stock.is_flag, stock.count),
+                *(stock.multiple, stock.hidden),
+            )
+            assert own.help
+
+
+def test_completion_and_help_know_the_flags() -> None:
+    words = {"COMP_WORDS": "launchbay agent --", "COMP_CWORD": "2", "_LAUNCHBAY_COMPLETE": "bash_complete"}
+    done = subprocess.run(
+        [BIN / "launchbay"], env={**os.environ, **words}, capture_output=True, text=True, timeout=60, check=True
+    )
+    flags = {line.partition(",")[2] for line in done.stdout.splitlines()}
+    shown = command.get_help(click.Context(command))
+    for flag in ("--queue", "--entity", "--log-file", "--max-jobs", "--config", "--verbose", "--check"):
+        assert flag in flags
+        assert flag in shown
+    assert "--url" not in flags
 
 
 def test_options_of_the_agent_do_not_silently_go_with_a_subcommand() -> None:

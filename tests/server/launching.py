@@ -5,7 +5,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Connection, select
+
 from server.authentication import RIGHTS
+from server.storage import queue_items
+from server.storage.tables import run_queue_items
 from tests.server.conftest import Client
 
 SPEC = {"entity": "admin", "project": "p", "docker": {"docker_image": "busybox"}, "resource": None}
@@ -23,7 +27,7 @@ PUSH_BY_ID = """mutation pushToRunQueue($input: PushToRunQueueInput!) {
   pushToRunQueue(input: $input) { runQueueItemId }
 }"""
 POP = """mutation popFromRunQueue($input: PopFromRunQueueInput!) {
-  popFromRunQueue(input: $input) { runQueueItemId runSpec }
+  popFromRunQueue(input: $input) { runQueueItemId runSpec enqueuedAt }
 }"""
 ACK = "mutation ackRunQueueItem($input: AckRunQueueItemInput!) { ackRunQueueItem(input: $input) { success } }"
 FAIL = "mutation failRunQueueItem($input: FailRunQueueItemInput!) { failRunQueueItem(input: $input) { success } }"
@@ -93,6 +97,17 @@ async def push_by_id(client: Client, queue_id: str, spec: dict[str, Any] | None 
     """Push by id; returns the item's id."""
     given = {"queueID": queue_id, "runSpec": json.dumps(SPEC if spec is None else spec), **more}
     return (await client.ask(PUSH_BY_ID, input=given))["pushToRunQueue"]["runQueueItemId"]
+
+
+async def store_key(client: Client, key: str) -> None:
+    """Put an API key into every item, as an earlier version of the server kept it when it came with a push."""
+
+    def work(connection: Connection) -> None:
+        for row in connection.execute(select(run_queue_items)).all():
+            spec = json.dumps({**json.loads(row.launch_spec), "_wandb_api_key": key})
+            queue_items.change(connection, row.id, row.updated_at, launch_spec=spec)
+
+    await client.context.services.database.write(work)
 
 
 async def pop(client: Client, agent: str | None = None, queue: str = "q", *, wait: float = 0) -> str | None:

@@ -271,7 +271,7 @@ class TestAtTheSameTime:
 
         starting = asyncio.create_task(database.write(start))
         await asyncio.sleep(0.1)
-        returned = await database.claim(claims.return_abandoned, queue_id, ALIVE_SECONDS + 1)
+        returned = await database.write(claims.return_abandoned, queue_id, ALIVE_SECONDS + 1)
         assert await starting
         assert list(returned) == []
         assert (await database.read(_row, item)).state == "CLAIMED"
@@ -336,5 +336,5 @@ class TestAbandoned:
     def test_is_stopped_if_somebody_had_wished_so(self, connection: Connection) -> None:
         item, _ = self._claimed(connection)
         connection.execute(run_queue_items.update().values(stop_requested_at=3))
-        claims.return_abandoned(connection, QUEUE, self.GONE)
+        assert list(claims.return_abandoned(connection, QUEUE, self.GONE)) == []
         assert (_row(connection, item).state, _row(connection, item).ended_at) == ("STOPPED", self.GONE)

@@ -21,7 +21,6 @@ from server.filestream import receive
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from server.storage.agents import ALIVE_SECONDS
 from server.storage.claims import LEASE_SECONDS, return_abandoned
-from server.storage.tables import runs
 from tests.server.conftest import Client, Clock
 from tests.server.launching import (
     SPEC,
@@ -37,6 +36,7 @@ from tests.server.launching import (
     release,
     say_goodbye,
     start_run,
+    store_key,
     tell,
     until_somebody_waits,
 )
@@ -51,8 +51,8 @@ async def _queue_and_agents(client: Client) -> tuple[str, str]:
     return await make_our_agent(client, queue), await make_our_agent(client, queue)
 
 
-async def _claimed(client: Client, agent: str, **spec: Any) -> str:
-    item = await push(client, {**SPEC, **spec})
+async def _claimed(client: Client, agent: str) -> str:
+    item = await push(client)
     assert await pop(client, agent) == item
     assert await acknowledge(client, item, "run1", agent)
     return item
@@ -70,6 +70,13 @@ async def _say(client: Client, **body: Any) -> None:
 
 async def _stop(client: Client, item: str) -> None:
     await client.ask(STOP, input={"runQueueItemId": item})
+
+
+async def _stop_run(client: Client) -> None:
+    query = '{ project(entityName: "admin", name: "p") { run(name: "run1") { id } } }'
+    run_id = (await client.ask(query))["project"]["run"]["id"]
+    data = await client.ask("mutation ($id: ID!) { stopRun(input: {id: $id}) { success } }", id=run_id)
+    assert data["stopRun"]["success"]
 
 
 class TestRelease:
@@ -160,22 +167,19 @@ class TestRelease:
     async def test_is_the_end_if_somebody_wants_it_stopped(self, client: Client, by_run: bool) -> None:
         mine, _ = await _queue_and_agents(client)
         item = await _claimed(client, mine)
-        if by_run:
-            await client.context.services.database.write(
-                lambda connection: connection.execute(runs.update().values(stop_requested_at=1)).rowcount
-            )
-        else:
-            await _stop(client, item)
+        await (_stop_run(client) if by_run else _stop(client, item))
         assert [await release(client, item, mine) for _ in range(2)] == [True, True]
         read = await read_item(client, item)
         assert (read["state"], bool(read["endedAt"]), (await _run(client))["state"]) == ("STOPPED", True, "killed")
         assert await pop(client) is None
 
-    async def test_one_that_waits_again_can_be_stopped_with_its_run(self, client: Client) -> None:
-        mine, _ = await _queue_and_agents(client)
+    @pytest.mark.parametrize("by_run", [False, True])
+    async def test_one_that_waits_again_can_be_stopped_with_its_run(self, client: Client, by_run: bool) -> None:
+        mine, other = await _queue_and_agents(client)
         item = await _claimed(client, mine)
         assert await release(client, item, mine)
-        await _stop(client, item)
+        await (_stop_run(client) if by_run else _stop(client, item))
+        assert await pop(client, other) is None
         assert ((await read_item(client, item))["state"], (await _run(client))["state"]) == ("STOPPED", "killed")
 
 
@@ -184,7 +188,8 @@ class TestAdopt:
 
     async def test_ones_own_item_comes_with_its_spec_but_for_the_key(self, client: Client) -> None:
         mine, _ = await _queue_and_agents(client)
-        item = await _claimed(client, mine, _wandb_api_key="s3cret")
+        item = await _claimed(client, mine)
+        await store_key(client, "s3cret")
         await start_run(client)
         for _ in range(2):
             answer = await adopt(client, item, mine)
@@ -287,8 +292,27 @@ async def _gone_back(client: Client, clock: Clock, agent: str) -> str:
     services = client.context.services
     await services.heartbeats.flush()
     clock.now += ALIVE_SECONDS + 1
-    assert len(await services.database.claim(return_abandoned, 1, clock.now)) == 1
+    assert len(await services.database.write(return_abandoned, 1, clock.now)) == 1
     return item
+
+
+class TestAbandoned:
+    """Claims of agents that are gone, which go back by themselves."""
+
+    @pytest.mark.parametrize("by_run", [False, True])
+    async def test_ends_if_somebody_wants_it_stopped(self, client: Client, clock: Clock, by_run: bool) -> None:
+        gone, mine = await _queue_and_agents(client)
+        item = await _claimed(client, gone)
+        assert await tell(client, item, gone, "preparing")
+        await (_stop_run(client) if by_run else _stop(client, item))
+        await client.context.services.heartbeats.flush()
+        for _ in range(2):  # the first look only notes that somebody looks
+            assert await pop(client, mine) is None
+            clock.now += ALIVE_SECONDS + 1
+        read = await read_item(client, item)
+        assert (read["state"], read["error"]["message"]) == ("STOPPED", "Stopped while its agent was gone.")
+        assert (bool(read["endedAt"]), (await _run(client))["state"]) == (True, "killed")
+        assert await pop(client, mine) is None
 
 
 class TestRetrying:

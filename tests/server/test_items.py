@@ -3,24 +3,28 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from server.context import Services
 from server.filestream import receive
 from server.intervals import Intervals
 from server.storage.agents import ALIVE_SECONDS
 from server.storage.claims import LEASE_SECONDS
-from server.storage.tables import runs
+from server.storage.tables import run_queue_items, runs
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.launching import (
     DELETE,
     FINISH,
     ITEM,
     POP,
+    PUSH_BY_NAME,
     SPEC,
     STOP,
     acknowledge,
+    by_name,
     fail,
     finish,
     make_agent,
@@ -28,9 +32,11 @@ from tests.server.launching import (
     make_queue,
     pop,
     push,
+    push_by_id,
     read_item,
     say_goodbye,
     start_run,
+    store_key,
     tell,
     until_somebody_waits,
 )
@@ -49,6 +55,12 @@ async def _claimed(client: Client, **spec: object) -> tuple[str, str]:
     assert await pop(client, agent) == item
     assert await acknowledge(client, item)
     return item, agent
+
+
+async def _popped(client: Client) -> dict[str, Any]:
+    """Pop, and return all that comes with it."""
+    given = {"entityName": "admin", "projectName": "", "queueName": "q"}
+    return (await client.ask(POP, input=given))["popFromRunQueue"]
 
 
 class TestLife:
@@ -73,16 +85,22 @@ class TestLife:
 
     async def test_a_popped_spec_is_an_object_with_everything_in_it(self, client: Client) -> None:
         await make_queue(client)
-        await push(client, {**SPEC, "_wandb_api_key": "s3cret"})
-        given = {"entityName": "admin", "projectName": "", "queueName": "q"}
-        popped = (await client.ask(POP, input=given))["popFromRunQueue"]
-        assert popped["runSpec"]["resource"] == "local-container"
-        assert popped["runSpec"]["_wandb_api_key"] == "s3cret"
+        await push(client, {**SPEC, "of_a_later_client": [1]})
+        popped = await _popped(client)
+        assert popped["runSpec"] == {
+            **SPEC,
+            "of_a_later_client": [1],
+            "resource": "local-container",
+            "resource_args": {"local-container": {}},
+            "author": "admin",
+        }
 
-    async def test_a_reader_does_not_get_the_key_of_the_run(self, client: Client) -> None:
+    async def test_the_time_of_the_push_comes_with_the_pop(self, client: Client, clock: Clock) -> None:
         await make_queue(client)
-        item = await push(client, {**SPEC, "_wandb_api_key": "s3cret"})
-        assert "s3cret" not in json.dumps(await read_item(client, item))
+        pushed = clock.now = clock.now + 0.25
+        await push(client)
+        clock.now += 7
+        assert (await _popped(client))["enqueuedAt"] == pushed
 
     async def test_an_item_is_acknowledged_once(self, client: Client) -> None:
         item, _ = await _claimed(client)
@@ -298,6 +316,54 @@ class TestEndOfTheRun:
         assert [(await read_item(client, item))["state"] for item in (first, second)] == ["FAILED", "RUNNING"]
 
 
+class TestKeys:
+    """An API key that comes with a launch spec."""
+
+    @pytest.mark.parametrize("by_id", [False, True])
+    async def test_is_not_kept_and_the_item_says_so(self, client: Client, by_id: bool) -> None:
+        queue, spec = await make_queue(client), {**SPEC, "_wandb_api_key": "s3cret"}
+        item = await push_by_id(client, queue, spec) if by_id else await push(client, spec)
+        (warning,) = (await read_item(client, item))["warnings"]
+        assert "Leave the key out" in warning["message"]
+        assert "_wandb_api_key" not in (await _popped(client))["runSpec"]
+        assert "s3cret" not in await _stored(client)
+
+    async def test_is_not_told_to_who_has_pushed_it(self, client: Client) -> None:
+        await make_queue(client)
+        answer = await client.ask(PUSH_BY_NAME, input=by_name({**SPEC, "_wandb_api_key": "s3cret"}))
+        assert "s3cret" not in json.dumps(answer)
+
+    async def test_that_is_no_text_is_not_kept_either(self, client: Client) -> None:
+        await make_queue(client)
+        item = await push(client, {**SPEC, "_wandb_api_key": ["s3cret"]})
+        assert len((await read_item(client, item))["warnings"]) == 1
+        assert "s3cret" not in await _stored(client)
+
+    @pytest.mark.parametrize("nothing", [None, "", "<redacted>"])
+    async def test_that_is_none_is_no_reason_for_a_warning(self, client: Client, nothing: str | None) -> None:
+        """What a reader is shown of an item may be pushed again."""
+        await make_queue(client)
+        item = await push(client, {**SPEC, "_wandb_api_key": nothing})
+        assert (await read_item(client, item))["warnings"] == []
+        assert "_wandb_api_key" not in (await _popped(client))["runSpec"]
+
+    async def test_that_an_earlier_version_has_stored_is_for_the_agent_alone(self, client: Client) -> None:
+        await make_queue(client)
+        item = await push(client)
+        await store_key(client, "s3cret")
+        assert "s3cret" not in json.dumps(await read_item(client, item))
+        assert (await _popped(client))["runSpec"]["_wandb_api_key"] == "s3cret"
+
+
+async def _stored(client: Client) -> str:
+    """Return all that the database knows of items."""
+    everything = await client.context.services.database.read(
+        lambda connection: connection.execute(select(run_queue_items)).all()
+    )
+    assert everything
+    return str(everything)
+
+
 class TestStopAndDelete:
     """What people do to items."""
 
@@ -319,7 +385,10 @@ class TestStopAndDelete:
         assert read["state"] == "CLAIMED"
         assert "told to stop" in read["waitingReason"]
 
-    async def test_an_item_is_deleted_unless_a_living_agent_has_it(self, client: Client, clock: Clock) -> None:
+    @pytest.mark.parametrize("goodbye", [False, True])
+    async def test_an_item_is_deleted_unless_a_living_agent_has_it(
+        self, client: Client, clock: Clock, goodbye: bool
+    ) -> None:
         queue = await make_queue(client)
         waiting = await push(client)
         deletion = {"queueID": queue, "runQueueItemId": waiting}
@@ -327,11 +396,14 @@ class TestStopAndDelete:
         assert (await client.fail(DELETE, input={**deletion, "queueID": other}))[0] == 404
         assert (await client.ask(DELETE, input=deletion))["deleteFromRunQueue"]["success"]
         assert (await client.fail(ITEM, id=waiting))[0] == 404
-        item, _ = await _claimed(client)
+        item, agent = await _claimed(client)
         deletion["runQueueItemId"] = item
         status, message = await client.fail(DELETE, input=deletion)
         assert (status, f"launchbay stop {item}" in message) == (400, True)
-        clock.now += ALIVE_SECONDS + 1
+        if goodbye:
+            await say_goodbye(client, agent)
+        else:
+            clock.now += ALIVE_SECONDS + 1
         assert (await client.ask(DELETE, input=deletion))["deleteFromRunQueue"]["success"]
 
     async def test_a_stranger_sees_no_item(self, client: Client, services: Services) -> None:
@@ -402,6 +474,11 @@ class TestWaitingReason:
         assert not await tell(client, item, other, "preparing", "fetching the code")
         clock.now += ALIVE_SECONDS + 10
         assert "not heard of for 100 s" in await self._reason(client, item)
+
+    async def test_the_agent_has_said_goodbye(self, client: Client) -> None:
+        item, agent = await _claimed(client)
+        await say_goodbye(client, agent)
+        assert "which has ended. Start it again" in await self._reason(client, item)
 
 
 class TestLongPoll:

@@ -110,6 +110,16 @@ async def test_the_scheduler_is_kept_and_given_back_as_it_was_submitted(client: 
     assert spec["overrides"]["run_config"] == {"scheduler": {"num_workers": 2}}
 
 
+async def test_a_key_in_the_schedulers_spec_is_kept_nowhere(client: Client) -> None:
+    await make_queue(client)
+    scheduler = document(_wandb_api_key="s3cret")
+    sweep = await make_sweep(client, launchScheduler=scheduler, state="PENDING")
+    assert "s3cret" not in (await read_sweep(client, sweep))["scheduler"]
+    item, spec = await take(client)
+    assert "_wandb_api_key" not in spec
+    assert len((await read_item(client, item))["warnings"]) == 1
+
+
 async def test_the_sweep_waits_for_its_scheduler(client: Client) -> None:
     await make_queue(client)
     sweep = await make_launch_sweep(client)

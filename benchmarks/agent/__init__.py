@@ -1,0 +1,1 @@
+"""What issue and README ask of the agent, measured side by side: `python -m benchmarks.agent`."""
