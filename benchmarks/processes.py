@@ -116,8 +116,9 @@ def cpu_seconds(members: Sequence[psutil.Process]) -> float:
 
 
 def rss_mib(members: Sequence[psutil.Process]) -> float:
-    """Return the resident memory of processes, in MiB. What they share counts once for each."""
-    return sum(member.memory_info().rss for member in members) / 2**20
+    """Return the resident memory of a process, in MiB, and with it what its helpers have for themselves alone."""
+    first, *helpers = members
+    return (first.memory_info().rss + sum(helper.memory_full_info().uss for helper in helpers)) / 2**20
 
 
 def _runs_spawner(process: psutil.Process) -> bool:

@@ -6,7 +6,6 @@ launch's folder has the truth, and a new backend on the same folders knows the s
 
 import asyncio
 import re
-import shutil
 import signal
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +54,7 @@ class LocalProcessBackend:
         self._changed: set[Handle] = set()
         """Launches to read again."""
         self._next_listing = 0.0
+        self._is_swept = False
         self._kills: dict[Handle, asyncio.TimerHandle] = {}
 
     @property
@@ -81,6 +81,9 @@ class LocalProcessBackend:
         known: dict[Handle, Observation] = {handle: live.observation for handle, live in self._live.items()}
         known.update(self._ended)
         changed = None if now >= self._next_listing else frozenset(self._changed)
+        if not self._is_swept:
+            await asyncio.to_thread(records.sweep, self._root)
+            self._is_swept = True
         present, read = await asyncio.to_thread(records.look, self._root, known.keys(), changed)
         if changed is None:
             self._next_listing = now + LISTING_SECONDS
@@ -140,7 +143,7 @@ class LocalProcessBackend:
             record = records.read(folder)
             if record and not record.observation.phase.is_terminal:
                 raise BackendError(f"The launch {handle} has not ended; stop it before it is cleaned up.")
-            shutil.rmtree(folder, ignore_errors=True)
+            records.remove(folder)
 
         await asyncio.to_thread(clean_up)
         self._forget(handle)

@@ -6,8 +6,10 @@ Everything here blocks: it is called from threads.
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ from backends.local_process import spawner
 if TYPE_CHECKING:
     from backends.local_process.spawner import Status
 
+REST = ".removed-"
+"""Before the name of a folder that is being removed. No launch is called so."""
 LOST = "The process is gone and left no exit status: it was killed with its supervisor, or the machine restarted."
 
 
@@ -117,6 +121,21 @@ def look(root: Path, known: Set[Handle], changed: Set[Handle] | None) -> tuple[S
     return (names & known) | read_now.keys(), read_now
 
 
+def remove(folder: Path) -> None:
+    """Remove the folder of a launch that is over, whatever interrupts that: it is gone at once, by its name."""
+    rest = folder.with_name(f"{REST}{folder.name}")
+    shutil.rmtree(rest, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(rest)
+    shutil.rmtree(rest, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Remove what an interrupted `remove` has left."""
+    for rest in root.glob(f"{REST}*"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
 def request_stop(folder: Path) -> Record | None:
     """Leave the stop marker, and return the record as it is after that; None if there is nothing to stop.
 
@@ -131,7 +150,7 @@ def request_stop(folder: Path) -> Record | None:
 
 def _list(root: Path) -> Set[Handle]:
     try:
-        return {Handle(entry.name) for entry in os.scandir(root)}
+        return {Handle(entry.name) for entry in os.scandir(root) if not entry.name.startswith(REST)}
     except FileNotFoundError:
         return frozenset()
 

@@ -60,6 +60,13 @@ MEASURES = (
         limit_seconds=300,
     ),
     Measure(
+        "stop",
+        "a user's stop to SIGTERM in the job, p50 / p99 (100 jobs)",
+        "{:.0f} / {:.0f} ms",
+        (1000, 1000),
+        piles.stopping,
+    ),
+    Measure(
         "cpu",
         "agent CPU per no-op job (1,000 jobs; stock agent 50)",
         "{:.1f} ms",

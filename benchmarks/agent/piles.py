@@ -16,7 +16,7 @@ from random import Random
 from statistics import median, quantiles
 
 from benchmarks import processes
-from benchmarks.agent.contestants import Contestant, agent
+from benchmarks.agent.contestants import OURS, Contestant, agent
 from benchmarks.agent.table import Cell, Scale, Values
 from benchmarks.processes import BIN
 from benchmarks.site import QUEUE, Site, rate, site, start_times, until
@@ -29,6 +29,8 @@ STOCK_TRICKLE_SECONDS = 10.0
 """The same for the stock agent: its own interval, so that pushes meet it at any moment of that."""
 CLOCK_REALTIME_COARSE = 5
 """What the file system writes down; the `time` module has no name for it."""
+LISTENER = 'trap "touch $2; exit" TERM; touch $1; sleep 60 & wait'
+"""A job that touches its first file as it starts, and its second when it is told to end."""
 JOB = f"admin/{QUEUE}/touch"
 SCRIPT = "import sys\nopen(sys.argv[1], 'w').close()\n"
 
@@ -186,6 +188,26 @@ async def latency_bare(folder: Path, scale: Scale) -> Values:
         mark, began = folder / str(number), time.clock_gettime(CLOCK_REALTIME_COARSE)
         subprocess.Popen(["touch", str(mark)]).wait()
         found.append(mark.stat().st_mtime - began)
+    return _percentiles(found)
+
+
+async def stopping(folder: Path, scale: Scale) -> Values:
+    """Measure milliseconds from a user's wish to stop a running job until the job has SIGTERM; two percentiles.
+
+    Of our agent alone: the stock agent heeds a wish to stop only before its local job has started.
+    """
+    found: list[float] = []
+    async with site(folder) as here, agent(OURS, here, AT_ONCE) as at_work:
+        await at_work.ready()
+        for number in range(scale.of(100, 20)):
+            started, told = folder / f"started-{number}", folder / f"told-{number}"
+            item = await here.push(["sh", "-c", LISTENER, "sh", str(started), str(told)])
+            await until(started.exists)
+            await asyncio.sleep(TRICKLE_SECONDS)
+            asked = time.clock_gettime(CLOCK_REALTIME_COARSE)
+            await here.stop(item)
+            await until(told.exists)
+            found.append(told.stat().st_mtime - asked)
     return _percentiles(found)
 
 

@@ -66,7 +66,7 @@ def idle(contestant: Contestant) -> Cell:
     """Measure RSS (MiB) and CPU (percent of a core) of an agent that has run some jobs and waits for more.
 
     Both sum up the agent's process and its helpers (ours: the spawner; the stock agent: `wandb-core`, where it has
-    one); memory that they share counts for each.
+    one). The pages of Python's library, which helpers share with it, count once.
     """
 
     async def cell(folder: Path, scale: Scale) -> Values:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Phase, StartRequest
-from backends.local_process import spawner
+from backends.local_process import records, spawner
 from backends.local_process.spawner import start_ticks
 from backends.registry import load
 from backends.testing.contract import (
@@ -271,6 +271,24 @@ async def test_folder_without_a_status_was_never_started(harness: ProcessHarness
     await backend.stop(Handle("launch-1"), 0)
     handle = await launch(backend, "echo ran")
     assert (await end_of(backend, handle)).phase is Phase.FINISHED
+
+
+async def test_a_removal_that_was_cut_short_leaves_nothing(harness: ProcessHarness, backend: Backend) -> None:
+    """Whatever of the folder was gone by then: without its labels nobody could tell whose the rest is."""
+    handle = await launch(backend, "true")
+    await end_of(backend, handle)
+    rest = harness.folder(f"{records.REST}{handle}")
+    harness.folder().rename(rest)
+    (rest / spawner.LABELS).unlink()
+    again = harness.open()
+    assert await again.observe() == {}
+    assert not rest.exists()
+    rest.mkdir()
+    await launch(again, "true")
+    await end_of(again, handle)
+    await again.cleanup(handle)
+    assert list(rest.parent.iterdir()) == []
+    await again.close()
 
 
 async def test_torn_status_counts_as_started(harness: ProcessHarness, backend: Backend) -> None:

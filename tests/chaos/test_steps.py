@@ -12,7 +12,7 @@ from tests.chaos.scene import GPU_QUEUE, QUEUE, TWO_GPUS, Scene
 from tests.chaos.stories import OVERDUE, PLAIN, PREEMPTED, RETRIED, RETRIES, STORIES, Story
 from tests.chaos.sweeping import sweep
 
-LIVES = 160
+LIVES = 130
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.soak.rule import FEWEST_SAMPLES, Trend, trends
 from benchmarks.soak.soak import JOBS, soak
 
-SECONDS = 60.0
+SECONDS = 45.0
 ROUND_SECONDS = 3.5
 PAUSE_SECONDS = 0.15
 
