@@ -6,7 +6,7 @@ What goes wrong ends that one launch, or that one attempt of it: see `agent/retr
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ LOG_AFTER_SECONDS = 1.0
 """A launch that lives longer than this has its output streamed; a shorter one's is sent at its end."""
 LOG_PAUSE_SECONDS = 0.3
 REPORT_AGAIN_SECONDS = 30.0
+RUNNING = "running, and wandb.init has not been called yet"
+"""What people read of a launch that runs, until its run does."""
 
 log = structlog.get_logger(__name__)
 
@@ -270,6 +272,9 @@ class Driver:
         if not self._context.facts.is_launchbay or launch.handle is None:
             return
         await asyncio.sleep(LOG_AFTER_SECONDS)
+        # Who looks now would find "starting" otherwise, for as long as the job has not called `wandb.init`.
+        with suppress(ControlPlaneRefused):
+            await self._tell(launch, "running", RUNNING)
         async for chunk in SECRETS.chunks(backend.logs(launch.handle, launch.log_offset, follow=True)):
             await report.send_log(self._context, launch, chunk.offset, chunk.data)
             await asyncio.sleep(LOG_PAUSE_SECONDS)

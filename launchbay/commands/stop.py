@@ -4,7 +4,7 @@ import click
 
 from agent.control_plane import ControlPlane
 from launchbay.agents import agent_named
-from launchbay.items import item_of, run_path
+from launchbay.items import is_over, item_of, run_path
 from launchbay.wire import default_entity, with_server
 from protocol.names import run_storage_id
 
@@ -31,7 +31,9 @@ def command(name: str, entity: str | None, is_agent: bool) -> None:
             click.echo(f"Agent {name} is asked to stop.")
             return
         item = await item_of(server, name, owner)
-        if item:
+        if item and is_over(item):
+            click.echo(f"Item {item['id']} has ended already: {item['state']}.")
+        elif item:
             await server.ask(
                 """mutation StopRunQueueItem($id: ID!) {
                      stopRunQueueItem(input: {runQueueItemId: $id}) { success }

@@ -100,6 +100,17 @@ async def test_a_launch_that_waits_for_its_retry_takes_no_place_and_can_be_stopp
         assert (await world.in_state(waiting, "STOPPED"))["error"]["message"]
 
 
+async def test_a_launch_whose_job_never_calls_init_is_said_to_be_running(world: World) -> None:
+    world.behave("p", Behavior())
+    async with world.agent():
+        item_id = await world.push()
+
+        async def told() -> bool:
+            return ": running, and wandb.init" in ((await world.item(item_id))["waitingReason"] or "")
+
+        await until(told, "the server is told that it runs")
+
+
 async def test_a_retry_survives_the_agent(world: World) -> None:
     world.behave("p", Behavior(seconds=0.05, exit_code=75), Behavior(seconds=0.05))
     rule = {"on": [{"exit_code": [75]}], "first_seconds": 2, "longest_seconds": 2}

@@ -229,8 +229,9 @@ def test_a_waiting_item_says_why_and_is_stopped_at_once(server: LiveServer) -> N
     assert item(server, item_id)["waitingReason"] == (
         "No agent serves this queue. Start one with: launchbay agent -q nobody -e admin"
     )
-    run(server, "launchbay", "stop", item_id)
+    assert "is asked to stop" in run(server, "launchbay", "stop", item_id).stdout
     assert item(server, item_id)["state"] == "STOPPED"
+    assert "has ended already: STOPPED" in run(server, "launchbay", "stop", item_id).stdout
 
 
 @ours
