@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 PR_SET_CHILD_SUBREAPER = 36
 END_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
-SPAWNER = "local_process/spawner.py"
+KEEPER = "local_process/keeper"
 
 
 @contextmanager
@@ -98,15 +98,9 @@ def family(pid: int) -> list[psutil.Process]:
     return [head, *head.children(recursive=True)]
 
 
-def spawner_of(agent: int) -> psutil.Process | None:
-    """Return the helper of our agent that starts jobs, if it has one by now."""
-    return next((one for one in psutil.Process(agent).children() if _runs_spawner(one)), None)
-
-
-def shims_of(agent: int) -> list[psutil.Process]:
-    """Return the processes of our agent that each watch over one job."""
-    spawner = spawner_of(agent)
-    return [one for one in spawner.children() if _runs_spawner(one)] if spawner else []
+def keeper_of(agent: int) -> psutil.Process | None:
+    """Return the helper of our agent that starts and keeps jobs, if it has one by now."""
+    return next((one for one in psutil.Process(agent).children() if _is_keeper(one)), None)
 
 
 def cpu_seconds(members: Sequence[psutil.Process]) -> float:
@@ -121,9 +115,9 @@ def rss_mib(members: Sequence[psutil.Process]) -> float:
     return (first.memory_info().rss + sum(helper.memory_full_info().uss for helper in helpers)) / 2**20
 
 
-def _runs_spawner(process: psutil.Process) -> bool:
+def _is_keeper(process: psutil.Process) -> bool:
     try:
-        return any(SPAWNER in argument for argument in process.cmdline())
+        return any(KEEPER in argument for argument in process.cmdline())
     except psutil.Error:
         return False
 

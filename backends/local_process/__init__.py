@@ -1,8 +1,8 @@
 """Launches as processes of this machine.
 
-Three roles. The *backend* lives in the agent. The *spawner* is a small helper process of the agent's that forks
-quickly. Each launch has a *shim*, forked by the spawner, which owns the job's process, outlives agent and spawner, and
-writes the exit status. What they share is the launch's folder: `spawner` writes it, `records` reads it.
+Two roles. The *backend* lives in the agent. The *keeper* is a small process of the agent's that starts the jobs, is
+their parent, outlives the agent, and writes the exit statuses. What they share is the launch's folder: `keeper` writes
+it, `records` reads it. `keeping` is the agent's end of the line between them.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The local-process backend: starts through the spawner, watches through pidfds, stops process groups.
+"""The local-process backend: starts through the keeper, hears ends from it, stops process groups.
 
 What is known of a launch is kept here so that looking costs nothing while nothing happens. It is only a cache: every
 launch's folder has the truth, and a new backend on the same folders knows the same.
@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.base import (
     BackendError,
@@ -21,10 +22,14 @@ from backends.base import (
     StartRequest,
 )
 from backends.hints import Hints
-from backends.local_process import records, spawner
+from backends.local_process import records
+from backends.local_process.keeper import files
+from backends.local_process.keeping import Keeper
 from backends.local_process.records import Process, Record
-from backends.local_process.spawning import Spawner
 from backends.local_process.watching import ExitWatch
+
+if TYPE_CHECKING:
+    from backends.local_process.keeper.files import Status
 
 CHUNK_BYTES = 64 * 1024
 FOLLOW_SECONDS = (0.05, 1.0)
@@ -45,7 +50,7 @@ class LocalProcessBackend:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._spawner = Spawner()
+        self._keeper = Keeper()
         self._watch = ExitWatch(self._over)
         self._hints = Hints()
         self._starting: dict[Handle, asyncio.Task[None]] = {}
@@ -84,6 +89,8 @@ class LocalProcessBackend:
         if not self._is_swept:
             await asyncio.to_thread(records.sweep, self._root)
             self._is_swept = True
+        if changed is not None and not changed:
+            return known
         present, read = await asyncio.to_thread(records.look, self._root, known.keys(), changed)
         if changed is None:
             self._next_listing = now + LISTING_SECONDS
@@ -118,7 +125,7 @@ class LocalProcessBackend:
 
     async def logs(self, handle: Handle, since: int = 0, *, follow: bool = False) -> AsyncGenerator[LogChunk]:
         """See `Backend.logs`."""
-        path = self._folder(handle) / spawner.OUTPUT
+        path = self._folder(handle) / files.OUTPUT
         shortest, longest = FOLLOW_SECONDS
         pause = shortest
         while True:
@@ -150,7 +157,7 @@ class LocalProcessBackend:
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        await self._spawner.close()
+        await self._keeper.close()
         if self._starting:
             await asyncio.wait(self._starting.values())
         for kill in self._kills.values():
@@ -159,10 +166,16 @@ class LocalProcessBackend:
         self._watch.close()
 
     async def _start(self, handle: Handle, request: StartRequest, environment: Mapping[str, str]) -> None:
-        status = await self._spawner.start(
-            self._folder(handle), request.command, environment, request.working_dir, request.labels
+        def ended(status: "Status | None") -> None:
+            if status is None:
+                self._over(handle)
+            elif handle in self._live or handle in self._starting:
+                self._keep(handle, records.from_status(status, request.labels))
+
+        status, is_told = await self._keeper.start(
+            self._folder(handle), request.command, environment, request.working_dir, request.labels, ended
         )
-        self._keep(handle, records.from_status(status, request.labels))
+        self._keep(handle, records.from_status(status, request.labels), is_told=is_told)
         self._hints.publish(handle)
 
     def _started(self, handle: Handle, task: asyncio.Task[None]) -> None:
@@ -175,7 +188,8 @@ class LocalProcessBackend:
             raise BackendError(f"{handle!r} cannot be a launch's name: it must match {NAME.pattern}.")
         return self._root / handle
 
-    def _keep(self, handle: Handle, record: Record) -> None:
+    def _keep(self, handle: Handle, record: Record, *, is_told: bool = False) -> None:
+        """Take note of a launch. What was found on the disk may have ended since, so it is watched."""
         if record.observation.phase.is_terminal:
             self._over(handle)
             self._changed.discard(handle)
@@ -184,7 +198,10 @@ class LocalProcessBackend:
             over = self._live[handle].over if handle in self._live else asyncio.Event()
             self._live[handle] = _Live(record.observation, over)
             self._changed.discard(handle)
-            self._watch.add(handle, record)
+            if is_told:
+                self._watch.discard(handle)
+            else:
+                self._watch.add(handle, record)
 
     def _over(self, handle: Handle) -> None:
         """Drop what is known of a live launch: it has ended, or should be looked at again."""

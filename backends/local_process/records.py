@@ -1,4 +1,4 @@
-"""What a launch's folder tells. The spawner's shims write it; the backend only reads, and leaves stop markers.
+"""What a launch's folder tells. Its keeper writes it; the backend only reads, and leaves stop markers.
 
 Everything here blocks: it is called from threads.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.base import Handle, Observation, Phase
-from backends.local_process import spawner
+from backends.local_process.keeper import files
 
 if TYPE_CHECKING:
-    from backends.local_process.spawner import Status
+    from backends.local_process.keeper.files import Status
 
 REST = ".removed-"
 """Before the name of a folder that is being removed. No launch is called so."""
@@ -36,7 +36,7 @@ class Process:
     @property
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return self.started != 0 and spawner.start_ticks(self.pid) == self.started
+        return self.started != 0 and files.start_ticks(self.pid) == self.started
 
     def open(self) -> int | None:
         """Return a pidfd, or None if the process is gone; `OSError` where the kernel has no pidfds."""
@@ -66,37 +66,38 @@ class Record:
     """A launch, as its folder has it."""
 
     observation: Observation
-    shim: Process | None = None
+    keeper: Process | None = None
+    """The process that will write the end: a keeper, or the shim of an earlier version, which kept one launch alone."""
     job: Process | None = None
 
 
 def read(folder: Path) -> Record | None:
     """Read a launch's folder; None if nothing was ever started there."""
-    status = spawner.read_status(str(folder))
+    status = files.read_status(str(folder))
     labels = _labels(folder)
     if status is None:
         return Record(Observation(Phase.STARTING, labels=labels)) if _is_locked(folder) else None
     record = from_status(status, labels)
     if record.observation.phase.is_terminal or any(
-        process and process.is_alive for process in (record.shim, record.job)
+        process and process.is_alive for process in (record.keeper, record.job)
     ):
         return record
-    # The shim may have written the end after we read the status and before we looked for it.
-    record = from_status(spawner.read_status(str(folder)) or status, labels)
+    # The keeper may have written the end after we read the status and before we looked for it.
+    record = from_status(files.read_status(str(folder)) or status, labels)
     if record.observation.phase.is_terminal:
         return record
-    stopped = (folder / spawner.STOP_MARKER).exists()
+    stopped = (folder / files.STOP_MARKER).exists()
     phase, message = (Phase.STOPPED, "") if stopped else (Phase.LOST, LOST)
     return Record(replace(record.observation, phase=phase, message=message))
 
 
 def from_status(status: "Status", labels: Mapping[str, str]) -> Record:
     """Return what a status says by itself: running may be out of date, ended never is."""
-    shim = Process(status.get("shim", 0), status.get("shim_started", 0))
+    keeper = Process(status.get("shim", 0), status.get("shim_started", 0))
     job = Process(status.get("pid", 0), status.get("pid_started", 0))
     started_at = status.get("started_at")
     if status.get("state") != "ended":
-        return Record(Observation(Phase.RUNNING, started_at=started_at, labels=labels), shim, job)
+        return Record(Observation(Phase.RUNNING, started_at=started_at, labels=labels), keeper, job)
     code, number = status.get("exit_code"), status.get("signal")
     phase = Phase.STOPPED if status.get("stopped") else Phase.FAILED if code else Phase.FINISHED
     observation = Observation(
@@ -144,7 +145,7 @@ def request_stop(folder: Path) -> Record | None:
     record = read(folder)
     if record is None or record.observation.phase.is_terminal:
         return None
-    (folder / spawner.STOP_MARKER).touch()
+    (folder / files.STOP_MARKER).touch()
     return read(folder)
 
 
@@ -157,15 +158,15 @@ def _list(root: Path) -> Set[Handle]:
 
 def _labels(folder: Path) -> Mapping[str, str]:
     try:
-        return json.loads(spawner.read_file(f"{folder}/{spawner.LABELS}"))
+        return json.loads(files.read_file(f"{folder}/{files.LABELS}"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a shim is at work in the folder."""
+    """Whether a keeper is at work in the folder, or the process of a launch that waits for its word."""
     try:
-        handle = os.open(folder / spawner.LOCK, os.O_RDWR)
+        handle = os.open(folder / files.LOCK, os.O_RDWR)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:

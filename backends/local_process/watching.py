@@ -9,6 +9,8 @@ from backends.local_process.records import Record
 
 POLL_SECONDS = 1.0
 """How often to look at a launch of which the kernel cannot tell: still starting, or no pidfds here."""
+END_SECONDS = 0.05
+"""How often to look at a launch whose job has ended, which its keeper is about to write down."""
 
 
 class ExitWatch:
@@ -20,13 +22,13 @@ class ExitWatch:
         self._timers: dict[Handle, asyncio.TimerHandle] = {}
 
     def add(self, handle: Handle, record: Record) -> None:
-        """Watch the launch's shim; where it is gone already, the job."""
+        """Watch the launch's job."""
         if handle in self._pidfds or handle in self._timers:
             return
         loop = asyncio.get_running_loop()
-        delay = 0.0 if record.shim or record.job else POLL_SECONDS
+        delay = END_SECONDS if record.job else POLL_SECONDS
         try:
-            pidfd = (record.shim and record.shim.open()) or (record.job and record.job.open())
+            pidfd = record.job and record.job.open()
         except OSError:
             pidfd, delay = None, POLL_SECONDS
         if pidfd:

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import psutil
 
@@ -17,9 +16,6 @@ from benchmarks.site import QUEUE, Site, until
 
 SETTLE_SECONDS = 1.0
 """From an agent's first sign of life until it waits for work."""
-SHIM_SAMPLES = 20
-SHIM_SECONDS = 4
-"""How long the jobs run whose shims are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +66,6 @@ class Agent:
         await until(lambda: self.site.agent_says() == "POLLING")
         return self.site.query("SELECT max(heartbeat_at) FROM launch_agents")[0][0]
 
-    async def shim_cpu_seconds(self) -> float:
-        """Return the CPU time of a typical shim, from its fork until its job runs.
-
-        The kernel reaps shims and adds their time to nobody's, so it is read while they wait for their jobs. What a
-        shim does after that (it writes one small file) is not in it.
-        """
-        await self.site.push_many(["sleep", str(SHIM_SECONDS)], SHIM_SAMPLES)
-        await until(lambda: len(processes.shims_of(self.process.pid)) == SHIM_SAMPLES)
-        await asyncio.sleep(SHIM_SECONDS / 4)
-        used = [_scheduled_seconds(shim.pid) for shim in processes.shims_of(self.process.pid)]
-        await self.site.all_ended()
-        return median(used)
-
     def kill(self) -> None:
         """Kill the agent alone. Its jobs go on."""
         self.process.send_signal(signal.SIGKILL)
@@ -101,8 +84,3 @@ async def agent(contestant: Contestant, site: Site, max_jobs: int, config: Seque
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _scheduled_seconds(pid: int) -> float:
-    """Return the CPU time of a process with one thread, to the nanosecond."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9

@@ -222,22 +222,20 @@ def _percentiles(seconds: list[float]) -> Values:
 def cpu(contestant: Contestant) -> Cell:
     """Measure milliseconds of the agent's CPU for each no-op job of a pile that comes to an idle agent without a limit.
 
-    Counted are the agent's process, its helpers (ours: the spawner; the stock agent: `wandb-core`), and for each job
-    the part of its shim that can be seen. The job's own process is not: it costs the same wherever it comes from. Nor
-    is the agent's start.
+    Counted are the agent's process and its helpers (ours: the keeper; the stock agent: `wandb-core`). The job's own
+    process is not: it costs about the same wherever it comes from. Nor is the agent's start.
     """
 
     async def cell(folder: Path, scale: Scale) -> Values:
         jobs = scale.of(1000, 200) if contestant.is_ours else 50
         async with site(folder) as here, agent(contestant, here, UNLIMITED) as at_work:
             await at_work.ready()
-            shim = await at_work.shim_cpu_seconds() if contestant.is_ours else 0.0
             before = processes.cpu_seconds(at_work.members())
             await here.push_pile(folder / "pile", jobs)
             await start_times(folder / "pile", jobs)
             await at_work.done()
             used = processes.cpu_seconds(at_work.members()) - before
-        return ((used / jobs + shim) * 1000,)
+        return (used / jobs * 1000,)
 
     return cell
 

@@ -65,7 +65,7 @@ async def restart(folder: Path, scale: Scale) -> Values:
 def idle(contestant: Contestant) -> Cell:
     """Measure RSS (MiB) and CPU (percent of a core) of an agent that has run some jobs and waits for more.
 
-    Both sum up the agent's process and its helpers (ours: the spawner; the stock agent: `wandb-core`, where it has
+    Both sum up the agent's process and its helpers (ours: the keeper; the stock agent: `wandb-core`, where it has
     one). The pages of Python's library, which helpers share with it, count once.
     """
 

@@ -4,7 +4,7 @@
 
 First come some thousand quick jobs, which fill the server's page caches. Then short jobs come one by one, of which some
 fail, print, do not exist, are stopped or tried again. After each round, once all are over, RSS, file descriptors,
-threads and tasks of the agent, its spawner and the server are counted (on standard error). At the end the first quarter
+threads and tasks of the agent, its keeper and the server are counted (on standard error). At the end the first quarter
 is compared with the last; `rule.py` says when something is growing. Exits with 1 if anything is.
 """
 

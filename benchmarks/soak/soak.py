@@ -117,14 +117,14 @@ async def _stop(here: Site, item: str, delay: float) -> None:
 
 
 def _sample(here: Site, agent: int) -> Sample:
-    spawner = processes.spawner_of(agent)
-    assert spawner is not None, "the agent has no spawner, although it has started jobs"
+    keeper = processes.keeper_of(agent)
+    assert keeper is not None, "the agent has no keeper, although it has started jobs"
     sample: dict[tuple[str, str], float] = {}
-    for name, process in (("agent", psutil.Process(agent)), ("spawner", spawner), ("server", here.server)):
+    for name, process in (("agent", psutil.Process(agent)), ("keeper", keeper), ("server", here.server)):
         with process.oneshot():
             sample[name, "RSS MiB"] = processes.rss_mib([process])
             sample[name, "file descriptors"] = process.num_fds()
             sample[name, "threads"] = process.num_threads()
-        with suppress(FileNotFoundError):  # the spawner has no tasks
+        with suppress(FileNotFoundError):  # the keeper has no tasks
             sample[name, "tasks"] = int((here.folder / f"{name}.tasks").read_text())
     return sample

@@ -1,9 +1,13 @@
 """The local-process backend keeps the contract, and what only processes can do wrong."""
 
 import asyncio
+import fcntl
 import json
 import os
+import resource
+import shutil
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -12,15 +16,15 @@ from typing import Any
 import pytest
 
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Phase, StartRequest
-from backends.local_process import records, spawner
-from backends.local_process.spawner import start_ticks
+from backends.local_process import records
+from backends.local_process.keeper import files
+from backends.local_process.keeper.files import start_ticks
 from backends.registry import load
 from backends.testing.contract import (
     LIMIT_SECONDS,
     BackendContract,
     end_of,
     listen,
-    observed,
     output_of,
     printed,
     within,
@@ -39,10 +43,10 @@ class ProcessHarness(ShellHarness):
         return self.state_dir / "launches" / name
 
     def status(self, name: str = "launch-1") -> dict[str, Any]:
-        return json.loads((self.folder(name) / spawner.STATUS).read_bytes())
+        return json.loads((self.folder(name) / files.STATUS).read_bytes())
 
     def kill_everything(self) -> None:
-        for file in self.state_dir.rglob(spawner.STATUS):
+        for file in self.state_dir.rglob(files.STATUS):
             status = json.loads(file.read_bytes())
             if status["state"] == "running" and start_ticks(status["pid"]) == status["pid_started"]:
                 os.killpg(status["pid"], signal.SIGKILL)
@@ -115,9 +119,10 @@ async def test_job_leads_its_own_session(harness: ProcessHarness, backend: Backe
     handle = await launch(backend, "exec sleep 1000")
     pid = harness.status()["pid"]
     assert os.getsid(pid) == os.getpgid(pid) == pid
-    (helper,) = _spawners()
-    assert len({pid, harness.status()["shim"], helper, os.getsid(0)}) == 4
-    assert [os.getsid(each) for each in (harness.status()["shim"], helper)] == [harness.status()["shim"], helper]
+    (keeper,) = _keepers()
+    assert keeper == harness.status()["shim"]
+    assert len({pid, keeper, os.getsid(0)}) == 3
+    assert os.getsid(keeper) == keeper
     await backend.stop(handle, 5)
     await end_of(backend, handle)
 
@@ -126,6 +131,13 @@ async def test_job_without_a_working_folder_runs_in_an_empty_one(backend: Backen
     handle = await launch(backend, "ls -A")
     await end_of(backend, handle)
     assert await output_of(backend, handle) == b""
+
+
+async def test_job_may_open_as_many_files_as_the_agent(backend: Backend) -> None:
+    handle = await launch(backend, "ulimit -Sn", "ulimit -Hn")
+    await end_of(backend, handle)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert [int(line) for line in (await output_of(backend, handle)).split()] == list(limits)
 
 
 async def test_large_environment_arrives(backend: Backend) -> None:
@@ -228,19 +240,18 @@ def _groups() -> set[int]:
 # --- exactly one start, whatever is killed ---------------------------------------------------------------------------
 
 
-async def test_shim_killed_before_the_record_leaves_no_job(harness: ProcessHarness, backend: Backend) -> None:
+async def test_keeper_killed_before_the_record_leaves_no_job(harness: ProcessHarness, backend: Backend) -> None:
     _block_first_status(harness)
     starting = asyncio.create_task(launch(backend, "echo ran"))
-    await until(lambda: _processes_in(harness.folder()))
-    await until(lambda: _processes_in(harness.folder() / spawner.WORK))
-    (shim,) = _processes_in(harness.folder())
-    os.kill(shim, signal.SIGKILL)
-    await until(lambda: not _processes_in(harness.folder() / spawner.WORK))
+    await until(lambda: _processes_in(harness.folder() / files.WORK))
+    (keeper,) = _keepers()
+    os.kill(keeper, signal.SIGKILL)
+    await until(lambda: not _processes_in(harness.folder() / files.WORK))
     starting.cancel()
     await asyncio.wait([starting])
     assert await backend.observe() == {}
 
-    (harness.folder() / f".{spawner.STATUS}").unlink()
+    (harness.folder() / f".{files.STATUS}").unlink()
     again = harness.open()
     handle = await launch(again, "echo ran")
     assert (await end_of(again, handle)).phase is Phase.FINISHED
@@ -248,15 +259,35 @@ async def test_shim_killed_before_the_record_leaves_no_job(harness: ProcessHarne
     await again.close()
 
 
+async def test_record_that_cannot_be_written_leaves_no_job(harness: ProcessHarness, backend: Backend) -> None:
+    in_the_way = harness.folder() / f".{files.STATUS}"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(BackendError, match="could not be started"):
+        await launch(backend, "echo ran")
+    await until(lambda: not _processes_in(harness.folder() / files.WORK))
+    assert await backend.observe() == {}
+    in_the_way.rmdir()
+    handle = await launch(backend, "echo ran")
+    await end_of(backend, handle)
+    assert await output_of(backend, handle) == b"ran\n"
+
+
+async def test_reason_that_is_long_is_told_in_part(backend: Backend) -> None:
+    handle = await backend.start(StartRequest("launch-1", ["\N{ROCKET}" * 1000], {}))
+    seen = await end_of(backend, handle)
+    assert seen.exit_code == 126
+    assert "\N{ROCKET}" * 100 in seen.message
+
+
 async def test_stop_before_the_job_runs_keeps_it_from_running(harness: ProcessHarness, backend: Backend) -> None:
     _block_first_status(harness)
     starting = asyncio.create_task(launch(backend, "echo ran"))
-    await until(lambda: _processes_in(harness.folder() / spawner.WORK))
+    await until(lambda: _processes_in(harness.folder() / files.WORK))
     restarted = harness.open()
     handle = Handle("launch-1")
     assert (await restarted.observe())[handle].phase is Phase.STARTING
     await restarted.stop(handle, 5)
-    assert (await asyncio.to_thread((harness.folder() / f".{spawner.STATUS}").read_bytes)).startswith(b"{")
+    assert (await asyncio.to_thread((harness.folder() / f".{files.STATUS}").read_bytes)).startswith(b"{")
     assert await starting == handle
     assert (await end_of(restarted, handle)).phase is Phase.STOPPED
     assert await output_of(restarted, handle) == b""
@@ -265,8 +296,8 @@ async def test_stop_before_the_job_runs_keeps_it_from_running(harness: ProcessHa
 
 async def test_folder_without_a_status_was_never_started(harness: ProcessHarness, backend: Backend) -> None:
     harness.folder().mkdir(parents=True)
-    (harness.folder() / spawner.LABELS).write_text("{tor")
-    (harness.folder() / spawner.LOCK).touch()
+    (harness.folder() / files.LABELS).write_text("{tor")
+    (harness.folder() / files.LOCK).touch()
     assert await backend.observe() == {}
     await backend.stop(Handle("launch-1"), 0)
     handle = await launch(backend, "echo ran")
@@ -279,7 +310,7 @@ async def test_a_removal_that_was_cut_short_leaves_nothing(harness: ProcessHarne
     await end_of(backend, handle)
     rest = harness.folder(f"{records.REST}{handle}")
     harness.folder().rename(rest)
-    (rest / spawner.LABELS).unlink()
+    (rest / files.LABELS).unlink()
     again = harness.open()
     assert await again.observe() == {}
     assert not rest.exists()
@@ -293,12 +324,12 @@ async def test_a_removal_that_was_cut_short_leaves_nothing(harness: ProcessHarne
 
 async def test_torn_status_counts_as_started(harness: ProcessHarness, backend: Backend) -> None:
     harness.folder().mkdir(parents=True)
-    (harness.folder() / spawner.STATUS).touch()
+    (harness.folder() / files.STATUS).touch()
     handle = await launch(backend, "echo ran twice")
     seen = await end_of(backend, handle)
     assert seen.phase is Phase.LOST
     assert await output_of(backend, handle) == b""
-    (harness.folder() / spawner.STATUS).unlink()
+    (harness.folder() / files.STATUS).unlink()
 
 
 async def test_cancelled_start_starts_all_the_same(harness: ProcessHarness, backend: Backend) -> None:
@@ -309,9 +340,9 @@ async def test_cancelled_start_starts_all_the_same(harness: ProcessHarness, back
     assert (await end_of(backend, Handle("launch-1"))).phase is Phase.FINISHED
 
 
-async def test_spawner_killed_while_asked_is_unavailable(harness: ProcessHarness, backend: Backend) -> None:
+async def test_keeper_killed_while_asked_is_unavailable(harness: ProcessHarness, backend: Backend) -> None:
     await launch(backend, "true", name="first")
-    (pid,) = _spawners()
+    (pid,) = _keepers()
     os.kill(pid, signal.SIGSTOP)
     starting = asyncio.create_task(launch(backend, "echo ran"))
     await asyncio.sleep(0)
@@ -323,10 +354,43 @@ async def test_spawner_killed_while_asked_is_unavailable(harness: ProcessHarness
     assert await output_of(backend, handle) == b"ran\n"
 
 
-def _block_first_status(harness: ProcessHarness) -> None:
-    """Have the shim wait, after it forked the job and before it records that, until somebody reads the pipe."""
+async def test_a_locked_folder_waits_and_holds_up_nobody(harness: ProcessHarness, backend: Backend) -> None:
     harness.folder().mkdir(parents=True)
-    os.mkfifo(harness.folder() / f".{spawner.STATUS}")
+    lock = os.open(harness.folder() / files.LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    starting = asyncio.create_task(launch(backend, "echo ran"))
+    await end_of(backend, await launch(backend, "true", name="another"))
+    assert not starting.done()
+    assert not (harness.folder() / files.OUTPUT).exists()
+    os.close(lock)
+    await end_of(backend, await starting)
+    assert await output_of(backend, Handle("launch-1")) == b"ran\n"
+
+
+async def test_keeper_goes_on_with_what_came_and_ends_with_its_last_job(harness: ProcessHarness) -> None:
+    backend = harness.open()
+    await launch(backend, "true", name="first")
+    await launch(backend, "sleep 0.3", "exit 3")
+    await backend.close()
+    keeper = harness.status()["shim"]
+    assert start_ticks(keeper)
+    await until(lambda: harness.status()["state"] == "ended")
+    await until(lambda: not start_ticks(keeper))
+    assert harness.status()["exit_code"] == 3
+
+
+async def test_keeper_without_jobs_ends_with_its_agent(harness: ProcessHarness) -> None:
+    backend = harness.open()
+    await end_of(backend, await launch(backend, "true"))
+    (keeper,) = _keepers()
+    await backend.close()
+    await until(lambda: not start_ticks(keeper))
+
+
+def _block_first_status(harness: ProcessHarness) -> None:
+    """Have the keeper wait, after it forked the job and before it records that, until somebody reads the pipe."""
+    harness.folder().mkdir(parents=True)
+    os.mkfifo(harness.folder() / f".{files.STATUS}")
 
 
 def _processes_in(folder: Path) -> list[int]:
@@ -340,22 +404,23 @@ def _processes_in(folder: Path) -> list[int]:
     return found
 
 
-def _spawners() -> list[int]:
-    """This process's own spawners."""
+def _keepers() -> list[int]:
+    """This process's own keepers."""
     pids = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
-    return [pid for pid in pids if b"spawner.py" in _contents(Path(f"/proc/{pid}/cmdline"))]
+    return [pid for pid in pids if b"local_process/keeper" in _contents(Path(f"/proc/{pid}/cmdline"))]
 
 
 # --- ends without a witness ------------------------------------------------------------------------------------------
 
 
-async def test_job_outlives_its_shim_and_is_lost_in_the_end(harness: ProcessHarness, backend: Backend) -> None:
+async def test_job_outlives_its_keeper_and_is_lost_in_the_end(harness: ProcessHarness, backend: Backend) -> None:
     handle = await launch(backend, "exec sleep 1000")
     status = harness.status()
-    os.kill(status["shim"], signal.SIGKILL)
-    await observed(backend, handle, lambda seen: start_ticks(status["shim"]) == 0)
     async with aclosing(listen(backend)) as hints:
         await anext(hints)
+        os.kill(status["shim"], signal.SIGKILL)
+        assert handle in await within(LIMIT_SECONDS, anext(hints))
+        await until(lambda: start_ticks(status["shim"]) == 0)
         assert (await backend.observe())[handle].phase is Phase.RUNNING
         with pytest.raises(TimeoutError):  # the job is watched now: no looking again and again
             await within(0.1, anext(hints))
@@ -365,7 +430,7 @@ async def test_job_outlives_its_shim_and_is_lost_in_the_end(harness: ProcessHarn
     assert "no exit status" in seen.message
 
 
-async def test_stop_works_without_the_shim(harness: ProcessHarness, backend: Backend) -> None:
+async def test_stop_works_without_the_keeper(harness: ProcessHarness, backend: Backend) -> None:
     handle = await launch(backend, "trap '' TERM", "echo up", "exec sleep 1000")
     await printed(backend, handle, b"up\n")
     os.kill(harness.status()["shim"], signal.SIGKILL)
@@ -373,18 +438,61 @@ async def test_stop_works_without_the_shim(harness: ProcessHarness, backend: Bac
     assert (await end_of(backend, handle)).phase is Phase.STOPPED
 
 
-async def test_shim_ignores_the_signals_of_a_shutdown(harness: ProcessHarness, backend: Backend) -> None:
+async def test_keeper_ignores_the_signals_of_a_shutdown(harness: ProcessHarness, backend: Backend) -> None:
     handle = await launch(backend, "sleep 0.3", "exit 5")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(harness.status()["shim"], number)
     assert (await end_of(backend, handle)).exit_code == 5
 
 
+async def test_end_that_cannot_be_written_is_written_later(harness: ProcessHarness, backend: Backend) -> None:
+    handle = await launch(backend, "exec sleep 1000")
+    (harness.folder() / f".{files.STATUS}").mkdir()  # as a full disk would, it refuses the file
+    os.kill(harness.status()["pid"], signal.SIGKILL)
+    await until(lambda: not start_ticks(harness.status()["pid"]))
+    assert (await end_of(backend, await launch(backend, "exit 5", name="another"))).exit_code == 5
+    restarted = harness.open()
+    assert (await restarted.observe())[handle].phase is Phase.RUNNING
+    (harness.folder() / f".{files.STATUS}").rmdir()
+    assert (await end_of(backend, handle)).exit_code == 137
+    assert (await end_of(restarted, handle)).exit_code == 137
+    await restarted.close()
+
+
+async def test_folder_removed_under_a_job_does_not_keep_the_keeper(harness: ProcessHarness) -> None:
+    backend = harness.open()
+    await launch(backend, "exec sleep 1000")
+    status = harness.status()
+    shutil.rmtree(harness.folder())
+    await backend.close()
+    os.kill(status["pid"], signal.SIGKILL)
+    await until(lambda: not start_ticks(status["shim"]))
+
+
+async def test_launch_of_an_earlier_version_is_adopted(harness: ProcessHarness, backend: Backend) -> None:
+    """Whose shim kept this job alone, and writes its end a moment after it."""
+    job, shim = (subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(2))
+    status: dict[str, Any] = {"state": "running", "pid": job.pid, "pid_started": start_ticks(job.pid)}
+    status |= {"shim": shim.pid, "shim_started": start_ticks(shim.pid), "started_at": 1.0}
+    harness.folder().mkdir(parents=True)
+    (harness.folder() / files.STATUS).write_text(json.dumps(status))
+    handle = Handle("launch-1")
+    assert (await backend.observe())[handle].phase is Phase.RUNNING
+    job.kill()
+    job.wait()
+    assert (await backend.observe())[handle].phase is Phase.RUNNING
+    status |= {"state": "ended", "exit_code": 9, "signal": None, "stopped": False, "ended_at": 2.0}
+    (harness.folder() / files.STATUS).write_text(json.dumps(status))
+    assert (await end_of(backend, handle)).exit_code == 9
+    shim.kill()
+    shim.wait()
+
+
 async def test_launch_of_before_a_reboot_is_lost(harness: ProcessHarness, backend: Backend) -> None:
     harness.folder().mkdir(parents=True)
     # The pids exist again, as somebody else's.
     status = {"state": "running", "pid": os.getpid(), "pid_started": 1, "shim": os.getpid(), "shim_started": 1}
-    (harness.folder() / spawner.STATUS).write_text(json.dumps(status))
+    (harness.folder() / files.STATUS).write_text(json.dumps(status))
     handle = Handle("launch-1")
     assert (await backend.observe())[handle].phase is Phase.LOST
     await backend.stop(handle, 0)  # must not kill us
@@ -417,7 +525,7 @@ async def test_watching_without_pidfds(harness: ProcessHarness, monkeypatch: pyt
 # --- the backend itself ----------------------------------------------------------------------------------------------
 
 
-async def test_close_leaves_nothing_but_the_job(harness: ProcessHarness) -> None:
+async def test_close_leaves_nothing_but_the_job_and_its_keeper(harness: ProcessHarness) -> None:
     before = _open_files()
     backend = harness.open()
     await launch(backend, "exec sleep 1000")
@@ -425,7 +533,7 @@ async def test_close_leaves_nothing_but_the_job(harness: ProcessHarness) -> None
     await backend.close()
     await backend.close()
     assert _open_files() == before
-    assert _spawners() == []
+    assert _keepers() == [harness.status()["shim"]]
     assert len(asyncio.all_tasks()) == 1
     assert start_ticks(harness.status()["pid"])
     with pytest.raises(BackendUnavailable, match="closed"):

@@ -53,7 +53,7 @@ class Scene:
     exit_codes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     """By item, those of its attempts."""
     bereft: set[str] = field(default_factory=set[str])
-    """Items that have lost a shim, and with it perhaps their exit code."""
+    """Items that have lost their keeper, and with it their exit code."""
 
     async def push(self, *exit_codes: int) -> str:
         """Push a job whose attempts exit with these codes; returns its item."""
@@ -70,15 +70,14 @@ class Scene:
         self.exit_codes[item] = exit_codes
         return item
 
-    def kill_one(self, processes: list[psutil.Process]) -> None:
-        """Kill one of the helper processes, if there is one. A job that loses its shim may have no exit code."""
-        if not processes:
+    def kill_keeper(self) -> None:
+        """Kill a keeper, if there is one. A job that loses its keeper has no exit code."""
+        keepers = self.village.keepers()
+        if not keepers:
             return
-        victim = self.random.choice(processes)
-        with suppress(psutil.Error):
-            folder = Path(victim.cwd()).name
-            victim.kill()
-            self.bereft |= {item for item in self.exit_codes if folder == launch_name(item, 1)}
+        with suppress(psutil.NoSuchProcess):
+            names = self.village.kill_keeper(self.random.choice(keepers))
+            self.bereft |= {item for item in self.exit_codes if launch_name(item, 1) in names}
 
     async def begun(self, item: str) -> None:
         """Wait until a job has begun."""
@@ -128,17 +127,15 @@ async def test_agents_are_killed(scene: Scene) -> None:
     await scene.over()
 
 
-async def test_their_helpers_and_their_server_are_killed_too(scene: Scene) -> None:
+async def test_their_keepers_and_their_server_are_killed_too(scene: Scene) -> None:
     village, random = scene.village, scene.random
     for life in range(LIVES):
         await scene.push(CODE)
         village.start_agent()
         await asyncio.sleep(life * GOLDEN % 1 * LONGEST_LIFE_SECONDS)
         what = random.random()
-        if what < 0.4:
-            scene.kill_one(village.spawners())
-        elif what < 0.8:
-            scene.kill_one(village.shims())
+        if what < 0.8:
+            scene.kill_keeper()
         elif what < 0.85:
             village.kill_server()
         await asyncio.sleep(random.random() * 0.05)

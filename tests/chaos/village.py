@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import psutil
 
+from backends.local_process.keeper.files import read_status
 from tests.chaos import nursery
 from tests.chaos.evidence import Event
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 30.0
 QUEUE = "q"
-SPAWNER = "local_process/spawner.py"
+KEEPER = "local_process/keeper"
 
 
 class Village:
@@ -85,14 +86,25 @@ class Village:
         """Ask the agent to end, and wait for that."""
         _kill(self._agent, signal.SIGTERM)
 
-    def spawners(self) -> list[psutil.Process]:
-        """Return the processes that fork shims: children of agents."""
-        return [one for one in self._of_backend() if _parent(one) == self._agent]
+    def keepers(self) -> list[psutil.Process]:
+        """Return the parents of jobs: the agent's own, and orphaned ones. What they fork is about to be a job."""
+        return [
+            one
+            for one in self._children()
+            if KEEPER in _command(one) and _parent(one) in {self._agent, self._forker.pid}
+        ]
 
-    def shims(self) -> list[psutil.Process]:
-        """Return the shims: forked by a spawner, or orphaned since. What they fork themselves is about to be a job."""
-        parents = {self._forker.pid, *(spawner.pid for spawner in self.spawners())}
-        return [one for one in self._of_backend() if _parent(one) in parents]
+    def kill_keeper(self, keeper: psutil.Process) -> set[str]:
+        """Kill a keeper; returns the names of the launches whose ends it has not written down, and never will."""
+        keeper.suspend()
+        _until(lambda: keeper.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}, "a suspended keeper")
+        kept = {folder.name: read_status(str(folder)) or {} for folder in self._launches().glob("*")}
+        keeper.kill()
+        return {
+            name
+            for name, status in kept.items()
+            if status.get("state") == "running" and status.get("shim") == keeper.pid
+        }
 
     def lose_journal(self) -> None:
         """Remove what a dead agent has written down."""
@@ -127,9 +139,9 @@ class Village:
             suppress(sqlite3.OperationalError),
         ):
             left += [f"in the journal: {text}" for (text,) in journal.execute("SELECT launch FROM held")]
-        for folder in (self._state / "work", self._state / "local-process" / "launches"):
+        for folder in (self._state / "work", self._launches()):
             left += [f"on the disk: {path}" for path in folder.glob("*")]
-        mine = {self._server, self._agent, *(spawner.pid for spawner in self.spawners())}
+        mine = {self._server, self._agent, *(one.pid for one in self.keepers() if _parent(one) == self._agent)}
         left += [f"alive: {one}" for one in self._children() if one.pid not in mine]
         return left
 
@@ -151,8 +163,8 @@ class Village:
     def _children(self) -> list[psutil.Process]:
         return psutil.Process(self._forker.pid).children(recursive=True)
 
-    def _of_backend(self) -> list[psutil.Process]:
-        return [one for one in self._children() if SPAWNER in _command(one)]
+    def _launches(self) -> Path:
+        return self._state / "local-process" / "launches"
 
 
 @contextmanager

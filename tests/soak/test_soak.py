@@ -26,7 +26,7 @@ async def test_nothing_grows_while_jobs_of_every_kind_come_and_go(tmp_path: Path
     found = trends(soaked.samples)
     counted = {(trend.process, trend.what) for trend in found}
     assert {(who, what) for who in ("agent", "server") for what in ALL} <= counted
-    assert {("spawner", what) for what in ALL if what != "tasks"} <= counted
+    assert {("keeper", what) for what in ALL if what != "tasks"} <= counted
     assert not [str(trend) for trend in found if trend.is_growing]
 
 

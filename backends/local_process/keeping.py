@@ -1,4 +1,4 @@
-"""The agent's end of the spawner: starts it when it is needed, and again when it has died."""
+"""The agent's end of the keeper: starts it when it is needed, and again when it has died."""
 
 import asyncio
 import itertools
@@ -7,29 +7,37 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.base import BackendError, BackendUnavailable
-from backends.local_process import spawner
+from backends.local_process import keeper
+from backends.local_process.keeper import wire
 
 if TYPE_CHECKING:
-    from backends.local_process.spawner import Reply, Request, Status
+    from backends.local_process.keeper.files import Status
+    from backends.local_process.keeper.wire import Reply, Request
 
-PROGRAM = Path(spawner.__file__)
-REPLY_BYTES = 65536
+PROGRAM = Path(keeper.__file__).with_name("__main__.py")
 START_SECONDS = 60.0
-"""How long a shim may take to answer. Only one that was killed, or whose disk hangs, takes so long."""
+"""How long a keeper may take to answer. Only one whose disk hangs takes so long."""
 
 
-class Spawner:
-    """Sends start requests to the helper process; several may be under way at once."""
+_left: list[subprocess.Popen[bytes]] = []
+"""Keepers that are not ours any more, until they are reaped: they live as long as their jobs do."""
+
+
+class Keeper:
+    """Sends start requests to the keeper, several at once, and hears of the ends of what it has started."""
 
     def __init__(self) -> None:
         self._opening = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._ends: dict[int, Callable[[Status | None], None]] = {}
+        """Whom to tell, by the number of the request that has started a job."""
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: asyncio.StreamWriter | None = None
         self._replies: socket.socket | None = None
@@ -42,10 +50,12 @@ class Spawner:
         environment: Mapping[str, str],
         working_dir: Path | None,
         labels: Mapping[str, str],
-    ) -> "Status":
-        """Have a launch started in its folder and return its status.
+        ended: "Callable[[Status | None], None]",
+    ) -> "tuple[Status, bool]":
+        """Have a launch started in its folder; return its status, and whether `ended` is still to be called.
 
-        Raises `BackendUnavailable` if the helper dies over it (asking again is safe) or the machine is overloaded, and
+        If this starts it, `ended` gets the status of its end, or None if the keeper has died before. Raises
+        `BackendUnavailable` if the keeper dies over it (asking again is safe) or the machine is overloaded, and
         `BackendError` if the folder cannot be used.
         """
         number = next(self._numbers)
@@ -57,30 +67,35 @@ class Spawner:
             "working_dir": str(working_dir) if working_dir else None,
             "labels": dict(labels),
         }
+        self._ends[number] = ended
         reply = await self._exchange(number, json.dumps(request).encode())
         if error := reply.get("error"):
             kind = BackendUnavailable if reply.get("again") else BackendError
             raise kind(f"The launch {folder.name} could not be started on this machine: {error}.")
-        return reply.get("status", {})
+        return reply.get("status", {}), number in self._ends
 
     async def close(self) -> None:
-        """End the helper. Jobs go on."""
+        """Leave the keeper. It ends once its jobs have ended."""
         async with self._opening:
             self._closed = True
+            self._ends.clear()
+            requests = self._requests
             self._disconnect()
-            await self._reap()
+            if requests is not None:
+                with suppress(ConnectionError):
+                    await requests.wait_closed()
 
     async def _exchange(self, number: int, body: bytes) -> "Reply":
         requests = await self._connected()
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            requests.write(spawner.LENGTH.pack(len(body)) + body)
+            requests.write(wire.LENGTH.pack(len(body)) + body)
             async with asyncio.timeout(START_SECONDS):
                 await requests.drain()
                 return await answer
         except TimeoutError as error:
-            raise BackendUnavailable(f"No answer from the launch's shim within {START_SECONDS:.0f} s.") from error
+            raise BackendUnavailable(f"The keeper of jobs has not answered within {START_SECONDS:.0f} s.") from error
         except ConnectionError as error:
             self._disconnect()
             raise BackendUnavailable(f"The process that starts jobs has died: {error}.") from error
@@ -92,12 +107,12 @@ class Spawner:
             if self._closed:
                 raise BackendUnavailable("The local-process backend is closed.")
             if self._requests is None:
-                await self._reap()
                 await self._open()
             assert self._requests is not None
             return self._requests
 
     async def _open(self) -> None:
+        _left[:] = [one for one in _left if one.poll() is None]
         ours_requests, its_requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours_replies, its_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_requests, its_replies:
@@ -107,16 +122,10 @@ class Spawner:
         self._replies = ours_replies
         asyncio.get_running_loop().add_reader(ours_replies, self._receive, ours_replies)
 
-    async def _reap(self) -> None:
-        """Wait for a helper whose sockets are closed, which is about to end."""
-        if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
-            self._process = None
-
     def _receive(self, replies: socket.socket) -> None:
         while True:
             try:
-                packet = replies.recv(REPLY_BYTES)
+                packet = replies.recv(wire.PACKET_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -125,9 +134,13 @@ class Spawner:
                 self._disconnect()
                 return
             reply: Reply = json.loads(packet)
-            waiting = self._waiting.get(reply["id"]) if "id" in reply else None
+            number = reply.get("id", 0)
+            waiting = self._waiting.get(number)
+            ended = None if reply.get("is_kept") else self._ends.pop(number, None)
             if waiting and not waiting.done():
                 waiting.set_result(reply)
+            elif ended and "status" in reply:
+                ended(reply["status"])
 
     def _disconnect(self) -> None:
         if self._replies is not None:
@@ -135,18 +148,23 @@ class Spawner:
             self._replies.close()
         if self._requests is not None:
             self._requests.transport.abort()
-        self._requests = self._replies = None
+        if self._process is not None:
+            _left.append(self._process)
+        self._requests = self._replies = self._process = None
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(BackendUnavailable("The process that starts jobs has died."))
+        ends, self._ends = self._ends, {}
+        for ended in ends.values():
+            ended(None)
 
 
 def _run(requests: int, replies: int) -> subprocess.Popen[bytes]:
-    """Start the helper: nothing inherited but its sockets, and a session of its own, out of reach of Ctrl-C."""
+    """Start a keeper: nothing inherited but its sockets, and a session of its own, out of reach of Ctrl-C."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-X", "utf8", str(PROGRAM), str(requests), str(replies)],
+        [sys.executable, "-E", "-s", "-S", "-X", "utf8", str(PROGRAM), str(requests), str(replies)],
         pass_fds=(requests, replies),
-        # Shims outlive the agent: were its stderr theirs, whoever reads that pipe would wait for the last job.
+        # It outlives the agent: with the agent's stderr, whoever reads that pipe would wait for the last job.
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
