@@ -15,6 +15,7 @@ import structlog
 from agent import claim, operations, report
 from agent.admission.admit import admit
 from agent.admission.first import StartsFirst
+from agent.adopt import put_down
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped, NoLongerOurs
 from agent.held import Held
@@ -26,7 +27,7 @@ from agent.resolve import Resolved, resolve
 from agent.retry import next_try
 from agent.start import start
 from agent.tidy import tidy
-from backends.base import BackendError, StartRequest
+from backends.base import BackendError, BackendUnavailable, StartRequest
 from protocol.errors import LaunchbayError
 
 T = TypeVar("T")
@@ -191,6 +192,8 @@ class Driver:
         """An attempt is over: try again if the rules allow it, else report."""
         launch, context = held.launch, self._context
         end = replace(end, message=SECRETS.text(end.message))  # before it is written down, logged or told
+        if launch.stage is Stage.STARTING:
+            await self._put_down_what_was_started(launch)
         retry = next_try(launch, end, context.config.retries, context.clock(), context.random)
         launch.end = end
         if retry is None:
@@ -208,6 +211,21 @@ class Driver:
         await context.journal.record(launch)
         self._changed()
         self._spawn(self.drive(held))
+
+    async def _put_down_what_was_started(self, launch: Launch) -> None:
+        """See to it that nothing runs, of a launch that an agent may have started without knowing its handle."""
+        backend = self._context.backends.get(launch.resource)
+        while backend is not None:
+            try:
+                observed = await backend.observe()
+            except BackendUnavailable as error:
+                log.warning("cannot look for what may have been started", error=str(error))
+                await asyncio.sleep(REPORT_AGAIN_SECONDS)
+                continue
+            for handle, seen in observed.items():
+                if (seen.labels.get("item"), seen.labels.get("attempt")) == (launch.item_id, str(launch.attempt)):
+                    await put_down(self._context, backend, handle)
+            return
 
     async def _wait_for_retry(self, held: Held) -> None:
         """Tidy up the failed attempt, wait until the next one is due and there is room, and begin it."""

@@ -13,8 +13,8 @@ from agent.admission.inventory import Gpu, Inventory
 from agent.control_plane import ControlPlane
 from agent.launch import Assigned, Stage
 from agent.observability.metrics import Metrics
-from backends.base import Handle, Phase
-from backends.fake import Behavior
+from backends.base import Handle, Phase, StartRequest
+from backends.fake import Behavior, FakeBackend
 from tests.agent.gate import gate
 from tests.agent.world import LIMIT_SECONDS, World, until, world
 
@@ -109,6 +109,34 @@ async def test_a_launch_whose_job_never_calls_init_is_said_to_be_running(world: 
             return ": running, and wandb.init" in ((await world.item(item_id))["waitingReason"] or "")
 
         await until(told, "the server is told that it runs")
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["stopped meanwhile", "refused meanwhile"])
+async def test_a_start_that_was_cut_short_leaves_nothing_running(
+    world: World, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """The agent dies with the job started and its handle unknown; the next one must not start it any more."""
+    world.behave("p", Behavior())
+    start = FakeBackend.start
+
+    async def die(self: FakeBackend, request: StartRequest) -> Handle:
+        await start(self, request)
+        return await asyncio.Future[Handle]()
+
+    monkeypatch.setattr(FakeBackend, "start", die)
+    async with world.agent():
+        item_id = await world.push()
+        await running(world)
+    monkeypatch.setattr(FakeBackend, "start", start)
+    if not refused:
+        await world.stop(item_id)
+    async with world.agent(resources=["local-container" if refused else "local-process"]):
+        await world.in_state(item_id, "FAILED" if refused else "STOPPED")
+
+        async def gone() -> bool:
+            return not world.platform.snapshot()
+
+        await until(gone, "nothing is left on the platform")
 
 
 async def test_a_retry_survives_the_agent(world: World) -> None:
