@@ -148,7 +148,7 @@ class Driver:
             self._first.slow(launch.item_id)
             if context.facts.is_launchbay:
                 held.progress_told = True
-                await self._tell(launch, "preparing", what)
+                await report.tell_progress(context, launch, "preparing", what)
 
         async def make_ready() -> tuple[Resolved, StartRequest]:
             resolved, request = await in_time()
@@ -247,7 +247,7 @@ class Driver:
         if context.facts.is_launchbay:
             await report.deliver_log(context, launch)
             held.progress_told = True
-            await self._tell(launch, "retrying", why)
+            await report.tell_progress(context, launch, "retrying", why)
         # How much of its output is delivered: once that is removed, nobody could find out any more where to go on.
         await context.journal.record(launch)
         await tidy(context, launch)
@@ -279,12 +279,6 @@ class Driver:
                 log.exception("the end of the launch could not be reported; trying again")
                 await asyncio.sleep(REPORT_AGAIN_SECONDS)
 
-    async def _tell(self, launch: Launch, status: str, what: str) -> None:
-        server, agent_id = self._context.server, self._context.identity.agent_id
-        await server.persist(
-            lambda: operations.tell_progress(server, launch.item_id, agent_id, status, what), doing="telling progress"
-        )
-
     async def _stream_log(self, launch: Launch) -> None:
         backend = self._context.backends[launch.resource]
         if not self._context.facts.is_launchbay or launch.handle is None:
@@ -292,7 +286,7 @@ class Driver:
         await asyncio.sleep(LOG_AFTER_SECONDS)
         # Who looks now would find "starting" otherwise, for as long as the job has not called `wandb.init`.
         with suppress(ControlPlaneRefused):
-            await self._tell(launch, "running", RUNNING)
+            await report.tell_progress(self._context, launch, "running", RUNNING)
         async for chunk in SECRETS.chunks(backend.logs(launch.handle, launch.log_offset, follow=True)):
             await report.send_log(self._context, launch, chunk.offset, chunk.data)
             await asyncio.sleep(LOG_PAUSE_SECONDS)

@@ -109,11 +109,11 @@ class Journal:
 
     async def record(self, launch: Launch) -> None:
         """Write down how far a launch has come."""
-        await self._enqueue("INSERT OR REPLACE INTO held VALUES (?, ?)", launch.item_id, _text(launch))
+        await self.record_soon(launch)
 
-    def record_soon(self, launch: Launch) -> None:
+    def record_soon(self, launch: Launch) -> asyncio.Future[None]:
         """Have it written down how far a launch has come, which may go on meanwhile: what follows is written later."""
-        self._enqueue("INSERT OR REPLACE INTO held VALUES (?, ?)", launch.item_id, _text(launch))
+        return self._enqueue("INSERT OR REPLACE INTO held VALUES (?, ?)", launch.item_id, _text(launch))
 
     async def forget(self, launch: Launch) -> None:
         """Strike out a launch that has ended and been reported."""

@@ -49,6 +49,14 @@ async def report(context: AgentContext, launch: Launch) -> None:
         log.error("the server does not take the end of the launch", reason=str(error))
 
 
+async def tell_progress(context: AgentContext, launch: Launch, status: str, message: str) -> bool:
+    """Tell a Launchbay server how far a launch is. Returns when it knows: whether the item is still this agent's."""
+    server, agent_id = context.server, context.identity.agent_id
+    return await server.persist(
+        lambda: operations.tell_progress(server, launch.item_id, agent_id, status, message), doing="telling progress"
+    )
+
+
 async def keep_evidence(context: AgentContext, launch: Launch, content: bytes) -> None:
     """Keep the log of a failure before the start, so that it survives until it is reported."""
     path = context.folder_of(launch.name).with_suffix(".log")

@@ -8,10 +8,10 @@ import asyncio
 
 import structlog
 
-from agent import operations
 from agent.context import AgentContext
 from agent.errors import NoLongerOurs
 from agent.launch import Launch, Stage
+from agent.report import tell_progress
 from backends.base import Backend, BackendUnavailable, StartRequest
 
 log = structlog.get_logger(__name__)
@@ -28,12 +28,7 @@ async def start(
     """
     if progress_told and context.facts.is_launchbay:
         # The server gives an item back whose agent falls silent while preparing it. From here on it must not.
-        ours = await context.server.persist(
-            lambda: operations.tell_progress(
-                context.server, launch.item_id, context.identity.agent_id, "starting", "starting"
-            ),
-            doing="telling that it starts",
-        )
+        ours = await tell_progress(context, launch, "starting", "starting")
         if not ours:
             raise NoLongerOurs
     if launch.stage is Stage.PREPARING:
