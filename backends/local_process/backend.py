@@ -170,12 +170,12 @@ class LocalProcessBackend:
             if status is None:
                 self._over(handle)
             elif handle in self._live or handle in self._starting:
-                self._keep(handle, records.from_status(status, request.labels))
+                self._keep(handle, records.from_status(status))
 
         status, is_told = await self._keeper.start(
             self._folder(handle), request.command, environment, request.working_dir, request.labels, ended
         )
-        self._keep(handle, records.from_status(status, request.labels), is_told=is_told)
+        self._keep(handle, records.from_status(status), is_told=is_told)
         self._hints.publish(handle)
 
     def _started(self, handle: Handle, task: asyncio.Task[None]) -> None:

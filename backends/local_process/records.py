@@ -4,7 +4,6 @@ Everything here blocks: it is called from threads.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -67,23 +66,22 @@ class Record:
 
     observation: Observation
     keeper: Process | None = None
-    """The process that will write the end: a keeper, or the shim of an earlier version, which kept one launch alone."""
+    """The process that will write the end."""
     job: Process | None = None
 
 
 def read(folder: Path) -> Record | None:
     """Read a launch's folder; None if nothing was ever started there."""
     status = files.read_status(str(folder))
-    labels = _labels(folder)
-    if status is None:
-        return Record(Observation(Phase.STARTING, labels=labels)) if _is_locked(folder) else None
-    record = from_status(status, labels)
+    if "state" not in status:
+        return Record(Observation(Phase.STARTING, labels=_labels(status))) if _is_locked(folder) else None
+    record = from_status(status)
     if record.observation.phase.is_terminal or any(
         process and process.is_alive for process in (record.keeper, record.job)
     ):
         return record
     # The keeper may have written the end after we read the status and before we looked for it.
-    record = from_status(files.read_status(str(folder)) or status, labels)
+    record = from_status(files.read_status(str(folder)) or status)
     if record.observation.phase.is_terminal:
         return record
     stopped = (folder / files.STOP_MARKER).exists()
@@ -91,13 +89,13 @@ def read(folder: Path) -> Record | None:
     return Record(replace(record.observation, phase=phase, message=message))
 
 
-def from_status(status: "Status", labels: Mapping[str, str]) -> Record:
+def from_status(status: "Status") -> Record:
     """Return what a status says by itself: running may be out of date, ended never is."""
-    keeper = Process(status.get("shim", 0), status.get("shim_started", 0))
+    keeper = Process(status.get("keeper", 0), status.get("keeper_started", 0))
     job = Process(status.get("pid", 0), status.get("pid_started", 0))
     started_at = status.get("started_at")
     if status.get("state") != "ended":
-        return Record(Observation(Phase.RUNNING, started_at=started_at, labels=labels), keeper, job)
+        return Record(Observation(Phase.RUNNING, started_at=started_at, labels=_labels(status)), keeper, job)
     code, number = status.get("exit_code"), status.get("signal")
     phase = Phase.STOPPED if status.get("stopped") else Phase.FAILED if code else Phase.FINISHED
     observation = Observation(
@@ -107,7 +105,7 @@ def from_status(status: "Status", labels: Mapping[str, str]) -> Record:
         message=status.get("message", ""),
         started_at=started_at,
         ended_at=status.get("ended_at"),
-        labels=labels,
+        labels=_labels(status),
     )
     return Record(observation)
 
@@ -156,17 +154,14 @@ def _list(root: Path) -> Set[Handle]:
         return frozenset()
 
 
-def _labels(folder: Path) -> Mapping[str, str]:
-    try:
-        return json.loads(files.read_file(f"{folder}/{files.LABELS}"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
+def _labels(status: "Status") -> Mapping[str, str]:
+    return status.get("labels", {})
 
 
 def _is_locked(folder: Path) -> bool:
     """Whether a keeper is at work in the folder, or the process of a launch that waits for its word."""
     try:
-        handle = os.open(folder / files.LOCK, os.O_RDWR)
+        handle = os.open(folder / files.RECORD, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:

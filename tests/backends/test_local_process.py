@@ -2,21 +2,20 @@
 
 import asyncio
 import fcntl
-import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Phase, StartRequest
-from backends.local_process import records
+from backends.local_process import keeping, records
 from backends.local_process.keeper import files
 from backends.local_process.keeper.files import start_ticks
 from backends.registry import load
@@ -43,13 +42,16 @@ class ProcessHarness(ShellHarness):
         return self.state_dir / "launches" / name
 
     def status(self, name: str = "launch-1") -> dict[str, Any]:
-        return json.loads((self.folder(name) / files.STATUS).read_bytes())
+        return dict(files.read_status(str(self.folder(name))))
+
+    def record(self, name: str = "launch-1") -> Path:
+        return self.folder(name) / files.RECORD
 
     def kill_everything(self) -> None:
-        for file in self.state_dir.rglob(files.STATUS):
-            status = json.loads(file.read_bytes())
-            if status["state"] == "running" and start_ticks(status["pid"]) == status["pid_started"]:
-                os.killpg(status["pid"], signal.SIGKILL)
+        for file in self.state_dir.rglob(files.RECORD):
+            status = files.read_status(str(file.parent))
+            if job := records.from_status(status).job:
+                job.signal_group(signal.SIGKILL)
 
 
 def _contents(path: Path) -> bytes:
@@ -120,7 +122,7 @@ async def test_job_leads_its_own_session(harness: ProcessHarness, backend: Backe
     pid = harness.status()["pid"]
     assert os.getsid(pid) == os.getpgid(pid) == pid
     (keeper,) = _keepers()
-    assert keeper == harness.status()["shim"]
+    assert keeper == harness.status()["keeper"]
     assert len({pid, keeper, os.getsid(0)}) == 3
     assert os.getsid(keeper) == keeper
     await backend.stop(handle, 5)
@@ -240,9 +242,11 @@ def _groups() -> set[int]:
 # --- exactly one start, whatever is killed ---------------------------------------------------------------------------
 
 
-async def test_keeper_killed_before_the_record_leaves_no_job(harness: ProcessHarness, backend: Backend) -> None:
-    _block_first_status(harness)
+async def test_keeper_killed_before_the_record_leaves_no_job(
+    harness: ProcessHarness, backend: Backend, slow_keeper: "SlowKeeper"
+) -> None:
     starting = asyncio.create_task(launch(backend, "echo ran"))
+    await until(slow_keeper.is_waiting)
     await until(lambda: _processes_in(harness.folder() / files.WORK))
     (keeper,) = _keepers()
     os.kill(keeper, signal.SIGKILL)
@@ -251,7 +255,7 @@ async def test_keeper_killed_before_the_record_leaves_no_job(harness: ProcessHar
     await asyncio.wait([starting])
     assert await backend.observe() == {}
 
-    (harness.folder() / f".{files.STATUS}").unlink()
+    slow_keeper.go_on()
     again = harness.open()
     handle = await launch(again, "echo ran")
     assert (await end_of(again, handle)).phase is Phase.FINISHED
@@ -260,13 +264,14 @@ async def test_keeper_killed_before_the_record_leaves_no_job(harness: ProcessHar
 
 
 async def test_record_that_cannot_be_written_leaves_no_job(harness: ProcessHarness, backend: Backend) -> None:
-    in_the_way = harness.folder() / f".{files.STATUS}"
-    in_the_way.mkdir(parents=True)
-    with pytest.raises(BackendError, match="could not be started"):
-        await launch(backend, "echo ran")
-    await until(lambda: not _processes_in(harness.folder() / files.WORK))
-    assert await backend.observe() == {}
-    in_the_way.rmdir()
+    await end_of(backend, await launch(backend, "true", name="first"))
+    (keeper,) = _keepers()
+    with _room_for(keeper, 30):  # enough for the labels, and for a part of what comes next
+        with pytest.raises(BackendUnavailable, match=r"could not be started.*No space left"):
+            await launch(backend, "echo ran")
+        await until(lambda: not _processes_in(harness.folder() / files.WORK))
+        assert (await backend.observe()).keys() == {"first"}
+        assert await asyncio.to_thread(harness.record().read_bytes) == b'{"labels": {}}\n'
     handle = await launch(backend, "echo ran")
     await end_of(backend, handle)
     assert await output_of(backend, handle) == b"ran\n"
@@ -279,25 +284,28 @@ async def test_reason_that_is_long_is_told_in_part(backend: Backend) -> None:
     assert "\N{ROCKET}" * 100 in seen.message
 
 
-async def test_stop_before_the_job_runs_keeps_it_from_running(harness: ProcessHarness, backend: Backend) -> None:
-    _block_first_status(harness)
+async def test_stop_before_the_job_runs_keeps_it_from_running(
+    harness: ProcessHarness, backend: Backend, slow_keeper: "SlowKeeper"
+) -> None:
     starting = asyncio.create_task(launch(backend, "echo ran"))
-    await until(lambda: _processes_in(harness.folder() / files.WORK))
+    await until(slow_keeper.is_waiting)
     restarted = harness.open()
     handle = Handle("launch-1")
     assert (await restarted.observe())[handle].phase is Phase.STARTING
     await restarted.stop(handle, 5)
-    assert (await asyncio.to_thread((harness.folder() / f".{files.STATUS}").read_bytes)).startswith(b"{")
+    slow_keeper.go_on()
     assert await starting == handle
     assert (await end_of(restarted, handle)).phase is Phase.STOPPED
     assert await output_of(restarted, handle) == b""
     await restarted.close()
 
 
-async def test_folder_without_a_status_was_never_started(harness: ProcessHarness, backend: Backend) -> None:
+@pytest.mark.parametrize("content", ["", '{"labels": {"a": "b"}}\n', '{"labels": {}}\n{"state": "run'])
+async def test_record_without_a_state_was_never_started(
+    harness: ProcessHarness, backend: Backend, content: str
+) -> None:
     harness.folder().mkdir(parents=True)
-    (harness.folder() / files.LABELS).write_text("{tor")
-    (harness.folder() / files.LOCK).touch()
+    harness.record().write_text(content)
     assert await backend.observe() == {}
     await backend.stop(Handle("launch-1"), 0)
     handle = await launch(backend, "echo ran")
@@ -310,7 +318,7 @@ async def test_a_removal_that_was_cut_short_leaves_nothing(harness: ProcessHarne
     await end_of(backend, handle)
     rest = harness.folder(f"{records.REST}{handle}")
     harness.folder().rename(rest)
-    (rest / files.LABELS).unlink()
+    (rest / files.RECORD).unlink()
     again = harness.open()
     assert await again.observe() == {}
     assert not rest.exists()
@@ -322,14 +330,17 @@ async def test_a_removal_that_was_cut_short_leaves_nothing(harness: ProcessHarne
     await again.close()
 
 
-async def test_torn_status_counts_as_started(harness: ProcessHarness, backend: Backend) -> None:
+@pytest.mark.parametrize("content", ["", "\0" * 20 + "\n"])
+async def test_record_lost_with_the_power_counts_as_started(
+    harness: ProcessHarness, backend: Backend, content: str
+) -> None:
     harness.folder().mkdir(parents=True)
-    (harness.folder() / files.STATUS).touch()
+    harness.record().write_text(content)
+    (harness.folder() / files.OUTPUT).touch()
     handle = await launch(backend, "echo ran twice")
     seen = await end_of(backend, handle)
     assert seen.phase is Phase.LOST
     assert await output_of(backend, handle) == b""
-    (harness.folder() / files.STATUS).unlink()
 
 
 async def test_cancelled_start_starts_all_the_same(harness: ProcessHarness, backend: Backend) -> None:
@@ -356,7 +367,7 @@ async def test_keeper_killed_while_asked_is_unavailable(harness: ProcessHarness,
 
 async def test_a_locked_folder_waits_and_holds_up_nobody(harness: ProcessHarness, backend: Backend) -> None:
     harness.folder().mkdir(parents=True)
-    lock = os.open(harness.folder() / files.LOCK, os.O_RDWR | os.O_CREAT)
+    lock = os.open(harness.record(), os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     starting = asyncio.create_task(launch(backend, "echo ran"))
     await end_of(backend, await launch(backend, "true", name="another"))
@@ -372,7 +383,7 @@ async def test_keeper_goes_on_with_what_came_and_ends_with_its_last_job(harness:
     await launch(backend, "true", name="first")
     await launch(backend, "sleep 0.3", "exit 3")
     await backend.close()
-    keeper = harness.status()["shim"]
+    keeper = harness.status()["keeper"]
     assert start_ticks(keeper)
     await until(lambda: harness.status()["state"] == "ended")
     await until(lambda: not start_ticks(keeper))
@@ -387,10 +398,53 @@ async def test_keeper_without_jobs_ends_with_its_agent(harness: ProcessHarness) 
     await until(lambda: not start_ticks(keeper))
 
 
-def _block_first_status(harness: ProcessHarness) -> None:
-    """Have the keeper wait, after it forked the job and before it records that, until somebody reads the pipe."""
-    harness.folder().mkdir(parents=True)
-    os.mkfifo(harness.folder() / f".{files.STATUS}")
+SLOW_KEEPER = """
+import pathlib, runpy, sys, time
+program, gate = {program!r}, pathlib.Path({gate!r})
+sys.path[0] = str(pathlib.Path(program).parent)
+import launch
+add_line = launch.add_line
+def add_slowly(record, line):
+    if "pid" in line and gate.exists():
+        gate.write_text("waiting")
+        while gate.exists():
+            time.sleep(0.005)
+    add_line(record, line)
+launch.add_line = add_slowly
+runpy.run_path(program, run_name="__main__")
+"""
+
+
+class SlowKeeper:
+    """A keeper that forks a job and then waits for `go_on` before it records that."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate = folder / "gate"
+        self._gate.touch()
+        self.program = folder / "slow_keeper.py"
+        self.program.write_text(SLOW_KEEPER.format(program=str(keeping.PROGRAM), gate=str(self._gate)))
+
+    def is_waiting(self) -> bool:
+        return self._gate.read_text() == "waiting"
+
+    def go_on(self) -> None:
+        self._gate.unlink()
+
+
+@pytest.fixture
+def slow_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlowKeeper:
+    slow = SlowKeeper(tmp_path)
+    monkeypatch.setattr(keeping, "PROGRAM", slow.program)
+    return slow
+
+
+@contextmanager
+def _room_for(pid: int, size: int) -> Generator[None]:
+    """Have a process find the disk full once its file has that many bytes."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 def _processes_in(folder: Path) -> list[int]:
@@ -407,7 +461,7 @@ def _processes_in(folder: Path) -> list[int]:
 def _keepers() -> list[int]:
     """This process's own keepers."""
     pids = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
-    return [pid for pid in pids if b"local_process/keeper" in _contents(Path(f"/proc/{pid}/cmdline"))]
+    return [pid for pid in pids if str(keeping.PROGRAM).encode() in _contents(Path(f"/proc/{pid}/cmdline"))]
 
 
 # --- ends without a witness ------------------------------------------------------------------------------------------
@@ -418,9 +472,9 @@ async def test_job_outlives_its_keeper_and_is_lost_in_the_end(harness: ProcessHa
     status = harness.status()
     async with aclosing(listen(backend)) as hints:
         await anext(hints)
-        os.kill(status["shim"], signal.SIGKILL)
+        os.kill(status["keeper"], signal.SIGKILL)
         assert handle in await within(LIMIT_SECONDS, anext(hints))
-        await until(lambda: start_ticks(status["shim"]) == 0)
+        await until(lambda: start_ticks(status["keeper"]) == 0)
         assert (await backend.observe())[handle].phase is Phase.RUNNING
         with pytest.raises(TimeoutError):  # the job is watched now: no looking again and again
             await within(0.1, anext(hints))
@@ -433,7 +487,7 @@ async def test_job_outlives_its_keeper_and_is_lost_in_the_end(harness: ProcessHa
 async def test_stop_works_without_the_keeper(harness: ProcessHarness, backend: Backend) -> None:
     handle = await launch(backend, "trap '' TERM", "echo up", "exec sleep 1000")
     await printed(backend, handle, b"up\n")
-    os.kill(harness.status()["shim"], signal.SIGKILL)
+    os.kill(harness.status()["keeper"], signal.SIGKILL)
     await backend.stop(handle, 0.1)
     assert (await end_of(backend, handle)).phase is Phase.STOPPED
 
@@ -441,19 +495,18 @@ async def test_stop_works_without_the_keeper(harness: ProcessHarness, backend: B
 async def test_keeper_ignores_the_signals_of_a_shutdown(harness: ProcessHarness, backend: Backend) -> None:
     handle = await launch(backend, "sleep 0.3", "exit 5")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        os.kill(harness.status()["shim"], number)
+        os.kill(harness.status()["keeper"], number)
     assert (await end_of(backend, handle)).exit_code == 5
 
 
 async def test_end_that_cannot_be_written_is_written_later(harness: ProcessHarness, backend: Backend) -> None:
     handle = await launch(backend, "exec sleep 1000")
-    (harness.folder() / f".{files.STATUS}").mkdir()  # as a full disk would, it refuses the file
-    os.kill(harness.status()["pid"], signal.SIGKILL)
-    await until(lambda: not start_ticks(harness.status()["pid"]))
+    with _room_for(harness.status()["keeper"], harness.record().stat().st_size + 10):
+        os.kill(harness.status()["pid"], signal.SIGKILL)
+        await until(lambda: not start_ticks(harness.status()["pid"]))
+        restarted = harness.open()
+        assert (await restarted.observe())[handle].phase is Phase.RUNNING
     assert (await end_of(backend, await launch(backend, "exit 5", name="another"))).exit_code == 5
-    restarted = harness.open()
-    assert (await restarted.observe())[handle].phase is Phase.RUNNING
-    (harness.folder() / f".{files.STATUS}").rmdir()
     assert (await end_of(backend, handle)).exit_code == 137
     assert (await end_of(restarted, handle)).exit_code == 137
     await restarted.close()
@@ -466,33 +519,35 @@ async def test_folder_removed_under_a_job_does_not_keep_the_keeper(harness: Proc
     shutil.rmtree(harness.folder())
     await backend.close()
     os.kill(status["pid"], signal.SIGKILL)
-    await until(lambda: not start_ticks(status["shim"]))
+    await until(lambda: not start_ticks(status["keeper"]))
 
 
-async def test_launch_of_an_earlier_version_is_adopted(harness: ProcessHarness, backend: Backend) -> None:
-    """Whose shim kept this job alone, and writes its end a moment after it."""
-    job, shim = (subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(2))
+async def test_end_that_is_written_a_moment_late_is_waited_for(harness: ProcessHarness, backend: Backend) -> None:
+    job, keeper = (subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(2))
     status: dict[str, Any] = {"state": "running", "pid": job.pid, "pid_started": start_ticks(job.pid)}
-    status |= {"shim": shim.pid, "shim_started": start_ticks(shim.pid), "started_at": 1.0}
-    harness.folder().mkdir(parents=True)
-    (harness.folder() / files.STATUS).write_text(json.dumps(status))
+    status |= {"keeper": keeper.pid, "keeper_started": start_ticks(keeper.pid), "started_at": 1.0}
+    _write_record(harness, status)
     handle = Handle("launch-1")
     assert (await backend.observe())[handle].phase is Phase.RUNNING
     job.kill()
     job.wait()
     assert (await backend.observe())[handle].phase is Phase.RUNNING
-    status |= {"state": "ended", "exit_code": 9, "signal": None, "stopped": False, "ended_at": 2.0}
-    (harness.folder() / files.STATUS).write_text(json.dumps(status))
+    _write_record(harness, {"state": "ended", "exit_code": 9, "signal": None, "stopped": False, "ended_at": 2.0})
     assert (await end_of(backend, handle)).exit_code == 9
-    shim.kill()
-    shim.wait()
+    keeper.kill()
+    keeper.wait()
+
+
+def _write_record(harness: ProcessHarness, line: dict[str, Any]) -> None:
+    record = files.open_record(str(harness.folder()))
+    files.add_line(record, line)
+    os.close(record)
 
 
 async def test_launch_of_before_a_reboot_is_lost(harness: ProcessHarness, backend: Backend) -> None:
-    harness.folder().mkdir(parents=True)
     # The pids exist again, as somebody else's.
-    status = {"state": "running", "pid": os.getpid(), "pid_started": 1, "shim": os.getpid(), "shim_started": 1}
-    (harness.folder() / files.STATUS).write_text(json.dumps(status))
+    status = {"state": "running", "pid": os.getpid(), "pid_started": 1, "keeper": os.getpid(), "keeper_started": 1}
+    _write_record(harness, status)
     handle = Handle("launch-1")
     assert (await backend.observe())[handle].phase is Phase.LOST
     await backend.stop(handle, 0)  # must not kill us
@@ -533,7 +588,7 @@ async def test_close_leaves_nothing_but_the_job_and_its_keeper(harness: ProcessH
     await backend.close()
     await backend.close()
     assert _open_files() == before
-    assert _keepers() == [harness.status()["shim"]]
+    assert _keepers() == [harness.status()["keeper"]]
     assert len(asyncio.all_tasks()) == 1
     assert start_ticks(harness.status()["pid"])
     with pytest.raises(BackendUnavailable, match="closed"):

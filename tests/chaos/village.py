@@ -98,12 +98,12 @@ class Village:
         """Kill a keeper; returns the names of the launches whose ends it has not written down, and never will."""
         keeper.suspend()
         _until(lambda: keeper.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}, "a suspended keeper")
-        kept = {folder.name: read_status(str(folder)) or {} for folder in self._launches().glob("*")}
+        kept = {folder.name: read_status(str(folder)) for folder in self._launches().glob("*")}
         keeper.kill()
         return {
             name
             for name, status in kept.items()
-            if status.get("state") == "running" and status.get("shim") == keeper.pid
+            if status.get("state") == "running" and status.get("keeper") == keeper.pid
         }
 
     def lose_journal(self) -> None:

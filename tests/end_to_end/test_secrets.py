@@ -124,7 +124,7 @@ def _look_while_jobs_run_and_afterwards(place: Place, url: str, folder: Path) ->
             assert (folder / project / "digest").read_text() == digest, "the job has its key"
         # What is looked at is what should be: a job's folder, the journal, the database, logs with something in them.
         names = {path.name for path in place.kept if path.stat().st_size}
-        assert {"status.json", "journal.db", "launchbay.db", "server.log", "state.log"} <= names, names
+        assert {"record.jsonl", "journal.db", "launchbay.db", "server.log", "state.log"} <= names, names
         look()
         os.kill(first.pid, signal.SIGKILL)
         first.wait()

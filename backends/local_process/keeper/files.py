@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class Status(TypedDict, total=False):
-        """The status file. The second group stands in it once `state` is `ended`."""
+        """What the lines of a launch's record say together. Each group is a line."""
+
+        labels: dict[str, str]
 
         state: str
+        """`running` or `ended`. Without it nothing was started yet."""
         pid: int
         pid_started: int
-        shim: int
-        """The keeper. The name is from when each launch had a process of its own to keep it."""
-        shim_started: int
+        keeper: int
+        keeper_started: int
         started_at: float
 
         exit_code: int
@@ -33,26 +35,34 @@ if TYPE_CHECKING:
         ended_at: float
 
 
-LOCK = "lock"
-STATUS = "status.json"
-LABELS = "launch.json"
+RECORD = "record.jsonl"
+"""Lines are added to it, each in one piece, by the keeper that has locked it. A new file for each change would cost the
+most of a start: a file system goes around what was removed a moment ago, so the more is removed, the slower it makes
+files."""
 OUTPUT = "output.log"
 STOP_MARKER = "stop"
 WORK = "work"
 """Where a job runs that came without a working folder."""
 
-_FILE_BYTES = 32 * 1024
+_FILE_BYTES = 64 * 1024
 """More than any file that is read here."""
 
 
-def read_status(folder: str) -> Status | None:
-    """Return what a launch's status file says. An unreadable one (power failed) still says that it was started."""
+def read_status(folder: str) -> Status:
+    """Return what a launch's record says. An unreadable one (power failed) says that the launch was started."""
     try:
-        return json.loads(read_file(f"{folder}/{STATUS}"))
+        content = read_file(f"{folder}/{RECORD}")
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return {}
+    status: Status = {}
+    try:
+        for line in content.split(b"\n")[:-1]:  # after the last one stands nothing, or a part of what is being added
+            status.update(json.loads(line))
     except ValueError:
+        status["state"] = "running"
+    if not status and os.path.exists(f"{folder}/{OUTPUT}"):  # which is made after the first line
         return {"state": "running"}
+    return status
 
 
 def read_file(path: str) -> bytes:
@@ -64,17 +74,19 @@ def read_file(path: str) -> bytes:
         os.close(file)
 
 
-def write(folder: str, name: str, content: Mapping[str, object]) -> None:
-    """Write a file of a launch: who reads it finds the old content or the new one, whole."""
-    line = json.dumps(content).encode()
-    path, new = f"{folder}/{name}", f"{folder}/.{name}"
-    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        if os.write(file, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    finally:
-        os.close(file)
-    os.replace(new, path)
+def open_record(folder: str) -> int:
+    """Open a launch's record, to be locked and added to."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    return os.open(f"{folder}/{RECORD}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def add_line(record: int, content: Mapping[str, object]) -> None:
+    """Add a line to an open record: all of it or nothing."""
+    line = json.dumps(content).encode() + b"\n"
+    size = os.fstat(record).st_size
+    if os.write(record, line) < len(line):
+        os.ftruncate(record, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def start_ticks(pid: int) -> int:

@@ -21,7 +21,7 @@ LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)
 """How many files a job may open: as many as the agent. Read before the keeper raises its own limit."""
 
 
-def become(request: Request, lock: int, output: int, report: int, go: int, top: int) -> NoReturn:
+def become(request: Request, record: int, output: int, report: int, go: int, top: int) -> NoReturn:
     """Prepare everything, say so through `report`, wait for the word from `go`, and become the job.
 
     What goes wrong is said through `report`, too; that pipe ends empty when the job's program runs. `top` is the
@@ -36,7 +36,7 @@ def become(request: Request, lock: int, output: int, report: int, go: int, top: 
         os.dup2(output, 2)
         # Nothing of other launches, however long this one takes: neither their locks nor the pipes on which they wait.
         low = 3
-        for kept in sorted((lock, report, go)):
+        for kept in sorted((record, report, go)):
             os.closerange(low, kept)
             low = kept + 1
         os.closerange(low, top + 1)

@@ -10,7 +10,7 @@ import os
 import time
 
 import job
-from files import LABELS, LOCK, OUTPUT, STATUS, STOP_MARKER, read_status, start_ticks, write
+from files import OUTPUT, STOP_MARKER, add_line, open_record, read_status, start_ticks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ OVERLOADED = {
 class Launch:
     """A state machine whose state is what it does next.
 
-    `_claim` the folder, `_fork`, see it `_ready` to run, see that it has `_begun`, `_idle` while it runs, `_end` and
-    `_write_end`. It never waits: the keeper calls `advance` when there is something to do.
+    `_claim` the record, `_fork`, see it `_ready` to run, see that it has `_begun`, `_idle` while it runs, and write its
+    `_end`. It never waits: the keeper calls `advance` when there is something to do.
     """
 
     def __init__(self, keeper: Keeper, request: Request) -> None:
@@ -45,11 +45,12 @@ class Launch:
         self._id = request["id"]
         self._folder = request["folder"]
         self._request: Request | None = request
-        self._lock = self._report = self._go = -1
-        self._pid = self._code = 0
+        self._record = self._report = self._go = -1
+        self._pid = 0
         self._failure = b""
         self._status: Status = {}
-        """Empty until it is written: until then the job does not run."""
+        """What the record says. The job does not run until that has a state."""
+        self._end_line: Status = {}
         self._next = Launch._claim
 
     def advance(self) -> None:
@@ -57,7 +58,7 @@ class Launch:
         try:
             self._next(self)
         except Exception as error:  # noqa: BLE001  the supervisor: the other launches go on, and the agent gets an answer
-            if self._status:
+            if "state" in self._status:
                 self._keeper.call_later(WRITE_RETRY_SECONDS, self)  # the exit status is worth waiting for
                 return
             again = isinstance(error, OSError) and error.errno in OVERLOADED
@@ -70,27 +71,36 @@ class Launch:
         for unread in (Launch._ready, Launch._begun):
             if self._next is unread:
                 self.advance()
-        if self._status:
-            self._code = code
+        if "state" in self._status:
+            why: dict[str, str] = json.loads(self._failure or b"{}")
+            self._end_line = {
+                "state": "ended",
+                "exit_code": 128 - code if code < 0 else code,
+                "signal": -code if code < 0 else None,
+                "stopped": self._is_stopped(),
+                "reason": why.get("reason", ""),
+                "message": why.get("message", ""),
+                "ended_at": time.time(),
+            }
             self._next = Launch._end
             self.advance()
 
     def _claim(self) -> None:
         """Take the lock; or tell the status that the launch has already, once the keeper that has the lock wrote it."""
-        if self._lock < 0:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            self._lock = os.open(f"{self._folder}/{LOCK}", os.O_RDWR | os.O_CREAT, 0o600)
+        if self._record < 0:
+            self._record = open_record(self._folder)
         is_locked = True
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             is_locked = False
-        if earlier := read_status(self._folder):
+        earlier = read_status(self._folder)
+        if "state" in earlier:
             self._keeper.reply({"id": self._id, "status": earlier})
             self._leave()
         elif is_locked:
             assert self._request is not None
-            write(self._folder, LABELS, self._request["labels"])
+            self._note({"labels": self._request["labels"]})
             # After a fork, every page that is touched is copied. So what has come together forks in a row.
             self._next = Launch._fork
             self._keeper.call_later(0, self)
@@ -108,10 +118,10 @@ class Launch:
             its.append(report)
             go, self._go = os.pipe()
             its.append(go)
-            self._keeper.top = top = max(self._keeper.top, self._lock, self._report, self._go, *its)
+            self._keeper.top = top = max(self._keeper.top, self._record, self._report, self._go, *its)
             self._pid = os.fork()
             if self._pid == 0:
-                job.become(request, self._lock, output, report, go, top)
+                job.become(request, self._record, output, report, go, top)
         finally:
             for handle in its:
                 os.close(handle)
@@ -122,16 +132,16 @@ class Launch:
     def _ready(self) -> None:
         """Write down that the job runs, and then let it."""
         report = os.read(self._report, REPORT_BYTES)
-        status: Status = {
-            "state": "running",
-            "pid": self._pid,
-            "shim": self._keeper.pid,
-            "started_at": time.time(),
-            "pid_started": start_ticks(self._pid),
-            "shim_started": self._keeper.started,
-        }
-        write(self._folder, STATUS, status)
-        self._status = status
+        self._note(
+            {
+                "state": "running",
+                "pid": self._pid,
+                "pid_started": start_ticks(self._pid),
+                "keeper": self._keeper.pid,
+                "keeper_started": self._keeper.started,
+                "started_at": time.time(),
+            }
+        )
         # The agent leaves the marker first and then looks for a pid to signal; here it is the other way round.
         # So a stop that comes right now is seen by at least one of the two.
         if report != job.READY:
@@ -142,7 +152,7 @@ class Launch:
         os.close(self._go)
         self._go = -1
         self._next = Launch._begun
-        self._keeper.reply({"id": self._id, "status": status, "is_kept": True})
+        self._keeper.reply({"id": self._id, "status": self._status, "is_kept": True})
 
     def _begun(self) -> None:
         """The job's program runs, or could not be executed."""
@@ -154,29 +164,13 @@ class Launch:
         """Nothing is left to do. What calls all the same was due already when it became so."""
 
     def _end(self) -> None:
-        code = self._code
-        why: dict[str, str] = json.loads(self._failure or b"{}")
-        self._status.update(
-            {
-                "state": "ended",
-                "exit_code": 128 - code if code < 0 else code,
-                "signal": -code if code < 0 else None,
-                "stopped": self._is_stopped(),
-                "reason": why.get("reason", ""),
-                "message": why.get("message", ""),
-                "ended_at": time.time(),
-            }
-        )
-        self._next = Launch._write_end
-        self._write_end()
-
-    def _write_end(self) -> None:
-        try:
-            write(self._folder, STATUS, self._status)
-            self._keeper.reply({"id": self._id, "status": self._status})
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # somebody has removed the folder: nobody will ask
+        self._note(self._end_line)
+        self._keeper.reply({"id": self._id, "status": self._status})
         self._leave()
+
+    def _note(self, change: Status) -> None:
+        add_line(self._record, change)
+        self._status.update(change)
 
     def _is_stopped(self) -> bool:
         return os.path.exists(f"{self._folder}/{STOP_MARKER}")
@@ -189,10 +183,10 @@ class Launch:
 
     def _leave(self) -> None:
         self._close_report()
-        for handle in (self._go, self._lock):
+        for handle in (self._go, self._record):
             if handle >= 0:
                 os.close(handle)
-        self._go = self._lock = -1
+        self._go = self._record = -1
         self._request = None
         self._next = Launch._idle
         self._keeper.forget(self)
