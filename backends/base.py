@@ -88,6 +88,10 @@ class StartRequest:
     """Variables of the job whose values must not stand in plain sight: not on a command line, not in a log."""
     working_dir: Path | None = None
     """Where the job's code lies, for backends on this machine."""
+    folders: Sequence[Path] = ()
+    """What it only reads beside its code, for backends on this machine: in a container at the same paths, read-only."""
+    gpus: Sequence[str] = ()
+    """The GPUs that it was given, by identity, for backends on this machine."""
     image: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Item id, attempt and agent, written on whatever is started so that it can be adopted without the journal."""
@@ -116,6 +120,8 @@ class Capabilities:
     """The launch runs on the agent's own machine: code and environment are prepared as local folders."""
     runs_images: bool = False
     """A launch may name a container image."""
+    needs_image: bool = False
+    """A launch that names no image gets a base image."""
 
 
 class Backend(Protocol):

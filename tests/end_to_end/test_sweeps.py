@@ -81,6 +81,8 @@ def _points(seen: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return sorted((point["a"], point["b"]) for point in seen)
 
 
+@pytest.mark.one_engine
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_two_agents_side_by_side_go_through_a_grid_once(server: LiveServer) -> None:
     project = "sweep-grid"
     config = {
@@ -186,6 +188,8 @@ def test_a_sweep_is_changed_paused_resumed_and_stopped_by_command(server: LiveSe
     assert _said(server.run_script(AGENT, sweep, project, "0")) == []
 
 
+@pytest.mark.one_engine
+@pytest.mark.newest_client("the older one sends the same requests")
 def test_a_canceled_sweep_stops_its_runs_and_lets_the_agent_go(server: LiveServer) -> None:
     project = "sweep-cancel"
     sweep = _make(server, project, {"method": "random", "parameters": {"a": {"min": 0.0, "max": 1.0}}})
