@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import cast
 
 import structlog
@@ -35,7 +36,7 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
     app[SERVICES] = services
     app[AUTHENTICATOR] = Authenticator(services)
-    app[EXECUTOR] = Executor(load_schema(ALL_RESOLVERS))
+    app[EXECUTOR] = executor()
     app.on_shutdown.append(_end_waiting)
     app.router.add_get("/healthz", _health)
     app.router.add_post("/graphql", _graphql)
@@ -44,6 +45,12 @@ def build_app(services: Services) -> web.Application:
     item_log_routes.add(app, _context)
     artifact_routes.add(app, _context)
     return app
+
+
+@cache
+def executor() -> Executor:
+    """Return what executes GraphQL. One for all servers of a process: schema and checked documents are the same."""
+    return Executor(load_schema(ALL_RESOLVERS))
 
 
 async def _health(_: web.Request) -> web.Response:

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from server.app import executor
 from server.context import Context, Services, Viewer
 from server.database.postgresql import parse_url
-from server.graphql import Executor, load_schema
-from server.resolvers import ALL_RESOLVERS
+from server.graphql import Executor
 from server.start import opened
 from server.storage import users
 from server.storage.tables import metadata
@@ -158,7 +158,7 @@ async def make_client(services: Services, username: str = "admin") -> Client:
         return users.viewer_by_id(connection, user_id)
 
     context = Context(services, await services.database.write(viewer), "http://server.test")
-    return Client(Executor(load_schema(ALL_RESOLVERS)), context)
+    return Client(executor(), context)
 
 
 @pytest.fixture
