@@ -25,7 +25,7 @@ from agent.observability.health import Health
 from agent.supervise import supervise
 from agent.tidy import tidy_strays
 from agent.watch import Settle, decide, next_deadline
-from backends.base import Backend, BackendUnavailable
+from backends.base import Backend, BackendUnavailable, Handle
 
 LONG_POLL_SECONDS = 25.0
 SHARED_POLL_SECONDS = 1.0
@@ -276,6 +276,10 @@ class Daemon:
             log.warning("cannot observe", resource=resource, error=str(error))
             return OBSERVE_SECONDS
         now, config = self._context.clock(), self._context.config
+        for launch in started:
+            held, seen = self.launches.get(launch.item_id), observed.get(launch.handle or Handle(""))
+            if held and seen:
+                held.see(seen)
         for action in decide(started, observed, now, config.timeouts):
             held = self.launches.get(action.launch.item_id)
             if held is None or held.ending:

@@ -27,7 +27,7 @@ from agent.resolve import Resolved, resolve
 from agent.retry import next_try
 from agent.start import start
 from agent.tidy import tidy
-from backends.base import BackendError, BackendUnavailable, StartRequest
+from backends.base import BackendError, BackendUnavailable, Phase, StartRequest
 from protocol.errors import LaunchbayError
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ T = TypeVar("T")
 LOG_AFTER_SECONDS = 1.0
 """A launch that lives longer than this has its output streamed; a shorter one's is sent at its end."""
 LOG_PAUSE_SECONDS = 0.3
+TELL_PAUSE_SECONDS = 1.0
+"""A platform may have more to tell, of the pull of an image say, than anybody wants to read."""
 REPORT_AGAIN_SECONDS = 30.0
 RUNNING = "running, and wandb.init has not been called yet"
 """What people read of a launch that runs, until its run does."""
@@ -85,7 +87,7 @@ class Driver:
             if held.ending:
                 return  # it was over so soon that the watch loop has it
             if launch.stage is Stage.STARTED:
-                held.streaming = self._spawn(self._stream_log(launch))
+                held.streaming = self._spawn(self._follow(held))
                 self._look(launch.resource)
             elif launch.stage is Stage.ENDED:
                 await self._settle(held)
@@ -181,9 +183,9 @@ class Driver:
 
         resolved, request = await _unless(held.stop, make_ready())
         launch.resource = resolved.spec.resource
+        held.waits_for = ""  # what it waits for from now on its platform says
         # From here on a stop goes through the backend: a start that was cut short might have happened all the same.
         await start(context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told)
-        held.waits_for = ""
         if not launch.tries:
             context.metrics.enqueued_to_started(launch.queue, max(0.0, context.clock() - launch.known_since))
         log.info("started", run=launch.run_id)
@@ -233,6 +235,7 @@ class Driver:
         if launch.end is not None:
             await self._tidy_attempt(held, launch.end)
         held.stop_sent = held.ending = False
+        held.seen = None
         await _unless(held.stop, self._until_due(launch))
         launch.attempt += 1
         await context.journal.record(launch)
@@ -279,10 +282,13 @@ class Driver:
                 log.exception("the end of the launch could not be reported; trying again")
                 await asyncio.sleep(REPORT_AGAIN_SECONDS)
 
-    async def _stream_log(self, launch: Launch) -> None:
+    async def _follow(self, held: Held) -> None:
+        """Tell what a launch waits for on its platform, that it runs, and then send its output while it does."""
+        launch = held.launch
         backend = self._context.backends[launch.resource]
         if not self._context.facts.is_launchbay or launch.handle is None:
             return
+        await self._tell_until_it_runs(held)
         await asyncio.sleep(LOG_AFTER_SECONDS)
         # Who looks now would find "starting" otherwise, for as long as the job has not called `wandb.init`.
         with suppress(ControlPlaneRefused):
@@ -290,6 +296,19 @@ class Driver:
         async for chunk in SECRETS.chunks(backend.logs(launch.handle, launch.log_offset, follow=True)):
             await report.send_log(self._context, launch, chunk.offset, chunk.data)
             await asyncio.sleep(LOG_PAUSE_SECONDS)
+
+    async def _tell_until_it_runs(self, held: Held) -> None:
+        told = ""
+        while held.seen is None or held.seen.phase is Phase.STARTING:
+            if held.waits_for != told:
+                told = held.waits_for
+                log.info(told)
+                with suppress(ControlPlaneRefused):
+                    await report.tell_progress(self._context, held.launch, "starting", SECRETS.text(told))
+                await asyncio.sleep(TELL_PAUSE_SECONDS)
+            else:
+                held.seen_anew.clear()
+                await held.seen_anew.wait()
 
     async def _stop_streaming(self, held: Held) -> None:
         if held.streaming:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from agent.launch import Assigned, Launch, Stage
 from agent.redaction import SECRETS
+from backends.base import Observation, Phase
 from protocol.launch_spec import api_key_of
 
 
@@ -21,11 +22,22 @@ class Held:
         self.streaming: asyncio.Task[None] | None = None
         self.waits_for = ""
         """Why it is not running yet, for people."""
+        self.seen: Observation | None = None
+        """What its platform says of this attempt."""
+        self.seen_anew = asyncio.Event()
+        """Set when the platform says something else."""
         # Whether the server knows that the launch is being prepared, and so may give it back if we fall silent. Of one
         # that an earlier agent left we do not know, and have to assume it.
         self.progress_told = launch.stage is Stage.PREPARING
         if launch.is_unwanted:
             self.stop.set()
+
+    def see(self, seen: Observation) -> None:
+        """Take note of what the platform says of a started launch."""
+        if seen != self.seen:
+            self.seen = seen
+            self.waits_for = seen.message if seen.phase is Phase.STARTING else ""
+            self.seen_anew.set()
 
 
 class Launches:

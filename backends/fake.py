@@ -40,6 +40,8 @@ class Behavior:
     reason: str = ""
     message: str = ""
     ignores_term: bool = False
+    waits_for: str = ""
+    """What it says while it is starting, until the test lets it `begin`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +78,13 @@ class FakePlatform:
         launch.output += data
         _wake(launch)
 
+    def begin(self, handle: Handle) -> None:
+        """Let a launch run that waits."""
+        launch = self._launches[handle]
+        launch.observation = replace(launch.observation, phase=Phase.RUNNING, message="", started_at=self._clock())
+        _wake(launch)
+        self.hints.publish(handle)
+
     def end(self, handle: Handle, exit_code: int = 0, *, reason: str = "", message: str = "") -> None:
         """End a launch by itself; one that was asked to stop ends as stopped."""
         launch = self._launches[handle]
@@ -105,6 +114,8 @@ class FakePlatform:
         self.started.append(request)
         behavior = self._script(request)
         observation = Observation(Phase.RUNNING, started_at=self._clock(), labels=dict(request.labels))
+        if behavior.waits_for:
+            observation = replace(observation, phase=Phase.STARTING, started_at=None, message=behavior.waits_for)
         launch = self._launches[handle] = _Launch(behavior, observation, bytearray(behavior.output))
         if behavior.seconds is not None:
             loop = asyncio.get_running_loop()

@@ -111,6 +111,21 @@ async def test_a_launch_whose_job_never_calls_init_is_said_to_be_running(world: 
         await until(told, "the server is told that it runs")
 
 
+async def test_what_the_platform_says_before_a_launch_runs_is_told(world: World) -> None:
+    world.behave("p", Behavior(waits_for="pulling an image: 10%", output=b"words"))
+    async with world.agent():
+        item_id = await world.push()
+
+        async def told(what: str) -> bool:
+            return what in ((await world.item(item_id))["waitingReason"] or "")
+
+        await until(lambda: told("pulling an image: 10%"), "the server is told of the pull")
+        assert await world.output(item_id) == b""
+        (handle,) = world.platform.snapshot()
+        world.platform.begin(handle)
+        await until(lambda: told(": running, and wandb.init"), "the server is told that it runs")
+
+
 @pytest.mark.parametrize("refused", [False, True], ids=["stopped meanwhile", "refused meanwhile"])
 async def test_a_start_that_was_cut_short_leaves_nothing_running(
     world: World, monkeypatch: pytest.MonkeyPatch, refused: bool
