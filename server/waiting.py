@@ -51,7 +51,8 @@ def _in_queue(connection: Connection, rows: Sequence[AnyRow], now: float) -> dic
     if not serving:
         command = f"launchbay agent -q {first.queue_name} -e {first.entity_name}"
         return dict.fromkeys([row.id for row in rows], f"No agent serves this queue. Start one with: {command}")
-    held = agents.held(connection, [agent.id for agent in serving])
+    # One that was waiting when it was read may be with an agent by now, which is no reason for it to wait.
+    held = agents.held(connection, [agent.id for agent in serving], besides=[row.id for row in rows])
     if all(_is_full(agent, held.get(agent.id, 0)) for agent in serving):
         why = f"All agents of this queue ({len(serving)}) are at max_jobs"
     else:

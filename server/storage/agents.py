@@ -94,13 +94,14 @@ def serving(connection: Connection, project_id: int, wire_queue_id: str, now: fl
     ]
 
 
-def held(connection: Connection, agent_ids: Sequence[int]) -> dict[int, int]:
-    """Return how many unfinished jobs each of these agents holds; who holds none is left out."""
+def held(connection: Connection, agent_ids: Sequence[int], *, besides: Sequence[int] = ()) -> dict[int, int]:
+    """Return how many unfinished jobs each of these agents holds, `besides` these items; who holds none is left out."""
     statement = (
         select(run_queue_items.c.agent_id, func.count().label("held"))
         .outerjoin(runs, runs.c.id == run_queue_items.c.run_id)
         .where(
             run_queue_items.c.agent_id.in_(agent_ids),
+            run_queue_items.c.id.not_in(besides),
             run_queue_items.c.state.in_(("LEASED", "CLAIMED")),
             # One that waits for its next attempt leaves its place to others.
             func.coalesce(run_queue_items.c.status, "") != RETRYING,

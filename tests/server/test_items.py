@@ -455,6 +455,14 @@ class TestWaitingReason:
         item = await push(client)
         assert await self._reason(client, item) == "All agents of this queue (1) are at max_jobs; it is next."
 
+    async def test_an_agent_is_not_busy_with_what_waits(self, client: Client, clock: Clock) -> None:
+        """It took the item, and let its lease end."""
+        agent = await make_agent(client, await make_queue(client))
+        item = await push(client)
+        assert await pop(client, agent) == item
+        clock.now += LEASE_SECONDS
+        assert await self._reason(client, item) == "Waiting for an agent; it is next."
+
     async def test_an_agent_whose_run_is_over_is_not_busy(self, client: Client, services: Services) -> None:
         """Stock agents do not tell the end of an item."""
         await _claimed(client)
