@@ -13,7 +13,7 @@ from agent.errors import LaunchFailed
 from agent.launch import Launch, Stage
 from agent.resolve import Resolved, Tell
 from backends.base import Backend, StartRequest
-from protocol.command import launch_command
+from protocol.command import keeps_entry_point, launch_command
 from protocol.launch_spec import LaunchSpec, is_scheduler
 from protocol.run_environment import run_environment
 
@@ -67,9 +67,11 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         requirements = await asyncio.to_thread(_fill_working_folder, working_dir, launch, resolved)
         base = job_base_environment(context.process_environment, context.config.job_environment)
         environment = {**await _with_python(context, base, resolved, requirements, tell), **environment}
+    is_image_program = keeps_entry_point(spec, resolved.job)
     return StartRequest(
         name=launch.name,
-        command=command,
+        command=() if is_image_program else command,
+        args=command if is_image_program else (),
         environment=environment,
         secrets={"WANDB_API_KEY": spec.api_key or context.server.api_key},
         working_dir=working_dir,

@@ -70,6 +70,8 @@ class Observation:
     started_at: float | None = None
     """Seconds since the epoch."""
     ended_at: float | None = None
+    image: str = ""
+    """The image that runs, by its digest, where the platform tells it. May come later than the rest."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the launch was labelled with at its start."""
 
@@ -81,13 +83,17 @@ class StartRequest:
     name: str
     """Platform name: a function of item id and attempt. Starting the same name twice starts it once."""
     command: Sequence[str]
-    """Program and arguments. Never passes through a shell."""
+    """Program and arguments. Never passes through a shell. Empty means the image's own."""
     environment: Mapping[str, str]
     """Plain variables of the job."""
+    args: Sequence[str] = ()
+    """Where `command` is empty: arguments for the image's own program, in place of those that the image has for it."""
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """Variables of the job whose values must not stand in plain sight: not on a command line, not in a log."""
     working_dir: Path | None = None
     """Where the job's code lies, for backends on this machine."""
+    subfolder: str = ""
+    """Where in `working_dir` the job begins, as `src/train`; empty for its top."""
     folders: Sequence[Path] = ()
     """What it only reads beside its code, for backends on this machine: in a container at the same paths, read-only."""
     gpus: Sequence[str] = ()

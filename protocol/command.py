@@ -5,6 +5,11 @@ from protocol.job_file import ImageJobSource, JobFile
 from protocol.launch_spec import ImageSource, LaunchSpec, is_scheduler, without_stray_quotes
 
 
+def keeps_entry_point(spec: LaunchSpec, job: JobFile | None) -> bool:
+    """Whether neither the launch nor its job names a program, so that the image's own runs, with the launch's words."""
+    return not (spec.overrides.entry_point or (job and job.entry_point))
+
+
 def launch_command(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
     """Return entry point and arguments: the spec's override, else the job's own; empty means the image's default."""
     entry_point = spec.overrides.entry_point or (job.entry_point if job else ())

@@ -173,7 +173,7 @@ class LocalProcessBackend:
                 self._keep(handle, records.from_status(status))
 
         status, is_told = await self._keeper.start(
-            self._folder(handle), request.command, environment, request.working_dir, request.labels, ended
+            self._folder(handle), request.command, environment, _place(request), request.labels, ended
         )
         self._keep(handle, records.from_status(status), is_told=is_told)
         self._hints.publish(handle)
@@ -240,6 +240,10 @@ def _check(request: StartRequest, environment: Mapping[str, str]) -> None:
     for key in environment:
         if not key or "=" in key or "\0" in key + environment[key]:
             raise BackendError(f"The launch {request.name} has an environment variable {key!r} that cannot be set.")
+
+
+def _place(request: StartRequest) -> Path | None:
+    return request.working_dir / request.subfolder if request.working_dir else None
 
 
 def _read_at(path: Path, offset: int) -> bytes:

@@ -43,6 +43,14 @@ class Harness(Protocol):
 
     exact_environment: ClassVar[bool]
     """Whether a job sees the variables it was given and no other."""
+    code_folder: ClassVar[str | None]
+    """Where a job finds its working folder; None for the same path as here."""
+    many: ClassVar[int]
+    """How many launches to start at the same time."""
+
+    def complete(self, request: StartRequest) -> StartRequest:
+        """Return the request with what every launch needs there, as an image."""
+        ...
 
     def open(self) -> Backend:
         """Return a new backend on the platform, as a restarted agent would have."""
@@ -86,21 +94,26 @@ class BackendContract:
             environment={"PLAIN": "one two", "EMPTY": "", "LINES": "a\nb", "ACCENT": "é"},
             secrets={"TOKEN": "s3cret"},
         )
-        handle = await backend.start(request)
+        handle = await backend.start(harness.complete(request))
         await end_of(backend, handle)
         shown = set((await output_of(backend, handle)).split(b"\0")) - {b""}
         given = {b"PLAIN=one two", b"EMPTY=", b"LINES=a\nb", "ACCENT=é".encode(), b"TOKEN=s3cret"}
         assert shown == given if harness.exact_environment else shown >= given
 
-    async def test_job_runs_in_its_working_folder(self, harness: Harness, backend: Backend, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("subfolder", ["", "src/train"])
+    async def test_job_runs_in_its_working_folder(
+        self, harness: Harness, backend: Backend, tmp_path: Path, subfolder: str
+    ) -> None:
         if not backend.capabilities.runs_locally:
             pytest.skip("working folders are for backends on this machine")
         folder = tmp_path / "code of the job"
-        folder.mkdir()
+        (folder / subfolder).mkdir(parents=True)
         command = harness.command(Program(shows="working_dir"))
-        handle = await backend.start(StartRequest("launch-1", command, {}, working_dir=folder))
+        request = StartRequest("launch-1", command, {}, working_dir=folder, subfolder=subfolder)
+        handle = await backend.start(harness.complete(request))
         await end_of(backend, handle)
-        assert (await output_of(backend, handle)).strip() == str(folder).encode()
+        place = Path(harness.code_folder or folder, subfolder)
+        assert (await output_of(backend, handle)).strip().decode() == str(place)
 
     async def test_starting_twice_starts_once(self, harness: Harness, backend: Backend) -> None:
         request = make_request(harness, Program(prints=b"once\n", seconds=FOREVER))
@@ -122,10 +135,10 @@ class BackendContract:
         await end_of(backend, handle)
         assert await output_of(backend, handle) == b"once\n"
 
-    async def test_fifty_launches_start_together(self, harness: Harness, backend: Backend) -> None:
-        requests = [make_request(harness, Program(b"%d" % n), name=f"launch-{n}") for n in range(50)]
+    async def test_many_launches_start_together(self, harness: Harness, backend: Backend) -> None:
+        requests = [make_request(harness, Program(b"%d" % n), name=f"launch-{n}") for n in range(harness.many)]
         handles = await asyncio.gather(*(backend.start(request) for request in requests))
-        assert len(set(handles)) == 50
+        assert len(set(handles)) == harness.many
         for number, handle in enumerate(handles):
             assert (await end_of(backend, handle)).phase is Phase.FINISHED
             assert await output_of(backend, handle) == b"%d" % number
@@ -133,7 +146,8 @@ class BackendContract:
     async def test_secrets_stand_nowhere(self, harness: Harness, backend: Backend) -> None:
         command = harness.command(Program(prints=b"up\n", seconds=FOREVER))
         hidden = "do-not-show-this"
-        handle = await backend.start(StartRequest("launch-1", command, {"A": "b"}, secrets={"TOKEN": hidden}))
+        request = StartRequest("launch-1", command, {"A": "b"}, secrets={"TOKEN": hidden})
+        handle = await backend.start(harness.complete(request))
         await printed(backend, handle, b"up\n")
         assert b"launch-1" in harness.in_plain_sight()
         assert hidden.encode() not in harness.in_plain_sight()
@@ -159,7 +173,7 @@ class BackendContract:
         assert (seen.phase, seen.exit_code, seen.reason) == (Phase.FAILED, 137, "signal:SIGKILL")
 
     async def test_missing_program_is_a_failed_launch(self, harness: Harness, backend: Backend) -> None:
-        handle = await backend.start(StartRequest("launch-1", harness.missing_program(), {}))
+        handle = await backend.start(harness.complete(StartRequest("launch-1", harness.missing_program(), {})))
         seen = await end_of(backend, handle)
         assert (seen.phase, seen.exit_code) == (Phase.FAILED, 127)
         assert harness.missing_program()[0] in seen.message
@@ -168,7 +182,7 @@ class BackendContract:
     async def test_labels_come_back(self, harness: Harness, backend: Backend) -> None:
         labels = {"item": "aXRlbQ==", "attempt": "2", "agent": "box"}
         command = harness.command(Program(seconds=FOREVER))
-        handle = await backend.start(StartRequest("launch-1", command, {}, labels=labels))
+        handle = await backend.start(harness.complete(StartRequest("launch-1", command, {}, labels=labels)))
         assert (await backend.observe())[handle].labels == labels
         again = harness.open()
         assert (await again.observe())[handle].labels == labels
@@ -223,10 +237,10 @@ class BackendContract:
         assert position == 16_000
 
     async def test_output_is_followed_to_the_end(self, harness: Harness, backend: Backend) -> None:
-        handle = await backend.start(make_request(harness, Program(b"first", 0.3, b" last")))
+        handle = await backend.start(make_request(harness, Program(b"first\n", 0.3, b"last")))
         chunks = [chunk async for chunk in within_each(backend, handle)]
-        assert b"".join(chunk for chunk in chunks) == b"first last"
-        assert chunks[0] == b"first"
+        assert b"".join(chunk for chunk in chunks) == b"first\nlast"
+        assert chunks[0] == b"first\n"
         assert (await end_of(backend, handle)).phase is Phase.FINISHED
 
     async def test_unknown_launch_has_no_output(self, backend: Backend) -> None:
@@ -279,7 +293,7 @@ class BackendContract:
     # --- restarts ----------------------------------------------------------------------------------------------------
 
     async def test_restarted_agent_finds_what_runs_and_its_end(self, harness: Harness, backend: Backend) -> None:
-        handle = await backend.start(make_request(harness, Program(b"a", 0.5, b"b", exit_code=3)))
+        handle = await backend.start(make_request(harness, Program(b"a", 1.0, b"b", exit_code=3)))
         await backend.close()
         again = harness.open()
         assert (await again.observe())[handle].phase is Phase.RUNNING
@@ -337,7 +351,7 @@ async def _put_down(backend: Backend) -> None:
 
 def make_request(harness: Harness, program: Program, name: str = "launch-1") -> StartRequest:
     """Return a request that does this and needs nothing."""
-    return StartRequest(name, harness.command(program), {})
+    return harness.complete(StartRequest(name, harness.command(program), {}))
 
 
 async def observed(backend: Backend, handle: Handle, accept: Callable[[Observation], bool]) -> Observation:

@@ -22,7 +22,7 @@ from backends.base import StartRequest
 async def main():
     order = json.loads(sys.stdin.readline())
     backend = registry.load(order["resource"])(Path(order["state_dir"]), "doomed", order["config"])
-    await backend.start(StartRequest(order["name"], order["command"], {}))
+    await backend.start(StartRequest(**order["request"], environment={}))
     print("started", flush=True)
     await asyncio.sleep(60)
 
@@ -34,6 +34,8 @@ class ShellHarness:
     """See `backends.testing.contract.Harness`. Every backend that it opens is found by its entry point."""
 
     exact_environment: ClassVar[bool] = True
+    code_folder: ClassVar[str | None] = None
+    many: ClassVar[int] = 50
 
     def __init__(self, resource: str, state_dir: Path, config: JsonObject | None = None) -> None:
         self.state_dir = state_dir
@@ -43,6 +45,10 @@ class ShellHarness:
     def open(self) -> Backend:
         """See `Harness.open`."""
         return registry.load(self._resource)(self.state_dir, "test", self._config)
+
+    def complete(self, request: StartRequest) -> StartRequest:
+        """See `Harness.complete`."""
+        return request
 
     def command(self, program: Program) -> Sequence[str]:
         """See `Harness.command`."""
@@ -58,8 +64,12 @@ class ShellHarness:
             "resource": self._resource,
             "config": self._config,
             "state_dir": str(self.state_dir),
-            "name": request.name,
-            "command": list(request.command),
+            "request": {
+                "name": request.name,
+                "command": list(request.command),
+                "image": request.image,
+                "resource_args": dict(request.resource_args),
+            },
         }
         agent = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", AGENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE

@@ -1,6 +1,7 @@
 """The fake backend keeps the contract, and does what a test tells it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from signal import Signals
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ class FakeHarness:
     """A command is the number of the program it stands for."""
 
     exact_environment: ClassVar[bool] = True
+    code_folder: ClassVar[str | None] = None
+    many: ClassVar[int] = 50
 
     def __init__(self) -> None:
         self._programs: list[Program] = []
@@ -22,6 +25,9 @@ class FakeHarness:
 
     def open(self) -> Backend:
         return FakeBackend(self._platform)
+
+    def complete(self, request: StartRequest) -> StartRequest:
+        return request
 
     def command(self, program: Program) -> Sequence[str]:
         self._programs.append(program)
@@ -58,7 +64,7 @@ def _shown(program: Program, request: StartRequest) -> bytes:
             variables = {**request.environment, **request.secrets}
             return b"".join(f"{key}={value}\0".encode() for key, value in variables.items())
         case "working_dir":
-            return str(request.working_dir).encode()
+            return str((request.working_dir or Path()) / request.subfolder).encode()
         case None:
             return program.prints
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.command import launch_command
+from protocol.command import keeps_entry_point, launch_command
 from protocol.errors import SpecError
 from protocol.job_file import JobFile, parse_job_file
 from protocol.json_types import Json
@@ -69,3 +69,20 @@ def test_nothing_to_run(source: dict[str, Json], job: JobFile | None) -> None:
     with pytest.raises(SpecError) as caught:
         command(source, job, args=["--x"])
     assert str(caught.value) == ("There is no command to run: the job has no entry point. Give one with --entry-point.")
+
+
+@pytest.mark.parametrize(
+    ("source", "job", "overrides", "keeps"),
+    [
+        pytest.param(IMAGE_SOURCE, None, {"args": ["c"]}, True, id="image with args"),
+        pytest.param(JOB_SOURCE, IMAGE_WITH_ARGS, {}, True, id="legacy image job"),
+        pytest.param(IMAGE_SOURCE, None, {"entry_point": ["sh"]}, False, id="override"),
+        pytest.param(JOB_SOURCE, IMAGE_WITH_ENTRY, {"args": ["c"]}, False, id="image job with entry"),
+        pytest.param(JOB_SOURCE, CODE, {}, False, id="job"),
+    ],
+)
+def test_images_own_program_runs_unless_another_is_named(
+    source: dict[str, Json], job: JobFile | None, overrides: dict[str, Json], keeps: bool
+) -> None:
+    spec = parse_launch_spec({"entity": "e", "project": "p", **source, "overrides": overrides})
+    assert keeps_entry_point(spec, job) is keeps
