@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from agent.admission.inventory import Inventory
@@ -11,6 +12,8 @@ from agent.launch import Assigned, Launch
 from agent.prepare import GPU_VARIABLES, backend_for
 from agent.resolve import Resolved, Tell
 from backends.base import StartRequest
+from protocol.container_options import parse_size, read_options
+from protocol.json_types import JsonObject
 
 
 async def admit(
@@ -20,9 +23,12 @@ async def admit(
 
     What an earlier agent gave it stays its own: the job may be running with it.
     """
-    if launch.is_scheduler or not backend_for(context, resolved.spec).capabilities.runs_locally:
+    capabilities = backend_for(context, resolved.spec).capabilities
+    if launch.is_scheduler or not capabilities.runs_locally:
         return request
-    asked = parse_request(request.resource_args, context.slots.inventory)
+    inventory = context.slots.inventory
+    args = asked_by_container(request.resource_args, inventory) if capabilities.needs_image else request.resource_args
+    asked = parse_request(args, inventory)
 
     def give(assigned: Assigned) -> None:
         launch.assigned = assigned
@@ -43,6 +49,21 @@ async def admit(
         environment=_with_slots(request.environment, launch.assigned, context.slots.inventory),
         labels={**request.labels, **labels_of(launch.assigned)},
     )
+
+
+def asked_by_container(resource_args: JsonObject, inventory: Inventory) -> JsonObject:
+    """Return what a container's options ask of this machine, by the slots' names and units. Raises `SpecError`.
+
+    Where this agent gives no GPUs, the engine does.
+    """
+    options = read_options(resource_args)
+    asked = {key: options[key] for key in ("cpus", "memory") if key in options}
+    if isinstance(memory := asked.get("memory"), str):
+        with suppress(ValueError):  # what is no size is named where the others are
+            asked["memory"] = parse_size(memory.strip())
+    if inventory.manages_gpus and "gpus" in options:
+        asked["gpus"] = len(inventory.gpus) if options["gpus"] == "all" else options["gpus"]
+    return asked
 
 
 def _with_slots(environment: Mapping[str, str], assigned: Assigned, inventory: Inventory) -> dict[str, str]:

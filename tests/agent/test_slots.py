@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.admission.admit import asked_by_container
 from agent.admission.inventory import AMD_VARIABLE, NVIDIA_VARIABLE, Gpu, Inventory
 from agent.admission.slots import BUSY_SECONDS, Request, SlotTable, environment_of, parse_request
 from agent.errors import LaunchFailed
@@ -431,3 +432,25 @@ async def _whatever_happens(steps: list[tuple[str, Any]], with_looks: bool) -> N
     took_something = [name for name in box.order if not asked[name].is_nothing]
     assert took_something == sorted(took_something, key=int), "first come, first served"
     await box.take("all of it", Request(4, BOX.cpus, BOX.memory))
+
+
+@pytest.mark.parametrize(
+    ("resource_args", "inventory", "expected"),
+    [
+        ({"--M": "8g", "cpu": "1.5", "volume": "/a:/a"}, BOX, Request(cpus=1.5, memory=8 * GIB)),
+        ({"memory": "512MB"}, BOX, Request(memory=GIB // 2)),  # the engine's units are powers of 1024
+        ({"gpus": "all"}, BOX, Request(gpus=4)),
+        ({"gpus": "2"}, BOX, Request(gpus=2)),
+        ({"gpus": "all"}, BARE, Request()),  # the engine gives them
+        ({"gpus": "device=0"}, BARE, Request()),
+    ],
+)
+def test_a_container_asks_with_its_options(
+    resource_args: dict[str, Any], inventory: Inventory, expected: Request
+) -> None:
+    assert parse_request(asked_by_container(resource_args, inventory), inventory) == expected
+
+
+def test_a_container_cannot_choose_its_gpus() -> None:
+    with pytest.raises(LaunchFailed, match="`gpus`"):
+        parse_request(asked_by_container({"gpus": "device=0"}, BOX), BOX)
