@@ -12,6 +12,7 @@ from agent import operations
 from agent.admission.admit import assigned_by
 from agent.context import AgentContext
 from agent.launch import Launch, Stage
+from agent.prepare import uses_by
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Observation
 from protocol.json_types import JsonObject
 
@@ -78,6 +79,7 @@ async def _take_over(context: AgentContext, resource: str, handle: Handle, seen:
         since=seen.started_at or context.clock(),
         resource=resource,
         handle=handle,
+        uses=uses_by(labels),
         assigned=assigned_by(labels),
     )
 

@@ -1,12 +1,13 @@
 """What every stage has at hand. One per agent process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
+from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
 from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
@@ -51,6 +52,13 @@ class AgentContext:
     """The agent's own variables."""
     clock: Callable[[], float]
     random: Random
+    caches: Sequence[BoundedCache] = ()
+    """What is to be kept bounded: the folders of artifacts and environments."""
+
+    @property
+    def kept_dir(self) -> Path:
+        """Holds working folders of failed attempts, for a while."""
+        return self.state_dir / "kept"
 
     def folder_of(self, name: str) -> Path:
         """Return the working folder of the launch of that platform name."""

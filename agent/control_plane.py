@@ -6,7 +6,7 @@ Everything a server can answer becomes one of three outcomes: data, `ControlPlan
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -21,6 +21,10 @@ from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, NotFound,
 T = TypeVar("T")
 
 CALL_TIMEOUT_SECONDS = 30
+SILENCE_SECONDS = 60
+"""How long a download may bring nothing."""
+PIECE_BYTES = 1024 * 1024
+MESSAGE_BYTES = 4096
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 30.0
@@ -97,6 +101,24 @@ class ControlPlane:
                 content = await response.read()
                 self._check(response.status, content)
                 return content
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def stream(self, url: str, since: int = 0) -> AsyncGenerator[tuple[int, bytes]]:
+        """Yield what a URL that the server handed out points at, in pieces, each with its offset in bytes.
+
+        They begin at `since`, or from the start where the server cannot do that.
+        """
+        # Compressed, nobody could say how much is coming, nor go on in the middle.
+        headers = {**self._headers, "Accept-Encoding": "identity", **({"Range": f"bytes={since}-"} if since else {})}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
+        try:
+            async with self._opened.get(url, headers=headers, timeout=timeout, read_bufsize=PIECE_BYTES) as response:
+                self._check(response.status, b"" if response.ok else await response.content.read(MESSAGE_BYTES))
+                offset = since if response.status == 206 else 0
+                async for piece in response.content.iter_chunked(PIECE_BYTES):
+                    yield offset, piece
+                    offset += len(piece)
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
 

@@ -22,6 +22,7 @@ from agent.drive import Driver
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
 from agent.launch import Launch, Stage, StopReason
 from agent.observability.health import Health
+from agent.retention import keep_for_a_while
 from agent.supervise import supervise
 from agent.tidy import tidy_strays
 from agent.watch import Settle, decide, next_deadline
@@ -98,7 +99,11 @@ class Daemon:
             all_seen &= await self._adopt(resource, backend)
             self._spawn(supervise(f"watch {resource}", self._watching(resource, backend)))
         if all_seen:
+            # Only now is it known what is in use.
             await tidy_strays(self._context)
+            for cache in self._context.caches:
+                self._spawn(supervise("cache", cache.keep_bounded))
+        self._spawn(supervise("retention", lambda: keep_for_a_while(self._context)))
         self._spawn(supervise("orders", self._listen))
         self._spawn(supervise("status", self._tell_status))
         claims = [

@@ -100,5 +100,14 @@ class Launches:
         """Return what of this machine has been given away."""
         return [launch.assigned for launch in self._launches() if launch.assigned is not None and launch.is_active]
 
+    def in_use(self) -> frozenset[str] | None:
+        """Return the keys of the cached folders that are in use; None while one runs of which that is not known."""
+        used: set[str] = set()
+        for launch in self._launches():
+            if launch.uses is None and launch.stage in {Stage.STARTING, Stage.STARTED}:
+                return None
+            used.update(launch.uses or ())
+        return frozenset(used)
+
     def _launches(self) -> Iterable[Launch]:
         return (held.launch for held in self._by_item.values())

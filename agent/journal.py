@@ -195,6 +195,8 @@ def _launch(values: dict[str, Any]) -> Launch:
     if end:
         launch.end = End(**end)
         launch.end = replace(launch.end, outcome=Outcome(launch.end.outcome), cause=Cause(launch.end.cause))
+    uses: list[str] | None = values.get("uses")
+    launch.uses = None if uses is None else tuple(uses)
     assigned: dict[str, Any] | None = values.get("assigned")
     if assigned:
         launch.assigned = Assigned(tuple(assigned["gpus"]), assigned["cpus"], assigned["memory"])

@@ -3,6 +3,7 @@
 The one object that flows through the daemon. Its stage moves by the table below and by nothing else.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -10,6 +11,9 @@ from backends.base import Handle
 from protocol import names
 from protocol.json_types import JsonObject
 from protocol.launch_spec import is_scheduler_spec
+
+Tell = Callable[[str], Awaitable[None]]
+"""Tells people what a launch is waiting for."""
 
 
 class Stage(StrEnum):
@@ -125,6 +129,9 @@ class Launch:
     resource: str = ""
     """The backend that holds it, once it is known."""
     handle: Handle | None = None
+    uses: tuple[str, ...] | None = None
+    """Keys of the cached folders that it uses (`agent/caches/bounded.py`). None until it is prepared, and where an
+    earlier version did not write them down."""
     assigned: Assigned | None = None
     """None until it was given its place on this machine, and where the agent does not manage that."""
     end: End | None = None
@@ -167,6 +174,10 @@ class Launch:
     def is_active(self) -> bool:
         """Whether it takes one of the places that `max_jobs` limits: not while it waits for a retry, not once over."""
         return self.stage not in {Stage.RETRYING, Stage.ENDED}
+
+    def use(self, *keys: str) -> None:
+        """Use cached folders from now on, until it is over."""
+        self.uses = tuple(dict.fromkeys((*(self.uses or ()), *keys)))
 
     def move(self, stage: Stage) -> None:
         """Go on to a stage; moving back, or past a stage, is a bug."""

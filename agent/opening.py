@@ -15,7 +15,10 @@ from agent import operations
 from agent.admission.inventory import gpus_in_use, read_inventory
 from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
-from agent.caches.environments import Environments
+from agent.caches.bounded import BoundedCache
+from agent.caches.environments import Environments, installer_environment
+from agent.caches.manifest import Limits
+from agent.config.forms import parse_size
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
@@ -24,6 +27,7 @@ from agent.held import Launches
 from agent.journal import Identity, Journal
 from agent.observability.metrics import Metrics
 from agent.observability.tracing import open_tracer
+from agent.prepare import job_base_environment
 from agent.redaction import SECRETS
 from backends import registry
 from backends.base import Backend
@@ -72,6 +76,10 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             stack.push_async_callback(backend.close)
         inventory = await read_inventory(config.slots, environment)
         launches = Launches()
+        caches, limits = config.caches, config.limits
+        code = BoundedCache(state_dir / "artifacts", _size(caches.code), launches.in_use)
+        installed = BoundedCache(state_dir / "environments", _size(caches.environments), launches.in_use)
+        for_jobs = job_base_environment(environment, config.job_environment)
         metrics = Metrics(launches)
         metrics.limits(config.max_jobs, inventory)
         control.on_retry = metrics.control_plane_retried
@@ -90,15 +98,20 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             launches=launches,
             slots=SlotTable(inventory, launches.assigned, gpus_in_use if config.slots.skip_busy_gpus else None),
             backends=backends,
-            artifacts=ArtifactCache(state_dir / "artifacts", control),
-            environments=Environments(state_dir / "environments", environment),
+            artifacts=ArtifactCache(code, control, Limits(_size(limits.file), _size(limits.total))),
+            environments=Environments(installed, installer_environment(environment, for_jobs)),
             work_dir=state_dir / "work",
             process_environment=environment,
             metrics=metrics,
             tracer=tracer,
             clock=time.time,
             random=random,
+            caches=(code, installed),
         )
+
+
+def _size(text: str | None) -> int | None:
+    return None if text is None else parse_size(text)
 
 
 def default_state_dir(base_url: str, entity: str, queues: Sequence[str]) -> Path:

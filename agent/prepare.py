@@ -3,15 +3,15 @@
 import asyncio
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent import policy
-from agent.caches.environments import Requirements
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
-from agent.launch import Launch, Stage
-from agent.resolve import Resolved, Tell
+from agent.launch import Launch, Stage, Tell
+from agent.requirements import REQUIREMENTS, Requirements, find_requirements
+from agent.resolve import Resolved
 from backends.base import Backend, StartRequest
 from protocol.command import keeps_entry_point, launch_command
 from protocol.launch_spec import LaunchSpec, is_scheduler
@@ -29,7 +29,6 @@ HARMLESS_VARIABLES = frozenset(
 """What a job on this machine may see of the agent's environment: nothing that could be a secret."""
 HARMLESS_PREFIXES = ("LC_",)
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-REQUIREMENTS = "requirements.txt"
 OWN_COMMANDS = Path(sys.executable).parent
 """Where the commands are that were installed beside this agent."""
 SCHEDULER_REQUIREMENTS = "wandb[launch]\n"
@@ -62,11 +61,15 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         image=resolved.image,
     )
     working_dir: Path | None = None
+    folders: Sequence[Path] = ()
+    launch.use()
     if backend.capabilities.runs_locally:
         working_dir = context.folder_of(launch.name)
         requirements = await asyncio.to_thread(_fill_working_folder, working_dir, launch, resolved)
         base = job_base_environment(context.process_environment, context.config.job_environment)
-        environment = {**await _with_python(context, base, resolved, requirements, tell), **environment}
+        if requirements is not None:
+            folders = [await context.environments.ensure(requirements, launch, tell)]
+        environment = {**_with_python(base, resolved, folders), **environment}
     is_image_program = keeps_entry_point(spec, resolved.job)
     return StartRequest(
         name=launch.name,
@@ -75,6 +78,7 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         environment=environment,
         secrets={"WANDB_API_KEY": spec.api_key or context.server.api_key},
         working_dir=working_dir,
+        folders=folders,
         image=resolved.image,
         labels={
             "item": launch.item_id,
@@ -85,9 +89,15 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
             "entity": spec.entity,
             "project": spec.project,
             "run": launch.run_id,
+            "uses": ",".join(launch.uses or ()) if backend.capabilities.runs_locally else "",
         },
         resource_args=resolved.resource_args,
     )
+
+
+def uses_by(labels: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the keys of the cached folders that a launch with these labels uses; None if they do not tell."""
+    return tuple(key for key in labels["uses"].split(",") if key) if "uses" in labels else None
 
 
 def job_base_environment(own: Mapping[str, str], more: tuple[str, ...]) -> dict[str, str]:
@@ -98,48 +108,40 @@ def job_base_environment(own: Mapping[str, str], more: tuple[str, ...]) -> dict[
     return {"PYTHONUNBUFFERED": "1", **seen}
 
 
-def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Path | None:
+def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Requirements | None:
     """Copy the code into a folder of the launch's own: what a job writes must not reach the cache.
 
-    Returns the file of its requirements, if it has any.
+    Returns its requirements, if it has any.
     """
     # An earlier agent may have got this far already, so that the job is running in there.
     if launch.stage is not Stage.STARTING or not folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if resolved.code_folder:
-            shutil.copytree(resolved.code_folder, folder)
+            shutil.copytree(resolved.code_folder, folder, symlinks=True)
         else:
             folder.mkdir()
     if is_scheduler(resolved.spec) and not resolved.job:
         if (OWN_COMMANDS / "wandb").exists():
             return None
         (folder / REQUIREMENTS).write_text(SCHEDULER_REQUIREMENTS)
-    return _requirements_file(resolved, folder)
+        return Requirements(folder / REQUIREMENTS)
+    job = resolved.job
+    return find_requirements(
+        resolved.code_folder,
+        job.build_context if job else None,
+        resolved.job_folder,
+        job.runtime if job else None,
+    )
 
 
-async def _with_python(
-    context: AgentContext, base: dict[str, str], resolved: Resolved, requirements: Path | None, tell: Tell
-) -> dict[str, str]:
+def _with_python(base: dict[str, str], resolved: Resolved, environments: Sequence[Path]) -> dict[str, str]:
     """Put the job's environment first on the PATH; without requirements, the Python that this agent finds itself.
 
     A sweep's scheduler is a command of the stock client: of the one beside this agent, or else of a fresh one.
     """
-    if requirements is None:
+    path = base.get("PATH", DEFAULT_PATH)
+    if not environments:
         is_own = is_scheduler(resolved.spec) and not resolved.job
-        return {**base, "PATH": f"{OWN_COMMANDS}:{base.get('PATH', DEFAULT_PATH)}"} if is_own else base
-    python = resolved.job.runtime if resolved.job else None
-    await tell("making its environment")
-    folder = await context.environments.ensure(Requirements(requirements, python))
-    return {**base, "PATH": f"{folder / 'bin'}:{base.get('PATH', DEFAULT_PATH)}", "VIRTUAL_ENV": str(folder)}
-
-
-def _requirements_file(resolved: Resolved, working_dir: Path) -> Path | None:
-    """The code's own requirements come first; those frozen at the job's making are what else there is."""
-    candidates = [working_dir / REQUIREMENTS]
-    if resolved.job_folder:
-        candidates.append(resolved.job_folder / "requirements.frozen.txt")
-    for candidate in candidates:
-        if candidate.is_file() and candidate.read_text("utf-8", errors="replace").strip():
-            return candidate
-    return None
+        return {**base, "PATH": f"{OWN_COMMANDS}:{path}"} if is_own else base
+    return {**base, "PATH": f"{environments[0] / 'bin'}:{path}", "VIRTUAL_ENV": str(environments[0])}

@@ -6,7 +6,6 @@ refused.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
@@ -14,7 +13,7 @@ from typing import assert_never
 from agent import policy
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
-from agent.launch import Launch, Stage
+from agent.launch import Launch, Stage, Tell
 from agent.render import macro_environment, render_resource_args
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
 from protocol.json_types import Json, JsonObject
@@ -22,9 +21,6 @@ from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, Placeholder
 from protocol.masking import REDACTED
 
 JOB_FILE = "wandb-job.json"
-
-Tell = Callable[[str], Awaitable[None]]
-"""Tells people what a launch is waiting for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +54,11 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
         case JobSource(reference):
             _allowed(context, launch, Resolved(spec))
             await tell(f"fetching job {reference}")
-            folder = await context.artifacts.fetch(await context.artifacts.find(reference))
+            folder = await context.artifacts.fetch(await context.artifacts.find(reference), launch)
             job = await _read_job(folder, str(reference))
             image = job.source.image if isinstance(job.source, ImageJobSource) else None
             resolved = _allowed(context, launch, Resolved(spec, job, folder, image=image))
-            return replace(resolved, code_folder=await _code(context, job, tell))
+            return replace(resolved, code_folder=await _code(context, launch, job, tell))
         case _ as never:
             assert_never(never)
 
@@ -78,7 +74,7 @@ def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> Resolve
     return replace(so_far, resource_args=resource_args)
 
 
-async def _code(context: AgentContext, job: JobFile, tell: Tell) -> Path | None:
+async def _code(context: AgentContext, launch: Launch, job: JobFile, tell: Tell) -> Path | None:
     match job.source:
         case ImageJobSource():
             return None
@@ -90,7 +86,7 @@ async def _code(context: AgentContext, job: JobFile, tell: Tell) -> Path | None:
                 version = await context.artifacts.find(reference)
             else:
                 raise LaunchFailed("The job names no code artifact. Make the job again.")
-            return await context.artifacts.fetch(version)
+            return await context.artifacts.fetch(version, launch)
         case GitSource(remote):
             raise LaunchFailed(
                 f"This agent cannot fetch code from git yet ({remote}). Make the job from a folder instead: "

@@ -1,4 +1,7 @@
-"""Tidy: remove what an ended launch left on this machine, once the server has the evidence."""
+"""Tidy: remove what an ended launch left on this machine, once the server has the evidence.
+
+A working folder may be kept for a while: see `agent/retention.py`.
+"""
 
 import asyncio
 import shutil
@@ -8,13 +11,14 @@ import structlog
 
 from agent.context import AgentContext
 from agent.launch import Launch
+from agent.retention import is_worth_keeping, keep
 from backends.base import BackendError, BackendUnavailable
 
 log = structlog.get_logger(__name__)
 
 
 async def tidy(context: AgentContext, launch: Launch) -> None:
-    """Let the backend forget the launch, and remove its working folder."""
+    """Let the backend forget the launch, and remove or keep its working folder."""
     backend = context.backends.get(launch.resource)
     if backend is not None and launch.handle is not None:
         try:
@@ -23,8 +27,15 @@ async def tidy(context: AgentContext, launch: Launch) -> None:
             log.warning("cannot clean up", error=str(error))
     folder = context.folder_of(launch.name)
 
+    kept = context.kept_dir if is_worth_keeping(context, launch) else None
+
     def remove() -> None:
         _remove_file(folder.with_suffix(".log"))
+        if kept is not None:
+            try:
+                keep(folder, kept, context.clock())
+            except OSError as error:
+                log.warning("cannot keep the working folder", error=str(error))
         shutil.rmtree(folder, ignore_errors=True)
 
     await asyncio.to_thread(remove)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from agent.admission.inventory import Inventory
 from agent.admission.slots import environment_of, parse_request
 from agent.context import AgentContext
-from agent.launch import Assigned, Launch
+from agent.launch import Assigned, Launch, Tell
 from agent.prepare import GPU_VARIABLES, backend_for
-from agent.resolve import Resolved, Tell
+from agent.resolve import Resolved
 from backends.base import StartRequest
 from protocol.container_options import parse_size, read_options
 from protocol.json_types import JsonObject

@@ -1,22 +1,23 @@
 """Contents of artifacts as local folders, by artifact version: fetched once, verified, then only read.
 
-A folder appears under its final name when it is complete; a crash leaves nothing but a temporary folder, which the next
-start of the agent removes. Paths in an artifact are checked before they are joined.
+Files go to the disk as they arrive, several at a time. What the manifest says is checked before anything is fetched
+(`agent/caches/manifest.py`), and what arrives is held against it.
 """
 
 import asyncio
 import base64
 import hashlib
-import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from agent.caches.single_flight import SingleFlight
+from agent.caches.bounded import BoundedCache
+from agent.caches.manifest import File, Limits, read_manifest
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused, LaunchFailed
+from agent.launch import Launch
 from protocol.json_types import dig
 from protocol.names import ArtifactName
 
@@ -33,12 +34,12 @@ class ArtifactVersion:
 
 
 class ArtifactCache:
-    """Folders of artifact contents under one root."""
+    """Folders of artifact contents."""
 
-    def __init__(self, root: Path, server: ControlPlane) -> None:
-        self._root = root
+    def __init__(self, folders: BoundedCache, server: ControlPlane, limits: Limits) -> None:
+        self._folders = folders
         self._server = server
-        self._making = SingleFlight()
+        self._limits = limits
         self._slots = asyncio.Semaphore(PARALLEL_DOWNLOADS)
 
     async def find(self, name: ArtifactName) -> ArtifactVersion:
@@ -62,46 +63,47 @@ class ArtifactCache:
         )
         return _version(data["artifact"], f"with id {artifact_id}")
 
-    async def fetch(self, version: ArtifactVersion) -> Path:
+    async def fetch(self, version: ArtifactVersion, launch: Launch) -> Path:
         """Return a folder with the version's files, downloading them if they are not here yet. Only for reading."""
         # The digest is the server's word; only its hash becomes a path.
-        folder = self._root / hashlib.sha256(f"{version.id}:{version.digest}".encode()).hexdigest()[:32]
-        async with self._making.alone(folder):
-            if not await asyncio.to_thread(folder.is_dir):
-                await self._download(version, folder)
-        return folder
+        key = hashlib.sha256(f"{version.id}:{version.digest}".encode()).hexdigest()[:32]
+        return await self._folders.get(key, launch, lambda folder: self._download(version, folder))
 
     async def _download(self, version: ArtifactVersion, folder: Path) -> None:
-        temporary = folder.with_suffix(".part")
-        await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
-        await asyncio.to_thread(temporary.mkdir, parents=True)
-        manifest = await self._manifest(version)
+        files = read_manifest(await self._manifest(version), self._limits)
         urls = await self._urls(version)
+        await asyncio.to_thread(_make_tree, folder, files)
+        waiting = iter(files)
         try:
             async with asyncio.TaskGroup() as downloads:
-                for path, entry in manifest.items():
-                    downloads.create_task(self._download_file(temporary, path, entry, urls))
+                for _ in range(PARALLEL_DOWNLOADS):
+                    downloads.create_task(self._download_files(folder, waiting, urls))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors  # one is enough to know, and callers look for its class
-        await asyncio.to_thread(temporary.rename, folder)
 
-    async def _download_file(
-        self, folder: Path, path: str, entry: Mapping[str, Any], urls: Mapping[str, str | None]
-    ) -> None:
-        target = _safe_join(folder, path)
-        if entry.get("ref"):
-            raise LaunchFailed(f"{path!r} in the code artifact is a reference ({entry['ref']}); log the file itself.")
-        url = urls.get(path)
-        if url is None:
-            raise LaunchFailed(f"The server has no content for {path!r} of the code artifact. Log it again.")
-        async with self._slots:
-            content = await self._server.persist(lambda: self._server.download(url), doing=f"downloading {path}")
-        found = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-        if found != entry["digest"]:
-            raise LaunchFailed(f"{path!r} of the code artifact arrived damaged: MD5 {found}, not {entry['digest']}.")
-        await asyncio.to_thread(_write, target, content)
+    async def _download_files(self, folder: Path, waiting: Iterator[File], urls: Mapping[str, str | None]) -> None:
+        for file in waiting:
+            url = urls.get(file.name)
+            if url is None:
+                raise LaunchFailed(f"The server has no content for {file.name!r} of the code artifact. Log it again.")
+            async with self._slots:
+                await self._download_file(file, url, folder / file.path)
 
-    async def _manifest(self, version: ArtifactVersion) -> Mapping[str, Mapping[str, Any]]:
+    async def _download_file(self, file: File, url: str, path: Path) -> None:
+        arriving = _Arriving(file, path)
+
+        async def download() -> None:
+            async with aclosing(self._server.stream(url, arriving.size)) as pieces:
+                async for offset, data in pieces:
+                    await asyncio.to_thread(arriving.write, offset, data)
+
+        try:
+            await self._server.persist(download, doing=f"downloading {file.name}")
+        except ControlPlaneRefused as error:
+            raise LaunchFailed(f"{file.name!r} of the code artifact cannot be downloaded: {error}") from error
+        arriving.check()
+
+    async def _manifest(self, version: ArtifactVersion) -> bytes:
         data = await self._server.ask(
             """query FetchArtifactManifest($id: ID!) {
                  artifact(id: $id) { currentManifest { file { directUrl } } }
@@ -111,8 +113,7 @@ class ArtifactCache:
         if not data["artifact"] or not data["artifact"]["currentManifest"]:
             raise LaunchFailed(f"Artifact {version.id} has no manifest: its upload was never finished. Log it again.")
         url: str = data["artifact"]["currentManifest"]["file"]["directUrl"]
-        content = await self._server.download(url)
-        return _manifest_entries(content)
+        return await self._server.download(url)
 
     async def _urls(self, version: ArtifactVersion) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
@@ -147,20 +148,43 @@ def _version(raw: Mapping[str, Any] | None, what: str) -> ArtifactVersion:
     return ArtifactVersion(raw["id"], raw["digest"])
 
 
-def _manifest_entries(content: bytes) -> Mapping[str, Mapping[str, Any]]:
-    try:
-        return json.loads(content)["contents"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ControlPlaneRefused("The artifact's manifest cannot be read.") from error
+class _Arriving:
+    """A file on its way to the disk, where it is already, empty."""
+
+    def __init__(self, file: File, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.size = 0
+        """How much of it is here, in bytes."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Take a piece, which is the next or the first again. Blocks."""
+        goes_on = offset == self.size
+        if not goes_on:
+            self._md5, self.size = hashlib.md5(usedforsecurity=False), 0
+        if self.size + len(data) > self._file.size:
+            raise LaunchFailed(
+                f"{self._file.name!r} of the code artifact has more bytes than its manifest says. Log it again."
+            )
+        # Not kept open: a thread that is left to itself when the launch is stopped leaves no file open.
+        with self._path.open("ab" if goes_on else "wb") as content:
+            content.write(data)
+        self._md5.update(data)
+        self.size += len(data)
+
+    def check(self) -> None:
+        """Raise `LaunchFailed` unless it is what the manifest says."""
+        found = base64.b64encode(self._md5.digest()).decode()
+        if found != self._file.md5:
+            raise LaunchFailed(
+                f"{self._file.name!r} of the code artifact arrived damaged: {self.size} bytes with MD5 {found}, not "
+                f"{self._file.size} with {self._file.md5}."
+            )
 
 
-def _safe_join(folder: Path, path: str) -> Path:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-        raise LaunchFailed(f"The artifact names a file {path!r}, which would lie outside of its folder.")
-    return folder.joinpath(*parts.parts)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+def _make_tree(folder: Path, files: Sequence[File]) -> None:
+    for each in {folder, *(folder / file.path.parent for file in files)}:
+        each.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file.path).touch(exist_ok=False)

@@ -20,6 +20,16 @@ def _index_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else value
 
 
+def _size(value: Any) -> Any:
+    if value is not None:
+        try:
+            parse_size(value)
+        except ValueError as error:
+            raise ValueError(f"must be {SIZE_FORM}, or null") from error
+        return str(value)
+    return value
+
+
 def _memory(value: Any) -> str:
     if value != "auto":
         try:
@@ -41,6 +51,8 @@ def _address(value: Any) -> Any:
 GpuName = Annotated[str, BeforeValidator(_index_as_text, json_schema_input_type=str | NonNegativeInt)]
 _MemoryText = Annotated[str, Field(pattern=rf"^(auto|\s*{SIZE.pattern}\s*)$")]
 Memory = Annotated[str, BeforeValidator(_memory, json_schema_input_type=_MemoryText | NonNegativeInt)]
+_SizeText = Annotated[str, Field(pattern=rf"^\s*{SIZE.pattern}\s*$")]
+Size = Annotated[str | None, BeforeValidator(_size, json_schema_input_type=_SizeText | NonNegativeInt | None)]
 _AddressText = Annotated[str, Field(pattern=f"^{ADDRESS.pattern}$")]
 Address = Annotated[str | None, BeforeValidator(_address, json_schema_input_type=_AddressText | None)]
 
@@ -95,6 +107,29 @@ class Slots(Block):
     cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(default="auto", description="CPU cores.")
     memory: Memory = Field(default="auto", description="Memory, as 64GiB.")
     skip_busy_gpus: bool = Field(default=False, description="Leave a GPU alone on which somebody else's process runs.")
+
+
+class Caches(Block):
+    """How much on disk the agent keeps of what it has fetched and made; null for no limit. What was used last stays."""
+
+    code: Size = Field(default="20GiB", description="Code of jobs, as 20GiB.")
+    environments: Size = Field(default="20GiB", description="Python environments, as 20GiB.")
+
+
+class Limits(Block):
+    """How much code a launch may have; null for no limit."""
+
+    file: Size = Field(default="1GiB", description="The largest file, as 1GiB.")
+    total: Size = Field(default="10GiB", description="All files together, as 10GiB.")
+
+
+class Retention(Block):
+    """What is kept of launches on this machine after their end."""
+
+    failed_seconds: float = Field(
+        default=0, ge=0, description="How long the working folder of a failed attempt is kept; 0 removes it at once."
+    )
+    size: Size = Field(default="10GiB", description="All of them together, as 10GiB; the oldest go first.")
 
 
 class Policy(Block):
@@ -171,6 +206,9 @@ class AgentConfig(Block):
     timeouts: Timeouts = Timeouts()
     drain: Drain = Drain()
     slots: Slots = Slots()
+    limits: Limits = Limits()
+    caches: Caches = Caches()
+    retention: Retention = Retention()
     policy: Policy = Policy()
 
     @field_validator("queues")

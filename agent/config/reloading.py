@@ -19,7 +19,8 @@ from agent.errors import ConfigError
 LOOK_SECONDS = 2.0
 
 AT_THE_START = frozenset(
-    {"entity", "queues", "resources", "name", "state_dir", "listen", "slots", "verbosity", *FREE_FORM}
+    {"entity", "queues", "resources", "name", "state_dir", "listen", "slots", "limits", "caches", "verbosity"}
+    | FREE_FORM
 )
 """Keys that are read once: who the agent is, what it has opened, and how it logs."""
 

@@ -394,7 +394,7 @@ def documented() -> dict[str, str]:
 
 def test_the_reference_has_every_key_and_no_other() -> None:
     blocks = {f"{block}.{key}" for block, keys in STOCK_BLOCKS.items() for key in keys}
-    headings = {"timeouts", "retries", "drain", "slots", "policy"}
+    headings = {"timeouts", "retries", "drain", "slots", "limits", "caches", "retention", "policy"}
     assert documented().keys() == ({*every_key()} | blocks) - headings
     assert all(f"### `{heading}`" in REFERENCE for heading in headings - {"policy"})
     assert "`queue`" in REFERENCE

@@ -11,7 +11,9 @@ import pytest
 from agent.admission.inventory import Inventory
 from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
+from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
+from agent.caches.manifest import Limits
 from agent.claim import claim
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
@@ -63,8 +65,8 @@ async def context(tmp_path: Path) -> Any:
         launches=launches,
         slots=SlotTable(Inventory(), launches.assigned),
         backends={"local-process": SlowLook()},  # type: ignore[dict-item]
-        artifacts=ArtifactCache(tmp_path / "artifacts", control),
-        environments=Environments(tmp_path / "environments", {}),
+        artifacts=ArtifactCache(BoundedCache(tmp_path / "artifacts", None, launches.in_use), control, Limits()),
+        environments=Environments(BoundedCache(tmp_path / "environments", None, launches.in_use), {}),
         metrics=Metrics(launches),
         tracer=NoTracer(),
         state_dir=tmp_path,

@@ -2,87 +2,316 @@
 
 import asyncio
 import os
+import signal
 import subprocess
+import sys
+import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from agent.caches.environments import MARKER, Environments, Requirements
+from agent.caches.bounded import BoundedCache
+from agent.caches.environments import Environments, installer_environment
 from agent.errors import LaunchFailed
+from agent.held import Launches
+from agent.launch import Launch
+from agent.requirements import Requirements
 
-PYPROJECT = '[project]\nname = "local-thing"\nversion = "{version}"\n'
-BUILD = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+PYPROJECT = """
+[project]
+name = "{name}"
+version = "1.0"
+{more}
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
 BACKEND = """
+import os
 import zipfile
+{more}
 def build_wheel(folder, settings=None, metadata=None):
     name = "local_thing-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
-        wheel.writestr("local_thing.py", "VALUE = 42")
+    with zipfile.ZipFile(f"{{folder}}/{{name}}", "w") as wheel:
+        wheel.writestr("local_thing.py", "VALUE = {value}")
+        info = "local_thing-1.0.dist-info/"
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: local-thing\\nVersion: 1.0\\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "RECORD", "")
+    return name
+def build_editable(folder, settings=None, metadata=None):
+    name = "local_thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(f"{{folder}}/{{name}}", "w") as wheel:
+        wheel.writestr("local_thing.pth", os.getcwd())
         info = "local_thing-1.0.dist-info/"
         wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: local-thing\\nVersion: 1.0\\n")
         wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(info + "RECORD", "")
     return name
 """
+LAUNCH = Launch("item", 1, "q", {}, "run")
+
+
+def make_package(folder: Path, value: int = 42, *, more: str = "", first: str = "") -> None:
+    """Make a package whose build needs nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(name="local-thing", more=more))
+    (folder / "backend.py").write_text(BACKEND.format(value=value, more=first))
+
+
+def make_wheel(folder: Path, name: str, version: str) -> None:
+    """Make a wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"VERSION = {version!r}")
+        info = f"{name}-{version}.dist-info/"
+        wheel.writestr(info + "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(info + "RECORD", "")
+
+
+class Maker:
+    """A cache of environments, whose index is a folder of wheels, and what it tells."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.index = folder / "index"
+        self.index.mkdir(exist_ok=True)
+        self.root = folder / "environments"
+        settings = folder / "settings.toml"
+        settings.write_text(f'no-index = true\nfind-links = ["{self.index}"]')
+        own = {"UV_CONFIG_FILE": str(settings), "UV_CACHE_DIR": str(folder / "uv"), **variables}
+        own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | own
+        self.environments = Environments(BoundedCache(self.root, None, Launches().in_use), own)
+        self.told: list[str] = []
+
+    async def ensure(self, requirements: Requirements) -> Path:
+        """Return an environment."""
+
+        async def tell(what: str) -> None:
+            self.told.append(what)
+
+        return await self.environments.ensure(requirements, LAUNCH, tell)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A job's folder whose requirement is a package beside it, so that nothing is downloaded."""
-    folder = tmp_path / "job"
-    package = folder / "package"
-    package.mkdir(parents=True)
-    (package / "pyproject.toml").write_text(PYPROJECT.format(version="1.0") + BUILD)
-    (package / "backend.py").write_text(BACKEND)
-    (folder / "requirements.txt").write_text("./package\n")
-    return folder
+def code(tmp_path: Path) -> Path:
+    """A job's code, whose requirement is a package beside it, so that nothing is downloaded."""
+    make_package(tmp_path / "code-1" / "package")
+    (tmp_path / "code-1" / "requirements.txt").write_text("./package\n")
+    return tmp_path / "code-1"
 
 
 @pytest.fixture
-def environments(tmp_path: Path) -> Environments:
+def maker(tmp_path: Path) -> Maker:
     """A cache of environments."""
-    return Environments(tmp_path / "environments", dict(os.environ))
+    return Maker(tmp_path)
 
 
-async def test_requirements_are_installed(project: Path, environments: Environments) -> None:
-    folder = await environments.ensure(Requirements(project / "requirements.txt", None))
-    python = folder / "bin" / "python"
-    command = [python, "-c", "import local_thing; print(local_thing.VALUE)"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "42\n"
+def python(folder: Path, program: str) -> str:
+    """Run a program in an environment, and return what it prints."""
+    command = [folder / "bin" / "python", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
 
 
-async def test_many_who_ask_at_once_get_one_environment(project: Path, environments: Environments) -> None:
-    wanted = Requirements(project / "requirements.txt", None)
-    folders = await asyncio.gather(*(environments.ensure(wanted) for _ in range(5)))
+def wanted(code: Path, name: str = "requirements.txt") -> Requirements:
+    """Return requirements of some code."""
+    return Requirements(code / name, None, code)
+
+
+async def test_requirements_are_installed(code: Path, maker: Maker) -> None:
+    folder = await maker.ensure(wanted(code))
+    assert python(folder, "import local_thing; print(local_thing.VALUE)") == "42"
+    assert maker.told == ["making its environment"]
+
+
+async def test_many_who_ask_at_once_get_one_environment(code: Path, maker: Maker) -> None:
+    folders = await asyncio.gather(*(maker.ensure(wanted(code)) for _ in range(5)))
     assert len(set(folders)) == 1
-    made = (folders[0] / MARKER).stat().st_mtime_ns
-    assert await environments.ensure(wanted) == folders[0]
-    assert (folders[0] / MARKER).stat().st_mtime_ns == made
+    made = (folders[0] / "pyvenv.cfg").stat().st_mtime_ns
+    maker.told.clear()
+    assert await maker.ensure(wanted(code)) == folders[0]
+    assert (folders[0] / "pyvenv.cfg").stat().st_mtime_ns == made
+    assert not maker.told
 
 
-async def test_what_a_crash_left_half_made_is_made_again(project: Path, environments: Environments) -> None:
-    wanted = Requirements(project / "requirements.txt", None)
-    folder = await environments.ensure(wanted)
-    (folder / MARKER).unlink()
-    (folder / "bin" / "python").unlink()
-    assert await environments.ensure(wanted) == folder
-    assert (folder / "bin" / "python").exists()
+async def test_included_files_count(code: Path, maker: Maker) -> None:
+    make_wheel(maker.index, "have", "1.0")
+    (code / "requirements.txt").write_text("-r more.txt\n")
+    (code / "more.txt").write_text("have\n")
+    first = await maker.ensure(wanted(code))
+    (code / "more.txt").write_text("have\n# changed\n")
+    assert await maker.ensure(wanted(code)) != first
 
 
-async def test_included_files_count(project: Path, environments: Environments, tmp_path: Path) -> None:
-    (project / "requirements.txt").write_text("-r more.txt\n")
-    (project / "more.txt").write_text("./package\n")
-    first = await environments.ensure(Requirements(project / "requirements.txt", None))
-    (project / "more.txt").write_text("./package\n# changed\n")
-    assert await environments.ensure(Requirements(project / "requirements.txt", None)) != first
+async def test_a_file_outside_of_the_code_is_not_included(code: Path, maker: Maker, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("password\n")
+    (code / "link").symlink_to(tmp_path / "secret")
+    for name in ("/etc/passwd", "../secret", "link"):
+        (code / "requirements.txt").write_text(f"-r {name}\n")
+        with pytest.raises(LaunchFailed, match="which is no file of the job's code"):
+            await maker.ensure(wanted(code))
 
 
-async def test_a_failing_install_quotes_the_installer_and_leaves_nothing(
-    project: Path, environments: Environments, tmp_path: Path
-) -> None:
-    (project / "requirements.txt").write_text("./no-such-folder\n")
-    with pytest.raises(LaunchFailed, match="requirements could not be installed") as error:
-        await environments.ensure(Requirements(project / "requirements.txt", None))
+async def test_a_failing_install_quotes_the_installer_and_leaves_nothing(code: Path, maker: Maker) -> None:
+    (code / "requirements.txt").write_text("no-such-thing>=3\n")
+    with pytest.raises(LaunchFailed, match=r"could not be installed: .*no-such-thing was not found") as error:
+        await maker.ensure(wanted(code))
     assert error.value.stage == "build"
-    assert b"no-such-folder" in error.value.log
-    assert not list((tmp_path / "environments").glob(f"*/{MARKER}"))
+    assert b"no-such-thing" in error.value.log
+    assert not list(maker.root.iterdir())
+
+
+async def test_the_dependencies_of_a_project_are_installed_and_the_project_is_not(code: Path, maker: Maker) -> None:
+    make_wheel(maker.index, "have", "1.0")
+    make_package(code, more='dependencies = ["have"]')
+    folder = await maker.ensure(wanted(code, "pyproject.toml"))
+    assert python(folder, "import have; print(have.VERSION)") == "1.0"
+    with pytest.raises(subprocess.CalledProcessError):
+        python(folder, "import local_thing")
+
+
+# --- what decides the content -----------------------------------------------------------------------------------------
+
+
+async def test_requirements_that_name_files_go_with_the_code_and_others_do_not(
+    code: Path, maker: Maker, tmp_path: Path
+) -> None:
+    make_wheel(maker.index, "have", "1.0")
+    make_package(tmp_path / "code-2" / "package", value=43)
+    for number, text in enumerate(("./package\n", "have  # ./not-a-file\n", "have; python_version > '3'\n")):
+        for version in (1, 2):
+            (tmp_path / f"code-{version}" / "requirements.txt").write_text(text)
+        folders = [await maker.ensure(wanted(tmp_path / f"code-{version}")) for version in (1, 2)]
+        assert (folders[0] == folders[1]) == (number > 0), text
+        if number == 0:
+            values = [python(folder, "import local_thing; print(local_thing.VALUE)") for folder in folders]
+            assert values == ["42", "43"]
+
+
+async def test_an_editable_package_outlives_the_launch_that_brought_it(code: Path, maker: Maker) -> None:
+    (code / "requirements.txt").write_text("-e ./package\n")
+    (code / "package" / "local_thing.py").write_text("VALUE = 7")
+    before = {path: path.stat().st_mtime_ns for path in code.rglob("*")}
+    folder = await maker.ensure(wanted(code))
+    assert {path: path.stat().st_mtime_ns for path in code.rglob("*")} == before
+    code.rename(code.with_name("gone"))
+    assert python(folder, "import local_thing; print(local_thing.VALUE)") == "7"
+
+
+async def test_settings_of_uv_count_and_those_that_decide_nothing_do_not(code: Path, tmp_path: Path) -> None:
+    (code / "requirements.txt").write_text("# nothing\n")
+
+    async def made(**variables: str) -> Path:
+        return await Maker(tmp_path, **variables).ensure(wanted(code))
+
+    plain = await made()
+    assert await made(UV_LINK_MODE="copy", UV_INDEX_MINE_PASSWORD="x", UV_CONCURRENT_BUILDS="1") == plain
+    assert await made(UV_PRERELEASE="allow") != plain
+    with_key = await made(UV_DEFAULT_INDEX="https://me:monday@index.test/")
+    assert with_key != plain
+    assert await made(UV_DEFAULT_INDEX="https://me:tuesday@index.test/") == with_key
+    (code / "uv.toml").write_text('[pip]\nprerelease = "allow"\n')
+    assert await made() != plain
+
+
+async def test_another_python_makes_another_environment_and_a_missing_one_is_told(
+    code: Path, maker: Maker, tmp_path: Path
+) -> None:
+    (code / "requirements.txt").write_text("# nothing\n")
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    plain = await maker.ensure(wanted(code))
+    assert await maker.ensure(Requirements(code / "requirements.txt", f"{own}.99", code)) == plain
+    maker.told.clear()
+    for _ in range(2):
+        assert await maker.ensure(Requirements(code / "requirements.txt", "3.1", code)) == plain
+    assert len(maker.told) == 2
+    assert all(f"Python {own}" in told and "Python 3.1 is not on this machine" in told for told in maker.told)
+
+
+def test_builds_see_no_secret_of_the_agent() -> None:
+    own = {"WANDB_API_KEY": "secret", "UV_INDEX_URL": "i", "HTTPS_PROXY": "p", "AWS_SECRET_ACCESS_KEY": "s"}
+    seen = installer_environment(own, {"PATH": "/bin", "LISTED": "by the operator"})
+    assert seen == {"PATH": "/bin", "LISTED": "by the operator", "UV_INDEX_URL": "i", "HTTPS_PROXY": "p"}
+
+
+# --- frozen requirements ----------------------------------------------------------------------------------------------
+
+
+def frozen(folder: Path, *lines: str) -> Requirements:
+    """Return requirements that were frozen elsewhere."""
+    (folder / "requirements.frozen.txt").write_text("".join(f"{line}\n" for line in lines))
+    return Requirements(folder / "requirements.frozen.txt", is_frozen=True)
+
+
+async def test_frozen_requirements_that_are_not_to_be_had_are_told_and_the_others_installed(
+    maker: Maker, tmp_path: Path
+) -> None:
+    make_wheel(maker.index, "have", "1.0")
+    make_wheel(maker.index, "built", "2.0")
+    make_wheel(maker.index, "more", "3.0")
+    lines = ("gone==1", "have==1.0", "# a comment", "built==2.0+cu118", "more==3.0", "other @ file:///home/me/other")
+    folder = await maker.ensure(frozen(tmp_path, *lines))
+    for attempt in range(2):
+        missing = "3 of its frozen requirements cannot be installed: gone==1, built==2.0+cu118 (instead: built==2.0), "
+        assert maker.told[1 - attempt :] == [f"{missing}other @ file:///home/me/other"]
+        maker.told.clear()
+        assert await maker.ensure(frozen(tmp_path, *lines)) == folder
+    assert python(folder, "import have, built, more; print(have.VERSION, built.VERSION, more.VERSION)") == "1.0 2.0 3.0"
+
+
+async def test_too_many_missing_frozen_requirements_are_an_error(maker: Maker, tmp_path: Path) -> None:
+    with pytest.raises(LaunchFailed, match=r"more than 25 of them are not to be had.*gone") as error:
+        await maker.ensure(frozen(tmp_path, *(f"gone{number}==1" for number in range(40))))
+    assert error.value.stage == "build"
+    assert not list(maker.root.iterdir())
+
+
+async def test_an_index_that_cannot_be_reached_is_not_taken_for_missing_packages(tmp_path: Path) -> None:
+    nowhere = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_HTTP_RETRIES": "0"}
+    maker = Maker(tmp_path, UV_CONFIG_FILE=os.devnull, **nowhere)
+    with pytest.raises(LaunchFailed, match="uv failed"):
+        await maker.ensure(frozen(tmp_path, "have==1.0", "more==1.0"))
+    assert not list(maker.root.iterdir())
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+    import asyncio, os, sys
+    from pathlib import Path
+    from agent.caches.bounded import BoundedCache
+    from agent.caches.environments import Environments
+    from agent.held import Launches
+    from agent.launch import Launch
+    from agent.requirements import Requirements
+
+    async def tell(what): pass
+
+    code, root = Path(sys.argv[1]), Path(sys.argv[2])
+    environments = Environments(BoundedCache(root, None, Launches().in_use), dict(os.environ))
+    wanted = Requirements(code / "requirements.txt", None, code)
+    asyncio.run(environments.ensure(wanted, Launch("item", 1, "q", {}, "run"), tell))
+"""
+
+
+async def test_killed_in_the_middle_of_an_installation_it_is_made_again(
+    code: Path, maker: Maker, tmp_path: Path
+) -> None:
+    """The build waits for ever in the first life, and not in the second."""
+    begun, may_end = tmp_path / "begun", tmp_path / "go"
+    hang = f"import time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(may_end)!r}): time.sleep(0.01)"
+    make_package(code / "package", first=hang)
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(code), str(maker.root)],
+        env={**os.environ, "UV_CACHE_DIR": str(tmp_path / "uv")},
+    ) as process:
+        while not begun.exists():
+            assert process.poll() is None
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert list(maker.root.glob("*/bin/python"))
+    may_end.touch()
+    folder = await maker.ensure(wanted(code))
+    assert python(folder, "import local_thing; print(local_thing.VALUE)") == "42"

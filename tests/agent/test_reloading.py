@@ -58,6 +58,8 @@ OTHERS: dict[str, Any] = {
     "state_dir": "/other",
     "listen": "127.0.0.1:1",
     "slots": {"cpus": 3},
+    "limits": {"file": "1MiB"},
+    "caches": {"code": None},
     "verbosity": 2,
     "environment": {"type": "aws"},
     "registry": {"type": "ecr"},

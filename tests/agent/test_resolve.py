@@ -11,7 +11,9 @@ import pytest
 import structlog
 
 from agent.caches.artifacts import ArtifactCache, ArtifactVersion
+from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
+from agent.launch import Launch
 from agent.redaction import SECRETS
 from agent.resolve import JOB_FILE
 from protocol.names import ArtifactName
@@ -46,7 +48,8 @@ class Fetched:
         self.asked.append(artifact_id)
         return ArtifactVersion(artifact_id, "")
 
-    async def fetch(self, version: ArtifactVersion) -> Path:
+    async def fetch(self, version: ArtifactVersion, launch: Launch) -> Path:
+        launch.use(version.id)
         folder = self.folder / version.id
         folder.mkdir(exist_ok=True)
         (folder / JOB_FILE).write_text(json.dumps(self.job))
@@ -174,7 +177,9 @@ async def test_no_password_is_in_what_is_attached_of_an_installation(made: World
         remote = f"git+file://me:s3cret@{tmp_path}/nothing"
         await asyncio.to_thread((code / "requirements.txt").write_text, f"thing @ {remote}\n")
         daemon._context.artifacts = cast(ArtifactCache, fetched)
-        daemon._context.environments = Environments(tmp_path / "environments", {"PATH": "/usr/bin:/bin"})
+        daemon._context.environments = Environments(
+            BoundedCache(tmp_path / "environments", None, daemon.launches.in_use), {"PATH": "/usr/bin:/bin"}
+        )
         item_id = await made.push(**JOB)
         item = await made.in_state(item_id, "FAILED")
     output = (await made.output(item_id)).decode()

@@ -13,7 +13,9 @@ from typing import Any
 from agent.admission.inventory import Inventory
 from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
+from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
+from agent.caches.manifest import Limits
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
@@ -131,8 +133,8 @@ class World:
                 launches=launches,
                 slots=SlotTable(inventory, launches.assigned),
                 backends={"local-process": FakeBackend(self.platform)},
-                artifacts=ArtifactCache(folder / "artifacts", control),
-                environments=Environments(folder / "environments", {}),
+                artifacts=ArtifactCache(BoundedCache(folder / "artifacts", None, launches.in_use), control, Limits()),
+                environments=Environments(BoundedCache(folder / "environments", None, launches.in_use), {}),
                 metrics=Metrics(launches),
                 tracer=NoTracer(),
                 state_dir=folder,

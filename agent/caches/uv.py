@@ -1,0 +1,53 @@
+"""Runs `uv`, in a process group of its own that ends with who asked for it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+TIMEOUT_SECONDS = 1800
+UNOBTAINABLE = 1
+"""uv's exit code where the packages cannot be had as asked for. Another means that something else went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run of uv ended."""
+
+    code: int
+    output: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Uv:
+    """uv, with the variables that it and what it builds may see."""
+
+    environment: Mapping[str, str]
+
+    async def run(self, *arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> Result:
+        """Run a command of uv, which reads `stdin`."""
+        process = await asyncio.create_subprocess_exec(
+            find_uv_bin(),
+            *arguments,
+            cwd=cwd,
+            env=dict(self.environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                output, _ = await process.communicate(stdin)
+        except TimeoutError:
+            return Result(-1, f"No end after {TIMEOUT_SECONDS} seconds.".encode())
+        finally:
+            # Also when the launch is stopped in the middle: uv and what it started must not go on.
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return Result(process.returncode or 0, output)

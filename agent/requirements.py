@@ -1,0 +1,82 @@
+"""What a job wants installed: the requirements of its code, or else those that were frozen at its making."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from agent.errors import LaunchFailed
+
+REQUIREMENTS = "requirements.txt"
+PROJECT = "pyproject.toml"
+FROZEN = "requirements.frozen.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a job wants installed."""
+
+    file: Path
+    """A requirements file or a `pyproject.toml`; relative paths in it are meant from its folder."""
+    python: str | None = None
+    """Version, as `3.11` or `3.11.7`; None for the agent's own."""
+    code: Path | None = None
+    """The code that the file belongs to: a folder whose name stands for its content. None if it belongs to none."""
+    is_frozen: bool = False
+    """Whether it lists what happened to be installed where the job was made, and not what the job asks for."""
+
+
+def find_requirements(
+    code: Path | None, build_context: str | None, job_folder: Path | None, python: str | None
+) -> Requirements | None:
+    """Return what to install, in the order of the protocol; None if nothing is asked for. Blocks.
+
+    A folder of the code that the job names (`build_context`) is asked before the whole of it. Raises `LaunchFailed` if
+    a file cannot be read.
+    """
+    if code is not None:
+        for folder in dict.fromkeys((code / (build_context or ""), code)):
+            for name, is_any in ((REQUIREMENTS, _has_text), (PROJECT, _has_dependencies)):
+                if _is_inside(folder / name, code) and is_any(folder / name):
+                    return Requirements(folder / name, python, code)
+    if job_folder is not None and _has_text(job_folder / FROZEN):
+        return Requirements(job_folder / FROZEN, python, is_frozen=True)
+    return None
+
+
+def has_dynamic_dependencies(pyproject: Path) -> bool:
+    """Whether a project's dependencies are known only once its build has been asked for them."""
+    return "dependencies" in _project(pyproject).get("dynamic", ())
+
+
+def settings_files(requirements: Requirements) -> Iterator[Path]:
+    """Yield the files of the code from which uv takes settings when it installs these requirements."""
+    if requirements.code is not None:
+        for folder in (requirements.file.parent, *requirements.file.parent.parents):
+            yield from (path for name in ("uv.toml", PROJECT) if (path := folder / name).is_file())
+            if folder == requirements.code:
+                return
+
+
+def _is_inside(file: Path, code: Path) -> bool:
+    """Whether it is a file of the code: a link to another of this machine's files must not be read for it."""
+    return file.is_file() and file.resolve().is_relative_to(code.resolve())
+
+
+def _has_text(file: Path) -> bool:
+    return file.is_file() and bool(file.read_text("utf-8", errors="replace").strip())
+
+
+def _has_dependencies(pyproject: Path) -> bool:
+    return bool(_project(pyproject).get("dependencies")) or has_dynamic_dependencies(pyproject)
+
+
+def _project(pyproject: Path) -> dict[str, Any]:
+    try:
+        project: Any = tomllib.loads(pyproject.read_text("utf-8")).get("project")
+    except ValueError as error:
+        raise LaunchFailed(
+            f"{PROJECT} of the job's code cannot be read: {error}. Correct it and make the job again.", stage="build"
+        ) from error
+    return cast("dict[str, Any]", project) if isinstance(project, dict) else {}
