@@ -1,17 +1,26 @@
-"""Runs `uv`, in a process group of its own that ends with who asked for it."""
+"""Runs `uv`, in a process group of its own that ends with who asked for it.
+
+Also where the agent is killed: its successor would make the same environment beside it.
+"""
 
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from uv import find_uv_bin
 
+from agent.caches import dies_with_agent
+
 TIMEOUT_SECONDS = 1800
 UNOBTAINABLE = 1
 """uv's exit code where the packages cannot be had as asked for. Another means that something else went wrong."""
+
+
+LAUNCHER = Path(dies_with_agent.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class Uv:
     async def run(self, *arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> Result:
         """Run a command of uv, which reads `stdin`."""
         process = await asyncio.create_subprocess_exec(
-            find_uv_bin(),
+            *_dying_with_us(find_uv_bin()),
             *arguments,
             cwd=cwd,
             env=dict(self.environment),
@@ -51,3 +60,9 @@ class Uv:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         return Result(process.returncode or 0, output)
+
+
+def _dying_with_us(program: str) -> list[str]:
+    if sys.platform != "linux":
+        return [program]
+    return [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), program]

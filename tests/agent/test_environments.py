@@ -9,6 +9,7 @@ import textwrap
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.caches.bounded import BoundedCache
@@ -310,7 +311,9 @@ async def test_killed_in_the_middle_of_an_installation_it_is_made_again(
         while not begun.exists():
             assert process.poll() is None
             await asyncio.sleep(0.01)
+        (installer,) = (child for child in psutil.Process(process.pid).children() if "uv" in child.name())
         process.send_signal(signal.SIGKILL)
+    assert not psutil.wait_procs([installer], timeout=10)[1], "uv goes on without the agent"
     assert list(maker.root.glob("*/bin/python"))
     may_end.touch()
     folder = await maker.ensure(wanted(code))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.test_environments import make_package
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import INIT_AND_LOG, agent, item, logs, push, python, run, spec, until, wait_for
@@ -196,6 +197,36 @@ def test_a_launch_outlives_its_agent_and_the_next_one_reports_its_end(
         second = push(server, queue, spec(python(INIT_AND_LOG), PROJECT))
         assert wait_for(server, second, "FINISHED", "FAILED")["state"] == "FINISHED"
     assert len(list(tmp_path.glob("start-*"))) == 1, "the job was started twice"
+
+
+@ours
+@pytest.mark.one_engine
+def test_an_agent_that_is_killed_while_it_makes_an_environment_leaves_nothing_half_made(
+    server: LiveServer, queue: str, tmp_path: Path
+) -> None:
+    """The package's build waits until the next agent is there."""
+    code, state_dir, begun, may_end = (tmp_path / name for name in ("code", "state", "begun", "go"))
+    make_package(
+        code / "package",
+        first=f"import time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(may_end)!r}): time.sleep(0.05)",
+    )
+    (code / "requirements.txt").write_text("./package\n")
+    (code / "main.py").write_text("import local_thing\nprint('the value is', local_thing.VALUE)")
+    run(server, "wandb", "job", "create", "code", str(code), "-p", PROJECT, "-n", "slow", "-E", "python main.py")
+    with agent(server, queue, state_dir) as process:
+        item_id = push(server, queue, {"job": f"admin/{PROJECT}/slow:latest"})
+        until(begun.exists, "the build to begin")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not list((state_dir / "environments").glob("*.ready"))
+    with agent(server, queue, state_dir):
+        may_end.touch()
+        # Its run never began, as `wandb.init` was never called; so the item has failed, though the job has not.
+        for its in (item_id, push(server, queue, {"job": f"admin/{PROJECT}/slow:latest"})):
+            assert wait_for(server, its, "FINISHED", "FAILED")["error"]["message"].count("wandb.init"), its
+            assert "the value is 42" in logs(server, its)
+    for cache, count in (("environments", 1), ("artifacts", 2)):
+        assert len(list((state_dir / cache).iterdir())) == 2 * count, "a folder each, and that it is ready"
 
 
 @pytest.mark.usefixtures("working_agent")
