@@ -29,6 +29,7 @@ async def test_launches_come_back_as_they_stood(tmp_path: Path) -> None:
     second.end = End(Outcome.FAILED, "because", 3, "signal:SIGKILL", "run", Cause.NODE_LOST)
     second.stop, second.log_offset = StopReason.RUN_TIMEOUT, 17
     second.enqueued_at, second.claimed_at = 5.25, 7
+    second.use("one", "other")
     second.assigned, second.tries = Assigned(("GPU-1",), 2.5, 1024), {"preempted": 2}
     await journal.record(second)
     await journal.close()
@@ -44,15 +45,16 @@ async def test_launches_come_back_as_they_stood(tmp_path: Path) -> None:
 
 async def test_what_an_earlier_version_did_not_write_is_unknown(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path)
-    await journal.record(replace(launch(), enqueued_at=5, claimed_at=7))
+    await journal.record(replace(launch(), enqueued_at=5, claimed_at=7, uses=("one",)))
     with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as database:
         ((text,),) = database.execute("SELECT launch FROM held")
         row = json.loads(text)
         assert row.pop("enqueued_at") == 5
+        assert row.pop("uses") == ["one"]
         database.execute("UPDATE held SET launch = ?", (json.dumps(row),))
     (found,) = await journal.launches()
     await journal.close()
-    assert (found.enqueued_at, found.known_since) == (0, 7)
+    assert (found.enqueued_at, found.known_since, found.uses) == (0, 7, None)
 
 
 async def test_a_later_record_replaces_the_earlier_and_a_forgotten_launch_is_gone(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from agent.caches.environments import Environments
 from agent.launch import Launch
 from agent.redaction import SECRETS
 from agent.resolve import JOB_FILE
+from backends.fake import Behavior
 from protocol.names import ArtifactName
-from tests.agent.world import World, world
+from tests.agent.world import World, until, world
 
 JOB = {"job": "admin/p/train:v1"}
 REMOTE = "https://me:s3cret@git.test/team/code"
@@ -166,6 +167,36 @@ async def test_no_remote_with_a_password_is_shown(made: World, monkeypatch: pyte
     kept = [path for path in (made.folder / "state").rglob("*") if path.is_file()]
     assert kept
     assert not any(b"s3cret" in path.read_bytes() for path in kept)
+
+
+async def test_what_a_launch_uses_is_known_to_the_next_agent(made: World) -> None:
+    """From the journal, and where that is lost from what is labelled; so it is not removed while the job runs."""
+    made.behave("p", Behavior(seconds=100))
+    async with made.agent() as daemon:
+        code = made.folder / "code"
+        code.mkdir()
+        (code / "requirements.txt").write_text("# nothing\n")
+        daemon._context.artifacts = cast(ArtifactCache, Fetched(made.folder, CODE_JOB))
+        environments = BoundedCache(made.folder / "environments", None, daemon.launches.in_use)
+        daemon._context.environments = Environments(environments, {"PATH": "/usr/bin:/bin"})
+        await made.in_state(await made.push(**JOB), "RUNNING", "CLAIMED", "LEASED")
+
+        async def started() -> bool:
+            return bool(daemon.launches.started("local-process"))
+
+        await until(started, "the launch is started")
+        used = daemon.launches.in_use()
+        (environment,) = (path.stem for path in (made.folder / "environments").glob("*.ready"))
+        assert used == {"job", "code", environment}
+    async with made.agent() as daemon:
+        await until(started, "the launch is adopted")
+        assert daemon.launches.in_use() == used
+    for file in (made.folder / "state").glob("journal.db*"):
+        file.unlink()
+    await made.goodbye(daemon)
+    async with made.agent() as daemon:
+        await until(started, "the launch is adopted")
+        assert daemon.launches.in_use() == used
 
 
 async def test_no_password_is_in_what_is_attached_of_an_installation(made: World, tmp_path: Path) -> None:
