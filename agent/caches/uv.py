@@ -4,6 +4,7 @@ Also where the agent is killed: its successor would make the same environment be
 """
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ class Uv:
     environment: Mapping[str, str]
 
     async def run(self, *arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> Result:
-        """Run a command of uv, which reads `stdin`."""
+        """Run a command of uv, which reads `stdin`. Raises `OSError` if it fails for want of room on the disk."""
         process = await asyncio.create_subprocess_exec(
             *_dying_with_us(find_uv_bin()),
             *arguments,
@@ -59,7 +60,11 @@ class Uv:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-        return Result(process.returncode or 0, output)
+        code = process.returncode or 0
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if code and f"(os error {number})".encode() in output:
+                raise OSError(number, os.strerror(number))
+        return Result(code, output)
 
 
 def _dying_with_us(program: str) -> list[str]:

@@ -173,6 +173,18 @@ async def test_the_dependencies_of_a_project_are_installed_and_the_project_is_no
         python(folder, "import local_thing")
 
 
+async def test_a_full_disk_is_not_the_jobs_fault(
+    code: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "uv-on-a-full-disk"
+    program.write_text("#!/bin/sh\necho 'error: failed to write: No space left on device (os error 28)'\nexit 2\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("agent.caches.uv.find_uv_bin", lambda: str(program))
+    with pytest.raises(OSError, match="No space left on device"):
+        await maker.ensure(wanted(code))
+    assert not list(maker.root.iterdir())
+
+
 # --- what decides the content -----------------------------------------------------------------------------------------
 
 
