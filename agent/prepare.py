@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent import policy
 from agent.context import AgentContext
+from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Stage, Tell
 from agent.requirements import REQUIREMENTS, Requirements, find_requirements
@@ -118,7 +119,7 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Re
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if resolved.code_folder:
-            shutil.copytree(resolved.code_folder, folder, symlinks=True)
+            copy_code(resolved.code_folder, folder)
         else:
             folder.mkdir()
     if is_scheduler(resolved.spec) and not resolved.job:

@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.caches.bounded import BoundedCache
 from agent.caches.manifest import File, Limits, read_manifest
+from agent.config.forms import size_text
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneRefused, LaunchFailed
 from agent.launch import Launch
@@ -23,6 +24,8 @@ from protocol.names import ArtifactName
 
 PARALLEL_DOWNLOADS = 8
 FILES_PER_PAGE = 1000
+LARGEST_MANIFEST = 128 * 1024 * 1024
+"""Bytes; half a million files or so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,16 @@ class ArtifactCache:
         if not data["artifact"] or not data["artifact"]["currentManifest"]:
             raise LaunchFailed(f"Artifact {version.id} has no manifest: its upload was never finished. Log it again.")
         url: str = data["artifact"]["currentManifest"]["file"]["directUrl"]
-        return await self._server.download(url)
+        content = bytearray()
+        async with aclosing(self._server.stream(url)) as pieces:
+            async for _, data in pieces:
+                content += data
+                if len(content) > LARGEST_MANIFEST:
+                    raise LaunchFailed(
+                        f"The artifact's manifest has more than {size_text(LARGEST_MANIFEST)}: too many files for a "
+                        "launch's code. Log data as an artifact of its own, which the job fetches."
+                    )
+        return bytes(content)
 
     async def _urls(self, version: ArtifactVersion) -> dict[str, str | None]:
         found: dict[str, str | None] = {}

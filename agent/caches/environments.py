@@ -9,7 +9,6 @@ import hashlib
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import structlog
 
 from agent.caches.bounded import BoundedCache
 from agent.caches.frozen import install_frozen
-from agent.caches.uv import Result, Uv
+from agent.caches.uv import NOWHERE, Result, Uv
+from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Tell
 from agent.requirements import PROJECT, Requirements, has_dynamic_dependencies, settings_files
@@ -100,7 +100,7 @@ class Environments:
         if names_files and requirements.code is not None:
             # What an environment refers to has to live as long as it does, and a build may write beside its source.
             copy = folder / CODE_COPY
-            await asyncio.to_thread(shutil.copytree, requirements.code, copy, symlinks=True)
+            await asyncio.to_thread(copy_code, requirements.code, copy)
             file = copy / file.relative_to(requirements.code)
         installed = str(folder / "bin" / "python")
         if requirements.is_frozen:
@@ -133,7 +133,7 @@ class Environments:
         log.warning("no such Python here, using the agent's own", wanted=wanted, using=sys.executable)
         return _Interpreter(sys.executable, own, instead_of=wanted)
 
-    async def _run(self, *arguments: str, cwd: Path | None = None) -> None:
+    async def _run(self, *arguments: str, cwd: Path = NOWHERE) -> None:
         result = await self._uv.run(*arguments, cwd=cwd)
         if result.code != 0:
             raise _failed(result)

@@ -21,6 +21,8 @@ UNOBTAINABLE = 1
 """uv's exit code where the packages cannot be had as asked for. Another means that something else went wrong."""
 
 
+NOWHERE = Path("/")
+"""A folder where uv finds no settings."""
 LAUNCHER = Path(dies_with_agent.__file__)
 
 
@@ -38,7 +40,7 @@ class Uv:
 
     environment: Mapping[str, str]
 
-    async def run(self, *arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> Result:
+    async def run(self, *arguments: str, cwd: Path = NOWHERE, stdin: bytes = b"") -> Result:
         """Run a command of uv, which reads `stdin`. Raises `OSError` if it fails for want of room on the disk."""
         process = await asyncio.create_subprocess_exec(
             *_dying_with_us(find_uv_bin()),

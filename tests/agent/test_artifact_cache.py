@@ -154,6 +154,16 @@ async def test_a_file_that_is_larger_than_allowed_is_refused_before_anything_is_
     assert not left(tmp_path)
 
 
+async def test_a_manifest_without_end_is_refused(
+    cache: ArtifactCache, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.caches.artifacts.LARGEST_MANIFEST", 100_000)
+    fake.entries = {str(number): {"digest": "", "size": 1} for number in range(10_000)}
+    with pytest.raises(LaunchFailed, match="too many files"):
+        await cache.fetch(await cache.find(NAME), LAUNCH)
+    assert not fake.downloads
+
+
 async def test_all_files_together_are_limited(cache: ArtifactCache, fake: FakeServer) -> None:
     fake.entries = {str(number): {"digest": "", "size": LARGEST} for number in range(3)}
     with pytest.raises(LaunchFailed, match=r"The artifact has 12 MiB, .* at most 8 MiB \(limits\.total"):
