@@ -116,9 +116,10 @@ class Environments:
         """Return a Python of that minor version; the agent's own where this machine has no such."""
         own = f"{sys.version_info.major}.{sys.version_info.minor}"
         wanted = ".".join((version or own).split(".")[:2])
-        if wanted not in self._interpreters:
-            self._interpreters[wanted] = await self._find(wanted, is_own=wanted == own)
-        return self._interpreters[wanted]
+        found = self._interpreters.get(wanted) or await self._find(wanted, is_own=wanted == own)
+        if not found.instead_of:  # what is missing may come
+            self._interpreters[wanted] = found
+        return found
 
     async def _find(self, wanted: str, *, is_own: bool) -> _Interpreter:
         machine = f"{platform.machine()} {platform.libc_ver()}"

@@ -371,6 +371,7 @@ def test_the_schema_is_one_and_agrees_with_what_is_accepted(tmp_path: Path) -> N
         good,
         "queue: q\nslots: {gpus: [0, '1'], memory: 1024}",
         "queue: q\nslots: {gpus: auto, memory: auto}",
+        "queue: q\nlimits: {file: 1 GiB, total: null}\ncaches: {code: 0, environments: 1.5TB}\nretention: {size: null}",
         "queue: q\nslots: {gpus: [GPU-a], memory: 64 GiB}\nlisten: '[::1]:9100'",
     ):
         load(tmp_path, right)
@@ -379,6 +380,7 @@ def test_the_schema_is_one_and_agrees_with_what_is_accepted(tmp_path: Path) -> N
         *("max_job: 1", "timeouts: {strat: 1}", "verbosity: 3", "queues: q", "drain: {running: kill}"),
         *("slots: {gpus: 0}", "slots: {gpus: [1.5]}", "slots: {gpus: [-1]}", "slots: {gpus: [true]}"),
         *("slots: {memory: much}", "slots: {memory: -1}", "slots: {memory: '64GBB'}", "slots: {memory: 1.5}"),
+        *("limits: {file: much}", "caches: {code: -1}", "caches: {code: 1.5}", "retention: {failed_seconds: -1}"),
         *("listen: 9100", "listen: '9100'", "listen: 'host:http'", "listen: '[::1]'"),
     ):
         error_of(tmp_path, bad)

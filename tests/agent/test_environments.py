@@ -62,6 +62,18 @@ def make_package(folder: Path, value: int = 42, *, more: str = "", first: str = 
     (folder / "backend.py").write_text(BACKEND.format(value=value, more=first))
 
 
+def waiting(begun: Path, may_end: Path) -> str:
+    """Return what a build begins with that makes one file and waits for the other, and must not see the agent's key."""
+    return "\n".join(
+        (
+            "import os, time",
+            "assert 'WANDB_API_KEY' not in os.environ",
+            f"open({str(begun)!r}, 'w').close()",
+            f"while not os.path.exists({str(may_end)!r}): time.sleep(0.01)",
+        )
+    )
+
+
 def make_wheel(folder: Path, name: str, version: str) -> None:
     """Make a wheel."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -314,11 +326,11 @@ async def test_killed_in_the_middle_of_an_installation_it_is_made_again(
 ) -> None:
     """The build waits for ever in the first life, and not in the second."""
     begun, may_end = tmp_path / "begun", tmp_path / "go"
-    hang = f"import time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(may_end)!r}): time.sleep(0.01)"
+    hang = waiting(begun, may_end)
     make_package(code / "package", first=hang)
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), str(code), str(maker.root)],
-        env={**os.environ, "UV_CACHE_DIR": str(tmp_path / "uv")},
+        env={name: value for name, value in os.environ.items() if name != "WANDB_API_KEY"},
     ) as process:
         while not begun.exists():
             assert process.poll() is None

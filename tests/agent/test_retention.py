@@ -12,7 +12,9 @@ from agent.launch import End, Launch, Outcome, Stage
 from agent.retention import remove_old
 from agent.tidy import tidy, tidy_strays
 from backends.base import Handle
+from backends.fake import Behavior
 from tests.agent.test_daemon import context as _context
+from tests.agent.world import until, world
 
 context = _context
 HOUR = 3600
@@ -98,3 +100,20 @@ async def test_each_attempt_is_kept(context: AgentContext) -> None:
     kept = [await end(keeping(context), replace(ended("a"), attempt=attempt)) for attempt in (1, 2)]
     assert kept[0] != kept[1]
     assert all(path.exists() for path in kept)
+
+
+async def test_an_agent_keeps_what_failed_and_removes_what_did_not(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        made.behave("failing", Behavior(seconds=0.05, exit_code=75))
+        retries = [{"on": [{"exit_code": [75]}], "attempts": 1, "first_seconds": 0.01}]
+        async with made.agent(retention={"failed_seconds": HOUR}, retries=retries) as daemon:
+            for project in ("failing", "other"):
+                await made.in_state(await made.push(project), "FAILED")
+
+            async def forgotten() -> bool:
+                return not daemon.launches
+
+            await until(forgotten, "the agent is done")
+        state = tmp_path / "state"
+        assert len(list((state / "kept").iterdir())) == 2, "both attempts of the one that failed"
+        assert not list((state / "work").iterdir())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.test_environments import make_package
+from tests.agent.test_environments import make_package, waiting
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import INIT_AND_LOG, agent, item, logs, push, python, run, spec, until, wait_for
@@ -204,12 +204,9 @@ def test_a_launch_outlives_its_agent_and_the_next_one_reports_its_end(
 def test_an_agent_that_is_killed_while_it_makes_an_environment_leaves_nothing_half_made(
     server: LiveServer, queue: str, tmp_path: Path
 ) -> None:
-    """The package's build waits until the next agent is there."""
+    """The build of what the job asks for waits until the next agent is there."""
     code, state_dir, begun, may_end = (tmp_path / name for name in ("code", "state", "begun", "go"))
-    make_package(
-        code / "package",
-        first=f"import time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(may_end)!r}): time.sleep(0.05)",
-    )
+    make_package(code / "package", first=waiting(begun, may_end))
     (code / "requirements.txt").write_text("./package\n")
     (code / "main.py").write_text("import local_thing\nprint('the value is', local_thing.VALUE)")
     run(server, "wandb", "job", "create", "code", str(code), "-p", PROJECT, "-n", "slow", "-E", "python main.py")
