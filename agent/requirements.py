@@ -22,7 +22,7 @@ class Requirements:
     python: str | None = None
     """Version, as `3.11` or `3.11.7`; None for the agent's own."""
     code: Path | None = None
-    """The code that the file belongs to: a folder whose name stands for its content. None if it belongs to none."""
+    """The code that the file belongs to: a folder whose path stands for its content. None if it belongs to none."""
     is_frozen: bool = False
     """Whether it lists what happened to be installed where the job was made, and not what the job asks for."""
 

@@ -89,7 +89,7 @@ class Environments:
         """Return the key, and whether the code is part of it."""
         text = _whole_text(requirements.file, requirements.code)
         names_files = _names_files(requirements, text)
-        code = requirements.code.name if names_files and requirements.code else ""
+        code = str(requirements.code) if names_files else ""
         parts = [str(requirements.is_frozen), python.identity, *self._settings, code, text]
         parts.extend(_text(file) for file in settings_files(requirements))
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32], names_files

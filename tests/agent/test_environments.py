@@ -111,9 +111,9 @@ class Maker:
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
     """A job's code, whose requirement is a package beside it, so that nothing is downloaded."""
-    make_package(tmp_path / "code-1" / "package")
-    (tmp_path / "code-1" / "requirements.txt").write_text("./package\n")
-    return tmp_path / "code-1"
+    make_package(tmp_path / "code-1" / "tree" / "package")
+    (tmp_path / "code-1" / "tree" / "requirements.txt").write_text("./package\n")
+    return tmp_path / "code-1" / "tree"
 
 
 @pytest.fixture
@@ -204,11 +204,11 @@ async def test_requirements_that_name_files_go_with_the_code_and_others_do_not(
     code: Path, maker: Maker, tmp_path: Path
 ) -> None:
     make_wheel(maker.index, "have", "1.0")
-    make_package(tmp_path / "code-2" / "package", value=43)
+    make_package(tmp_path / "code-2" / "tree" / "package", value=43)
     for number, text in enumerate(("./package\n", "have  # ./not-a-file\n", "have; python_version > '3'\n")):
         for version in (1, 2):
-            (tmp_path / f"code-{version}" / "requirements.txt").write_text(text)
-        folders = [await maker.ensure(wanted(tmp_path / f"code-{version}")) for version in (1, 2)]
+            (tmp_path / f"code-{version}" / "tree" / "requirements.txt").write_text(text)
+        folders = [await maker.ensure(wanted(tmp_path / f"code-{version}" / "tree")) for version in (1, 2)]
         assert (folders[0] == folders[1]) == (number > 0), text
         if number == 0:
             values = [python(folder, "import local_thing; print(local_thing.VALUE)") for folder in folders]
