@@ -14,8 +14,6 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from agent.caches import dies_with_agent
-
 TIMEOUT_SECONDS = 1800
 UNOBTAINABLE = 1
 """uv's exit code where the packages cannot be had as asked for. Another means that something else went wrong."""
@@ -23,7 +21,7 @@ UNOBTAINABLE = 1
 
 NOWHERE = Path("/")
 """A folder where uv finds no settings."""
-LAUNCHER = Path(dies_with_agent.__file__)
+LAUNCHER = Path(__file__).with_name("dies_with_agent.py")
 
 
 @dataclass(frozen=True, slots=True)
