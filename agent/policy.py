@@ -1,22 +1,29 @@
-"""Policy: what launches may do on this agent. Pure. Every refusal names its rule, and who can change it.
+"""Policy: what launches may do on this agent. Every refusal names its rule, and who can change it. Pure, but for one
+thing: where a path of this machine leads that a container would have.
 
 The operator's rules are in the agent's configuration: `resources`, `secure_mode` and the block `policy`. The queue's
 owner has one: what is pushed to a queue runs on its resource and on no other.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from typing import NoReturn
 
 from agent.config.model import AgentConfig, Policy
 from agent.errors import LaunchFailed
+from protocol import container_options
+from protocol.container_options import Rule, Use
 from protocol.job_file import GitSource, JobFile
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, is_scheduler
 
 SCHEDULER_RESOURCE = "local-process"
+CONTAINERS = "local-container"
+"""Where launches are shut in, but for what the operator lists. Asking about it looks at the disk."""
 LOCKED_KEYS = frozenset(
     {"hostpid", "hostipc", "hostnetwork", "initcontainers"}
     | {"command", "args", "entrypoint", "containerentrypoint", "containerarguments", "baseimage"}
@@ -69,7 +76,7 @@ def check(
     image: str | None,
     queue_resource: str | None,
 ) -> None:
-    """Refuse what this agent may not run: raises `Refused`.
+    """Refuse what this agent may not run: raises `Refused`, or `SpecError` for what cannot be understood.
 
     `resource_args` are the rendered ones, and `image` is what would run. `queue_resource` is None where the server does
     not tell it. Before a launch's job has been read, `job` and `image` are None; then ask again. Whoever fetches code
@@ -85,6 +92,8 @@ def check(
     _check_resource_args(config.policy, spec.resource, resource_args)
     if services:
         _check_resource_args(config.policy, spec.resource, {ADDITIONAL_SERVICES: services})
+    if spec.resource == CONTAINERS:
+        _check_container(config.policy, resource_args)
     is_read = job is not None or not isinstance(spec.source, JobSource)
     named = [name for name in _images(given) if is_read or IMAGE_MACRO not in name]
     _check_images(config.policy, [image, job and job.base_image, *named])
@@ -168,6 +177,78 @@ def _check_locked(spec: LaunchSpec, given: Json) -> None:
     locked += [".".join(path) for path, _ in _entries(given) if _plain(path[-1]) in LOCKED_KEYS]
     if locked:
         _refuse("secure_mode", f"the launch sets {_shown(locked[0])}", ("the job as it was made",))
+
+
+# --- containers ------------------------------------------------------------------------------------------------------
+
+
+def _check_container(policy: Policy, resource_args: JsonObject) -> None:
+    """Refuse what would let a container out, unless the operator has listed it.
+
+    Who wrote a resource arg, the queue's owner or who pushed, cannot be told here: the list is for both.
+    """
+    for use in container_options.uses(resource_args):
+        _CONTAINER_RULES[use.rule](policy, use)
+    env = container_options.read_options(resource_args).get("env", ())
+    for place, entry in enumerate(container_options.texts("env", env), 1):
+        if "=" not in entry:
+            asked = f"entry {place} of the resource arg 'env' has no value, and would copy a variable of the agent"
+            who = "Write NAME=VALUE. Who runs the agent can list variables there, and every job sees those."
+            _refuse("job_environment", asked, (), who)
+
+
+def _check_host_path(policy: Policy, use: Use) -> None:
+    how = "to read" if use.read_only else "to read and write"
+    allowed = [entry for entry in policy.host_paths if use.read_only or not entry.endswith(":ro")]
+    _check_place("policy.host_paths", use.what, allowed, policy.host_paths, f"the launch mounts {{}}, {how}")
+
+
+def _check_device(policy: Policy, use: Use) -> None:
+    asked = f"the launch asks for the {use.option} {{}}"
+    _check_place("policy.devices", use.what, policy.devices, policy.devices, asked)
+
+
+def _check_network(policy: Policy, use: Use) -> None:
+    """The machine's own network, and another container's, are meant only by entries that say so."""
+    kind, colon, _ = use.what.partition(":")
+    candidates = [entry for entry in policy.networks if not colon or entry.startswith(f"{kind}:")]
+    if use.what == "host":
+        candidates = [entry for entry in candidates if entry == "host"]
+    if not any(fnmatchcase(use.what, entry) for entry in candidates):
+        _refuse("policy.networks", f"the launch joins the network {_shown(use.what)}", policy.networks)
+
+
+def _check_privilege(policy: Policy, use: Use) -> None:
+    if not policy.privileged:
+        _refuse("policy.privileged", f"the launch sets the resource arg {use.option!r} to {_shown(use.what)}", ())
+
+
+_CONTAINER_RULES = {
+    Rule.HOST_PATHS: _check_host_path,
+    Rule.NETWORKS: _check_network,
+    Rule.DEVICES: _check_device,
+    Rule.PRIVILEGED: _check_privilege,
+}
+
+
+def _check_place(rule: str, what: str, entries: Iterable[str], listed: Iterable[str], asked: str) -> None:
+    """Refuse a path, or a name, that no entry covers. What counts of a path is where its links lead."""
+    patterns = [PurePosixPath(entry.removesuffix(":ro")) for entry in entries]
+    if not what.startswith("/"):
+        if not any(not pattern.is_absolute() and fnmatchcase(what, str(pattern)) for pattern in patterns):
+            _refuse(rule, asked.format(_shown(what)), listed)
+        return
+    path = PurePosixPath(os.path.realpath(what))
+    patterns = [pattern for pattern in patterns if pattern.is_absolute()]
+    if not any(_covers(each.parts, path.parts) for pattern in patterns for each in (pattern, _followed(pattern))):
+        leads = "" if str(path) == what.rstrip("/") else f", which is {_shown(str(path))}"
+        _refuse(rule, asked.format(_shown(what) + leads), listed)
+
+
+def _followed(pattern: PurePosixPath) -> PurePosixPath:
+    """Return a pattern with the links followed of what stands before its first wildcard."""
+    plain = next((place for place, part in enumerate(pattern.parts) if set(part) & set("*?[")), len(pattern.parts))
+    return PurePosixPath(os.path.realpath(PurePosixPath(*pattern.parts[:plain])), *pattern.parts[plain:])
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

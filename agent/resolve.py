@@ -48,29 +48,33 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
         )
     match spec.source:
         case PlaceholderSource():
-            return _allowed(context, launch, Resolved(spec))
+            return await _allowed(context, launch, Resolved(spec))
         case ImageSource(image):
-            return _allowed(context, launch, Resolved(spec, image=image))
+            return await _allowed(context, launch, Resolved(spec, image=image))
         case JobSource(reference):
-            _allowed(context, launch, Resolved(spec))
+            await _allowed(context, launch, Resolved(spec))
             await tell(f"fetching job {reference}")
             folder = await context.artifacts.fetch(await context.artifacts.find(reference), launch)
             job = await _read_job(folder, str(reference))
             image = job.source.image if isinstance(job.source, ImageJobSource) else None
-            resolved = _allowed(context, launch, Resolved(spec, job, folder, image=image))
+            resolved = await _allowed(context, launch, Resolved(spec, job, folder, image=image))
             return replace(resolved, code_folder=await _code(context, launch, job, tell))
         case _ as never:
             assert_never(never)
 
 
-def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> Resolved:
+async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> Resolved:
     """Render what is known so far, and return it if it may run here: raises `Refused` otherwise."""
     readable = macro_environment(context.process_environment, context.config.policy.macro_environment)
     resource_args = render_resource_args(
         so_far.spec, launch.run_id, so_far.image, is_rendered=context.facts.is_launchbay, environment=readable
     )
     queue_resource = context.queue_resources.get(launch.queue)
-    policy.check(context.config, so_far.spec, so_far.job, resource_args, so_far.image, queue_resource)
+    asked = (context.config, so_far.spec, so_far.job, resource_args, so_far.image, queue_resource)
+    if so_far.spec.resource == policy.CONTAINERS:
+        await asyncio.to_thread(policy.check, *asked)  # it looks where paths lead, and disks may be far away
+    else:
+        policy.check(*asked)
     return replace(so_far, resource_args=resource_args)
 
 

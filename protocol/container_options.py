@@ -147,6 +147,8 @@ class Use:
     option: str
     what: str
     """Host path or name of a volume, name of a network, path of a device, or the option's value."""
+    read_only: bool = False
+    """Of what is mounted."""
 
 
 def normalize(name: str) -> str:
@@ -268,6 +270,11 @@ def uses(resource_args: JsonObject) -> Iterator[Use]:
         option = OPTIONS[name]
         if option.rule is None:
             continue
+        if option.rule is Rule.HOST_PATHS:
+            parse = parse_volume if name == "volume" else parse_mount
+            mounted = map(parse, texts(name, value))
+            yield from (Use(option.rule, name, each.source, each.read_only) for each in mounted if each.source)
+            continue
         for what in _reached(option, value):
             if what not in option.harmless:
                 yield Use(option.rule, name, what)
@@ -291,10 +298,6 @@ def _reached(option: Option, value: Json) -> list[str]:
     match option.name:
         case "privileged":
             return ["true"] if flag("privileged", value) else []
-        case "volume":
-            return [volume.source for volume in map(parse_volume, texts("volume", value)) if volume.source]
-        case "mount":
-            return [volume.source for volume in map(parse_mount, texts("mount", value)) if volume.source]
         case "device":
             return [parse_device(device)[0] for device in texts("device", value)]
         case _:

@@ -3,7 +3,7 @@
 Every key of the stock agent's file is accepted with its meaning; the blocks are ours.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
@@ -143,6 +143,26 @@ class Policy(Block):
     macro_environment: tuple[str, ...] = Field(
         default=(), description="Names of the agent's own variables that ${macros} in resource args may read."
     )
+    host_paths: tuple[str, ...] = Field(
+        default=(), description="What of the machine containers may mount, as /data/*:ro; or names of volumes."
+    )
+    networks: tuple[str, ...] = Field(
+        default=(), description="Networks that containers may join, beside the engine's default one and none."
+    )
+    devices: tuple[str, ...] = Field(default=(), description="Devices that containers may have, as /dev/fuse.")
+    privileged: bool = Field(
+        default=False,
+        description="Containers may be let out: `privileged`, `cap-add`, `pid` and the like.",
+    )
+
+    @field_validator("host_paths", "devices")
+    @classmethod
+    def _whole_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            path = PurePosixPath(entry.removesuffix(":ro"))
+            if not path.parts or ("/" in entry and not path.is_absolute()) or ".." in path.parts:
+                raise ValueError("must be whole paths without `..`, as /data/*, or names without a slash")
+        return value
 
     @field_validator("macro_environment")
     @classmethod

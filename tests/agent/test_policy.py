@@ -13,8 +13,8 @@ from protocol.launch_spec import parse_launch_spec
 Json = Mapping[str, Any]
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 BASE = {"entity": "e", "project": "p"}
-JOB = {**BASE, "job": "e/p/train:latest", "resource": "local-container"}
-IMAGE = {**BASE, "docker": {"docker_image": "registry.test/team/train:v1"}, "resource": "local-container"}
+JOB = {**BASE, "job": "e/p/train:latest", "resource": "kubernetes"}
+IMAGE = {**BASE, "docker": {"docker_image": "registry.test/team/train:v1"}, "resource": "kubernetes"}
 SCHEDULER = {
     **BASE,
     "uri": "placeholder-uri-scheduler",
@@ -29,7 +29,7 @@ GIT_JOB: dict[str, Any] = {
 
 def config(**values: Any) -> AgentConfig:
     """Return the configuration of an agent that serves containers."""
-    return AgentConfig.model_validate({"queues": ["q"], "resources": ["local-container"], **values})
+    return AgentConfig.model_validate({"queues": ["q"], "resources": ["kubernetes"], **values})
 
 
 def checked(
@@ -38,7 +38,7 @@ def checked(
     job: JobFile | None = None,
     args: Json | None = None,
     image: str | None = None,
-    queue: str | None = "local-container",
+    queue: str | None = "kubernetes",
     **values: Any,
 ) -> Refused | None:
     """Check a launch on an agent so configured; returns the refusal."""
@@ -66,13 +66,13 @@ class TestEveryRefusal:
         ("wish", "rule", "asked", "allowed"),
         [
             pytest.param(
-                {"queue": "kubernetes"}, "queue.resource", "resource 'local-container'", "kubernetes", id="queue"
+                {"queue": "local-container"}, "queue.resource", "resource 'kubernetes'", "local-container", id="queue"
             ),
             pytest.param(
-                {"resources": ["kubernetes", "gcp-vertex"]},
+                {"resources": ["local-container", "gcp-vertex"]},
                 "resources",
-                "resource 'local-container'",
-                "gcp-vertex, kubernetes",
+                "resource 'kubernetes'",
+                "gcp-vertex, local-container",
                 id="resources",
             ),
             pytest.param(
@@ -97,9 +97,9 @@ class TestEveryRefusal:
                 id="git hosts",
             ),
             pytest.param(
-                {"args": {"volume": "/:/host"}, "policy": {"resource_args": {"local-container": ["cpus", "gpus"]}}},
+                {"args": {"volume": "/:/host"}, "policy": {"resource_args": {"kubernetes": ["cpus", "gpus"]}}},
                 "policy.resource_args",
-                "resource arg 'volume' of 'local-container'",
+                "resource arg 'volume' of 'kubernetes'",
                 "cpus, gpus",
                 id="resource args",
             ),
@@ -159,9 +159,9 @@ class TestTheResource:
         assert rule_of(checked(spec, queue=None)) == "resources"
 
     def test_of_a_scheduler_elsewhere_is_as_that_of_any_job(self) -> None:
-        elsewhere = {**SCHEDULER, "resource": "kubernetes"}
-        assert rule_of(checked(elsewhere, queue="kubernetes")) == "resources"
-        assert checked(elsewhere, queue="kubernetes", resources=["kubernetes"]) is None
+        elsewhere = {**SCHEDULER, "resource": "local-container"}
+        assert rule_of(checked(elsewhere, queue="local-container")) == "resources"
+        assert checked(elsewhere, queue="local-container", resources=["local-container"]) is None
 
 
 class TestSecureMode:
@@ -235,7 +235,7 @@ class TestResourceArgs:
         ],
     )
     def test_are_those_listed(self, args: Json, allowed: list[str], refused: str | None) -> None:
-        hit = checked(args=args, policy={"resource_args": {"local-container": allowed}})
+        hit = checked(args=args, policy={"resource_args": {"kubernetes": allowed}})
         assert rule_of(hit) == (refused and "policy.resource_args")
         assert refused is None or f"resource arg {refused!r}" in str(hit)
 
@@ -254,25 +254,23 @@ class TestResourceArgs:
     ) -> None:
         allowed = ["spec.template.spec.containers.resources", "spec.template.spec.containers.name"]
         args = {"spec": {"template": {"spec": {"containers": [{"name": "main"}, wish]}}}}
-        hit = checked(args=args, policy={"resource_args": {"local-container": allowed}})
+        hit = checked(args=args, policy={"resource_args": {"kubernetes": allowed}})
         assert rule_of(hit) == (refused and "policy.resource_args")
         assert refused is None or f"spec.template.spec.{refused}" in str(hit)
         elsewhere = {"metadata": {"namespace": "kube-system"}}
-        assert "metadata.namespace" in str(
-            checked(args=elsewhere, policy={"resource_args": {"local-container": allowed}})
-        )
+        assert "metadata.namespace" in str(checked(args=elsewhere, policy={"resource_args": {"kubernetes": allowed}}))
 
     def test_cover_what_else_a_platform_is_to_make(self) -> None:
         """A role binding, say, which it would make with the agent's rights."""
         services = {**JOB, "additional_services": [{"config": {"kind": "RoleBinding"}, "name": "x"}]}
-        refused = checked(services, policy={"resource_args": {"local-container": ["cpus"]}})
+        refused = checked(services, policy={"resource_args": {"kubernetes": ["cpus"]}})
         assert "the resource arg 'additional_services.config.kind'" in str(refused)
-        allowed = {"resource_args": {"local-container": ["additional_services"]}}
+        allowed = {"resource_args": {"kubernetes": ["additional_services"]}}
         assert checked(services, policy=allowed) is None
         assert checked({**JOB, "additional_services": []}, policy={"resource_args": {}}) is None
 
     def test_of_a_resource_that_is_not_listed_are_none(self) -> None:
-        policy = {"resource_args": {"kubernetes": ["spec"]}}
+        policy = {"resource_args": {"local-container": ["spec"]}}
         refused = checked(args={"cpus": 1}, policy=policy)
         assert "Allowed: nothing." in str(refused)
         assert checked(args={}, policy=policy) is None
