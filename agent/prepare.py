@@ -45,6 +45,12 @@ def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
     return backend
 
 
+def is_container(context: AgentContext, spec: LaunchSpec) -> bool:
+    """Whether the launch runs in a container on this machine."""
+    capabilities = backend_for(context, spec).capabilities
+    return capabilities.runs_locally and capabilities.needs_image
+
+
 async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> StartRequest:
     """Make everything ready that the start needs. Raises `SpecError` or `LaunchFailed`."""
     spec = resolved.spec

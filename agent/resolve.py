@@ -13,6 +13,7 @@ from typing import assert_never
 from agent import policy
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
+from agent.images import base_image
 from agent.launch import Launch, Stage, Tell
 from agent.render import macro_environment, render_resource_args
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
@@ -34,8 +35,16 @@ class Resolved:
     code_folder: Path | None = None
     """The job's code. Only for reading."""
     image: str | None = None
+    """What the job is, where it is an image."""
+    base_image: str | None = None
+    """What its code is put into, where it is code and its backend needs an image."""
     resource_args: JsonObject = field(default_factory=dict[str, Json])
     """Rendered."""
+
+    @property
+    def runs_in(self) -> str | None:
+        """The image that will run, if any does."""
+        return self.image or self.base_image
 
 
 async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved:
@@ -65,13 +74,21 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
 
 async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> Resolved:
     """Render what is known so far, and return it if it may run here: raises `Refused` otherwise."""
+    spec, job = so_far.spec, so_far.job
     readable = macro_environment(context.process_environment, context.config.policy.macro_environment)
-    resource_args = render_resource_args(
-        so_far.spec, launch.run_id, so_far.image, is_rendered=context.facts.is_launchbay, environment=readable
-    )
-    queue_resource = context.queue_resources.get(launch.queue)
-    asked = (context.config, so_far.spec, so_far.job, resource_args, so_far.image, queue_resource)
-    if so_far.spec.resource == policy.CONTAINERS:
+
+    def rendered(image: str | None) -> JsonObject:
+        is_rendered = context.facts.is_launchbay
+        return render_resource_args(spec, launch.run_id, image, is_rendered=is_rendered, environment=readable)
+
+    resource_args = rendered(so_far.image)
+    backend = context.backends.get(spec.resource)
+    is_known = job is not None or isinstance(spec.source, PlaceholderSource)
+    if so_far.image is None and is_known and backend and backend.capabilities.needs_image:
+        so_far = replace(so_far, base_image=base_image(spec, job, resource_args, context.config.builder))
+        resource_args = rendered(so_far.base_image)
+    asked = (context.config, spec, job, resource_args, so_far.runs_in, context.queue_resources.get(launch.queue))
+    if spec.resource == policy.CONTAINERS:
         await asyncio.to_thread(policy.check, *asked)  # it looks where paths lead, and disks may be far away
     else:
         policy.check(*asked)

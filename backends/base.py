@@ -127,7 +127,7 @@ class Capabilities:
     runs_images: bool = False
     """A launch may name a container image."""
     needs_image: bool = False
-    """A launch that names no image gets a base image."""
+    """A launch that names no image gets a base image. The backend is an `ImageBackend`."""
 
 
 class Backend(Protocol):
@@ -171,4 +171,12 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Let go of the platform. Running launches are left running."""
+        ...
+
+
+class ImageBackend(Backend, Protocol):
+    """A backend on this machine whose launches run in images."""
+
+    async def image_id(self, image: str) -> str | None:
+        """Return what identifies the content that this name has here now; None if there is none. Asks no registry."""
         ...

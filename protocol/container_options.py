@@ -5,8 +5,10 @@ container, so that the two cannot read the same words differently.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -140,6 +142,16 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpus:
+    """Which GPUs are asked for."""
+
+    count: int | None
+    """How many, whichever they are; None for all there are. 0 where they are named."""
+    named: tuple[str, ...] = ()
+    """By index or UUID."""
+
+
+@dataclass(frozen=True, slots=True)
 class Use:
     """Something outside of its container that a launch would have."""
 
@@ -208,6 +220,44 @@ def parse_size(written: str) -> int:
     if match is None:
         raise ValueError(written)
     return int(Decimal(match[1]) * 1024 ** _UNITS.index(match[2].lower() or "b"))
+
+
+def parse_gpus(value: Json) -> Gpus:
+    """Read a `gpus` option as `docker run` does: 2, all, device=0,1; `SpecError` if it is none of these."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Gpus(value)
+    # People quote it twice, as a shell makes them: '"device=0,1"'.
+    words = [word.strip() for word in value.strip().strip("\"'").split(",")] if isinstance(value, str) else []
+    key, equals, first = words[0].partition("=") if words else ("", "", "")
+    if equals and key == "device" and all([first, *words[1:]]) and "=" not in "".join(words[1:]):
+        return Gpus(0, tuple(dict.fromkeys([first, *words[1:]])))
+    number = first if equals and key == "count" else words[0] if words else ""
+    if len(words) == 1 and number == "all":
+        return Gpus(None)
+    if len(words) == 1 and number.isdecimal():
+        return Gpus(int(number))
+    raise SpecError(f"The resource arg 'gpus' is {value!r}; it must be a number, as 2, or all, or as device=0,1.")
+
+
+def parse_bytes(name: str, value: Json) -> int:
+    """Read a size as the engine does, or a number of bytes; `SpecError` if it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    with suppress(ValueError):
+        return parse_size(value.strip() if isinstance(value, str) else "")
+    raise SpecError(f"The resource arg {name!r} is {value!r}; it must be a size, as 512m or 8g.")
+
+
+def parse_number(name: str, value: Json) -> float:
+    """Read a number that is not negative, as 2 or 0.5; else `SpecError`."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = -1.0
+        if 0 <= number < math.inf:
+            return number
+    raise SpecError(f"The resource arg {name!r} is {value!r}; it must be a number, as 2 or 0.5.")
 
 
 def parse_volume(written: str) -> Volume:

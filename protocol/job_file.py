@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from protocol.errors import JobFileError, SpecError
@@ -72,8 +71,8 @@ def parse_job_file(raw: JsonObject) -> JobFile:
         partial=bool(raw.get("_partial")),
         notebook=bool(source.raw.get("notebook")),
         base_image=source.text("base_image"),
-        build_context=_inside(source, "build_context"),
-        dockerfile=_inside(source, "dockerfile"),
+        build_context=source.path_in_code("build_context"),
+        dockerfile=source.path_in_code("dockerfile"),
     )
 
 
@@ -112,10 +111,3 @@ def _version(runtime: str | None) -> str | None:
     """Return the dotted number: client 0.31 writes the implementation's name in front of it."""
     match = re.search(r"[0-9]+(?:\.[0-9]+)+", runtime or "")
     return match[0] if match else None
-
-
-def _inside(source: Reader, key: str) -> str | None:
-    value = source.text(key)
-    if value and (PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts):
-        raise JobFileError(f"`source.{key}` is {value!r}; it must be a path inside the job's code.")
-    return value

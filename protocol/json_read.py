@@ -1,6 +1,7 @@
 """Reads typed values out of JSON that came over the wire; a wrong type names the key, the value and what is allowed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 from protocol.errors import LaunchbayError
 from protocol.json_types import Json, JsonObject
@@ -28,6 +29,14 @@ class Reader:
         value = self.raw.get(key)
         if not isinstance(value, str):
             raise self._wrong(key, value, "a string")
+        return value
+
+    def path_in_code(self, key: str) -> str | None:
+        """Return a path inside the job's code, or None if it is absent."""
+        value = self.text(key)
+        path = PurePosixPath(value or "")
+        if path.is_absolute() or ".." in path.parts or "\0" in (value or ""):
+            raise self._wrong(key, value, "a path inside the job's code")
         return value
 
     def object(self, key: str) -> JsonObject:

@@ -49,9 +49,11 @@ class Overrides:
     run_config: JsonObject = field(default_factory=dict[str, Json])
     entry_point: tuple[str, ...] = ()
     dockerfile: str | None = None
+    """A path inside the job's code."""
     artifacts: JsonObject = field(default_factory=dict[str, Json])
     files: JsonObject = field(default_factory=dict[str, Json])
     working_dir: str | None = None
+    """Where the job begins: a path inside its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +193,8 @@ def _overrides(overrides: Reader) -> Overrides:
         args=overrides.texts("args"),
         run_config=overrides.object("run_config"),
         entry_point=overrides.texts("entry_point"),
-        dockerfile=overrides.text("dockerfile"),
+        dockerfile=overrides.path_in_code("dockerfile"),
         artifacts=overrides.object("artifacts"),
         files=overrides.object("files"),
-        working_dir=overrides.text("working_dir"),
+        working_dir=overrides.path_in_code("working_dir"),
     )

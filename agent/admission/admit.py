@@ -2,18 +2,15 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 from agent.admission.inventory import Inventory
-from agent.admission.slots import environment_of, parse_request
+from agent.admission.slots import environment_of, parse_container_request, parse_request
 from agent.context import AgentContext
 from agent.launch import Assigned, Launch, Tell
-from agent.prepare import GPU_VARIABLES, backend_for
+from agent.prepare import GPU_VARIABLES, backend_for, is_container
 from agent.resolve import Resolved
 from backends.base import StartRequest
-from protocol.container_options import parse_size, read_options
-from protocol.json_types import JsonObject
 
 
 async def admit(
@@ -23,12 +20,11 @@ async def admit(
 
     What an earlier agent gave it stays its own: the job may be running with it.
     """
-    capabilities = backend_for(context, resolved.spec).capabilities
-    if launch.is_scheduler or not capabilities.runs_locally:
+    if launch.is_scheduler or not backend_for(context, resolved.spec).capabilities.runs_locally:
         return request
-    inventory = context.slots.inventory
-    args = asked_by_container(request.resource_args, inventory) if capabilities.needs_image else request.resource_args
-    asked = parse_request(args, inventory)
+    inventory, in_container = context.slots.inventory, is_container(context, resolved.spec)
+    parse = parse_container_request if in_container else parse_request
+    asked = parse(request.resource_args, inventory)
 
     def give(assigned: Assigned) -> None:
         launch.assigned = assigned
@@ -46,31 +42,19 @@ async def admit(
     assert launch.assigned is not None
     return replace(
         request,
-        environment=_with_slots(request.environment, launch.assigned, context.slots.inventory),
+        environment=_with_slots(request.environment, launch.assigned, inventory, in_container=in_container),
+        gpus=launch.assigned.gpus,
         labels={**request.labels, **labels_of(launch.assigned)},
     )
 
 
-def asked_by_container(resource_args: JsonObject, inventory: Inventory) -> JsonObject:
-    """Return what a container's options ask of this machine, by the slots' names and units. Raises `SpecError`.
-
-    Where this agent gives no GPUs, the engine does.
-    """
-    options = read_options(resource_args)
-    asked = {key: options[key] for key in ("cpus", "memory") if key in options}
-    if isinstance(memory := asked.get("memory"), str):
-        with suppress(ValueError):  # what is no size is named where the others are
-            asked["memory"] = parse_size(memory.strip())
-    if inventory.manages_gpus and "gpus" in options:
-        asked["gpus"] = len(inventory.gpus) if options["gpus"] == "all" else options["gpus"]
-    return asked
-
-
-def _with_slots(environment: Mapping[str, str], assigned: Assigned, inventory: Inventory) -> dict[str, str]:
+def _with_slots(
+    environment: Mapping[str, str], assigned: Assigned, inventory: Inventory, *, in_container: bool
+) -> dict[str, str]:
     # What the agent itself may see would contradict what the job was given.
     inherited = GPU_VARIABLES if inventory.manages_gpus else frozenset[str]()
     kept = {name: value for name, value in environment.items() if name not in inherited}
-    return {**kept, **environment_of(assigned, inventory)}
+    return {**kept, **environment_of(assigned, inventory, in_container=in_container)}
 
 
 def labels_of(assigned: Assigned) -> dict[str, str]:

@@ -158,14 +158,14 @@ def visible_gpus(gpus: Sequence[Gpu], variable: str | None) -> list[Gpu]:
         return list(gpus)
     shown: set[Gpu] = set()
     for entry in variable.split(","):
-        named = _named(entry.strip(), gpus)
+        named = gpus_named(entry.strip(), gpus)
         if not named:
             break  # CUDA reads the list up to the first entry that is no GPU, as -1, and so do we
         shown.update(named)
     return [gpu for gpu in gpus if gpu in shown]
 
 
-def _named(name: str, gpus: Iterable[Gpu]) -> list[Gpu]:
+def gpus_named(name: str, gpus: Iterable[Gpu]) -> list[Gpu]:
     """Return the GPU that an index, a UUID or its beginning names; of one that is cut into instances, all of them."""
     if name.isdecimal():
         return [gpu for gpu in gpus if gpu.index == int(name)]
@@ -176,7 +176,7 @@ def _named(name: str, gpus: Iterable[Gpu]) -> list[Gpu]:
 def _listed(names: Sequence[str], gpus: Sequence[Gpu], variable: str) -> list[Gpu]:
     listed: list[Gpu] = []
     for name in names:
-        named = _named(name, gpus)
+        named = gpus_named(name, gpus)
         if not named:
             known = ", ".join(f"{gpu.index} ({gpu.id})" for gpu in gpus) or "none"
             raise ConfigError(

@@ -12,16 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from agent.admission.inventory import NVIDIA_VARIABLE, Gpu, Inventory
+from agent.admission.inventory import NVIDIA_VARIABLE, Gpu, Inventory, gpus_named
 from agent.config.forms import SIZE_FORM, parse_size, size_text
 from agent.errors import LaunchFailed
 from agent.launch import Assigned
+from protocol.container_options import Gpus, parse_bytes, parse_gpus, parse_number, read_options
+from protocol.errors import SpecError
 from protocol.json_types import Json, JsonObject
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 """How often GPUs that somebody else may be using are looked at again, while a launch waits for one."""
+NO_GPUS = Gpus(0)
 ROUNDING = 1e-6
 """Shares of CPUs that differ by less are the same."""
 
@@ -34,6 +37,8 @@ class Request:
     cpus: float = 0
     memory: int = 0
     """Bytes."""
+    among: tuple[str, ...] = ()
+    """The GPUs that will do, by id; empty: any."""
 
     @property
     def is_nothing(self) -> bool:
@@ -46,11 +51,30 @@ def parse_request(resource_args: JsonObject, inventory: Inventory) -> Request:
 
     Raises `LaunchFailed` if one makes no sense, or is more than the machine has.
     """
-    request = Request(
-        _read(resource_args, "gpus", _whole_number, "a whole number, as 2", 0),
-        _read(resource_args, "cpus", _number, "a number, as 4 or 0.5", 0.0),
-        _read(resource_args, "memory", parse_size, SIZE_FORM, 0),
-    )
+    gpus = _read(resource_args, "gpus", parse_gpus, "a whole number, as 2, or all, or as device=0,1", NO_GPUS)
+    cpus = _read(resource_args, "cpus", lambda value: parse_number("cpus", value), "a number, as 4 or 0.5", 0.0)
+    memory = _read(resource_args, "memory", parse_size, SIZE_FORM, 0)
+    return _possible(gpus, cpus, memory, inventory)
+
+
+def parse_container_request(resource_args: JsonObject, inventory: Inventory) -> Request:
+    """Read what a container's options ask for, however they are spelled. Raises `LaunchFailed` or `SpecError`.
+
+    Where this agent gives no GPUs, the engine does.
+    """
+    options = read_options(resource_args)
+    gpus = parse_gpus(options.get("gpus", 0))
+    cpus = parse_number("cpus", options.get("cpus", 0))
+    memory = parse_bytes("memory", options.get("memory", 0))
+    return _possible(gpus if inventory.manages_gpus else NO_GPUS, cpus, memory, inventory)
+
+
+def _possible(gpus: Gpus, cpus: float, memory: int, inventory: Inventory) -> Request:
+    """Return the request if the machine has as much."""
+    among = tuple(dict.fromkeys(gpu.id for name in gpus.named for gpu in _gpus_named(name, inventory)))
+    # All of none would be a launch that asks for GPUs and runs without.
+    count = max(1, len(inventory.gpus)) if gpus.count is None else gpus.count or len(among)
+    request = Request(count, cpus, memory, among)
     asked = (
         ("gpus", request.gpus > len(inventory.gpus), _count(request.gpus, "GPU"), f"{len(inventory.gpus)}"),
         ("cpus", request.cpus > inventory.cpus, _count(request.cpus, "CPU"), f"{inventory.cpus:g}"),
@@ -66,10 +90,26 @@ def parse_request(resource_args: JsonObject, inventory: Inventory) -> Request:
     return request
 
 
-def environment_of(assigned: Assigned, inventory: Inventory) -> dict[str, str]:
+def _gpus_named(name: str, inventory: Inventory) -> list[Gpu]:
+    if found := gpus_named(name, inventory.gpus):
+        return found
+    known = ", ".join(f"{gpu.index} ({gpu.id})" for gpu in inventory.gpus) or "none"
+    raise LaunchFailed(
+        f"The launch asks for the GPU {name!r} (`gpus` in its resource args), which this agent does not give. It has: "
+        f"{known}. Ask for a number of GPUs, as `gpus: 1`, to get those that are free.",
+        reason="more_than_there_is",
+    )
+
+
+def environment_of(assigned: Assigned, inventory: Inventory, *, in_container: bool = False) -> dict[str, str]:
     """Return the variables that tell a job what it has been given. They go over what it inherits."""
     variables: dict[str, str] = {}
-    if inventory.manages_gpus:
+    if in_container and inventory.gpu_variable == NVIDIA_VARIABLE:
+        # Its engine shows it these GPUs alone, numbered from 0. To one without any, an engine whose runtime is
+        # NVIDIA's would show what the image asks for, which is all of them.
+        if not assigned.gpus:
+            variables["NVIDIA_VISIBLE_DEVICES"] = "void"
+    elif inventory.manages_gpus:
         variables[inventory.gpu_variable] = ",".join(assigned.gpus)  # empty: it sees none
         if inventory.gpu_variable == NVIDIA_VARIABLE and any(gpu.isdecimal() for gpu in assigned.gpus):
             variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # so that an index means what nvidia-smi means by it
@@ -137,22 +177,23 @@ class SlotTable:
         look.clear()  # before looking: what happens meanwhile is a reason to look again
         if self._line[0] is not look:
             return False
-        candidates = self._not_given()
+        candidates = self._not_given(request)
         if self._in_use and 0 < request.gpus <= len(candidates):
             self._busy = await self._in_use(candidates)
         return not self._missing(request)
 
     def _choose(self, request: Request) -> Assigned:
-        return Assigned(tuple(gpu.id for gpu in self._free()[: request.gpus]), request.cpus, request.memory)
+        return Assigned(tuple(gpu.id for gpu in self._free(request)[: request.gpus]), request.cpus, request.memory)
 
     def _missing(self, request: Request) -> list[str]:
         """Return what is not free, for people."""
         given = list(self._given())
         missing: list[str] = []
-        if request.gpus > (free := len(self._free())):
-            busy = len(self._not_given()) - free
+        if request.gpus > (free := len(self._free(request))):
+            busy = len(self._not_given(request)) - free
+            candidates = len(request.among or self.inventory.gpus)
             others = f", {busy} in use by somebody else" if busy else ""
-            missing.append(f"{_count(request.gpus, 'GPU')}: {_free_of(free, len(self.inventory.gpus))}{others}")
+            missing.append(f"{_count(request.gpus, 'GPU')}: {_free_of(free, candidates)}{others}")
         cpus = self.inventory.cpus - math.fsum(each.cpus for each in given)
         if request.cpus and request.cpus > cpus + ROUNDING:
             missing.append(f"{_count(request.cpus, 'CPU')}: {_free_of(max(0.0, cpus), self.inventory.cpus)}")
@@ -162,12 +203,14 @@ class SlotTable:
             missing.append(f"{_memory(request.memory)}: {size_text(max(0, memory))} of {total} are free")
         return missing
 
-    def _not_given(self) -> list[Gpu]:
+    def _not_given(self, request: Request) -> list[Gpu]:
+        """Return what no launch has of the GPUs that will do."""
         given = {gpu for each in self._given() for gpu in each.gpus}
-        return [gpu for gpu in self.inventory.gpus if gpu.id not in given]
+        will_do = [gpu for gpu in self.inventory.gpus if not request.among or gpu.id in request.among]
+        return [gpu for gpu in will_do if gpu.id not in given]
 
-    def _free(self) -> list[Gpu]:
-        return [gpu for gpu in self._not_given() if gpu.id not in self._busy]
+    def _free(self, request: Request) -> list[Gpu]:
+        return [gpu for gpu in self._not_given(request) if gpu.id not in self._busy]
 
 
 def _read(resource_args: JsonObject, key: str, parse: Callable[[Json], T], allowed: str, nothing: T) -> T:
@@ -176,28 +219,10 @@ def _read(resource_args: JsonObject, key: str, parse: Callable[[Json], T], allow
         return nothing
     try:
         return parse(value)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, SpecError) as error:
         raise LaunchFailed(
             f"`{key}` in the launch's resource args is {value!r}; it must be {allowed}.", reason="bad_resource_args"
         ) from error
-
-
-def _whole_number(value: Json) -> int:
-    """Read a number that is not negative. A template variable may have made it a string."""
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError
-
-
-def _number(value: Json) -> float:
-    """Read a number that is not negative, as `_whole_number` does."""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        number = float(value)
-        if number >= 0:
-            return number
-    raise ValueError
 
 
 def _count(number: float, what: str) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from backends.base import BackendError, StartRequest
 from protocol import container_options as table
-from protocol.container_options import Volume
+from protocol.container_options import Gpus, Volume
 from protocol.errors import SpecError
 from protocol.json_types import Json
 
@@ -145,6 +145,9 @@ class _Reader:
     def flag(self, name: str, *, default: bool = False) -> bool:
         return table.flag(name, self._options[name]) if name in self._options else default
 
+    def gpus(self) -> Gpus:
+        return table.parse_gpus(self._options.get("gpus", 0))
+
     def pairs(self, name: str) -> list[tuple[str, str]]:
         return [_pair(name, each) for each in self.texts(name)]
 
@@ -256,20 +259,12 @@ def _device(written: str) -> dict[str, str]:
 
 def _gpus(request: StartRequest, read: _Reader) -> list[dict[str, Any]]:
     """Ids where there are ids. A number asks the engine for any so many, which no two launches agree about."""
-    asked = read.text("gpus")
-    if request.gpus:
-        return [_device_request(ids=request.gpus)]
-    if asked is None or asked == "0":
+    asked = read.gpus()
+    if request.gpus or asked.named:
+        return [_device_request(ids=request.gpus or asked.named)]
+    if asked.count == 0:
         return []
-    words = asked.strip("\"'")
-    if words == "all":
-        return [_device_request(count=-1)]
-    if words.isdecimal():
-        return [_device_request(count=int(words))]
-    ids = words.removeprefix("device=").split(",")
-    if words.startswith("device=") and all(re.fullmatch(r"[A-Za-z0-9:./=-]+", each) for each in ids):
-        return [_device_request(ids=ids)]
-    raise SpecError(f"The resource arg 'gpus' is {asked!r}; it must be a number, all, or device=0,1.")
+    return [_device_request(count=-1 if asked.count is None else asked.count)]
 
 
 def _device_request(*, count: int = 0, ids: Sequence[str] = ()) -> dict[str, Any]:

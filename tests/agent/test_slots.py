@@ -10,13 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.admission.admit import asked_by_container
 from agent.admission.inventory import AMD_VARIABLE, NVIDIA_VARIABLE, Gpu, Inventory
-from agent.admission.slots import BUSY_SECONDS, Request, SlotTable, environment_of, parse_request
+from agent.admission.slots import (
+    BUSY_SECONDS,
+    Request,
+    SlotTable,
+    environment_of,
+    parse_container_request,
+    parse_request,
+)
 from agent.errors import LaunchFailed
 from agent.held import Launches
 from agent.journal import Journal
 from agent.launch import Assigned, Launch, Stage
+from protocol.errors import SpecError
 
 GIB = 2**30
 FOUR = tuple(f"GPU-{letter}" for letter in "abcd")
@@ -81,6 +88,8 @@ async def ended(*tasks: asyncio.Task[None]) -> AsyncGenerator[None]:
         ({"gpus": "2", "cpus": "4", "memory": 1024}, Request(2, 4, 1024)),
         ({"gpus": 0, "cpus": 0, "memory": 0}, Request()),
         ({"gpus": 4, "cpus": 16, "memory": "64GiB"}, Request(4, 16, 64 * GIB)),
+        ({"gpus": "all"}, Request(4)),
+        ({"gpus": "device=1,GPU-d"}, Request(2, among=("GPU-b", "GPU-d"))),
     ],
 )
 def test_requests_are_read(resource_args: dict[str, Any], expected: Request) -> None:
@@ -88,13 +97,61 @@ def test_requests_are_read(resource_args: dict[str, Any], expected: Request) -> 
 
 
 @pytest.mark.parametrize(
+    ("resource_args", "expected"),
+    [
+        ({}, Request()),
+        ({"volume": "/x", "env": "A=1", "gpus": None}, Request()),
+        ({"cpus": "0.5", "memory": "8g", "gpus": "2"}, Request(2, 0.5, 8 * GIB)),
+        ({"--cpus": 2, "m": "512m", "GPUS": "all"}, Request(4, 2, GIB // 2)),
+        ({"cpu": 1.5, "--Memory": "8GiB"}, Request(0, 1.5, 8 * GIB)),
+        ({"memory": "8GB", "-m": None}, Request(memory=8 * GIB)),  # the engine's units are powers of 1024
+        ({"memory": "1024", "gpus": "count=3"}, Request(3, memory=1024)),
+        ({"gpus": "device=0"}, Request(1, among=("GPU-a",))),
+        ({"gpus": '"device=0,2"'}, Request(2, among=("GPU-a", "GPU-c"))),
+        ({"gpus": "device=GPU-c,2"}, Request(1, among=("GPU-c",))),
+    ],
+)
+def test_requests_of_containers_are_read_as_docker_spells_them(
+    resource_args: dict[str, Any], expected: Request
+) -> None:
+    assert parse_container_request(resource_args, BOX) == expected
+
+
+@pytest.mark.parametrize(
+    "resource_args",
+    [
+        *({"gpus": value} for value in ("", "some", "device=", "device=0,count=1", "all,all", -1, True, ["0"], "0,1")),
+        *({"cpus": value} for value in ("many", "nan", "inf", -1, True, "", [2])),
+        *({"memory": value} for value in ("12 parrots", "-1g", "8gg", True, 0.5, "")),
+        *({"m": "1g", "memory": "2g"}, {"cpus": 1, "--cpus": 1}),
+    ],
+)
+def test_a_containers_request_that_makes_no_sense_is_refused(resource_args: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"The resource arg '(gpus|cpus|memory)' is"):
+        parse_container_request(resource_args, BOX)
+
+
+def test_a_containers_gpus_are_the_engines_where_the_agent_gives_none() -> None:
+    for gpus in ("all", 2, "device=7"):
+        assert parse_container_request({"gpus": gpus}, BARE) == Request()
+
+
+async def test_gpus_that_are_named_are_given_and_no_others() -> None:
+    box = Box()
+    named = parse_request({"gpus": "device=0,1"}, box.table.inventory)
+    await box.take("first", Request(1))
+    async with ended(task := box.ask("named", named)):
+        await settled()
+        assert box.table.why_waiting(named) == "waiting for 2 GPUs: 1 of 2 is free"
+        assert not task.done()
+        box.give_back("first")
+        await task
+    assert box.held["named"].gpus == ("GPU-a", "GPU-b")
+
+
+@pytest.mark.parametrize(
     ("resource_args", "message"),
     [
-        ({"gpus": "all"}, "`gpus` in the launch's resource args is 'all'; it must be a whole number, as 2."),
-        ({"gpus": -1}, "`gpus` in the launch's resource args is -1; it must be a whole number, as 2."),
-        ({"gpus": 1.5}, "`gpus` in the launch's resource args is 1.5; it must be a whole number, as 2."),
-        ({"gpus": True}, "`gpus` in the launch's resource args is True; it must be a whole number, as 2."),
-        ({"gpus": ["0"]}, "`gpus` in the launch's resource args is ['0']; it must be a whole number, as 2."),
         ({"cpus": "many"}, "`cpus` in the launch's resource args is 'many'; it must be a number, as 4 or 0.5."),
         ({"cpus": "nan"}, "`cpus` in the launch's resource args is 'nan'; it must be a number, as 4 or 0.5."),
         ({"cpus": -0.5}, "`cpus` in the launch's resource args is -0.5; it must be a number, as 4 or 0.5."),
@@ -111,6 +168,14 @@ def test_a_request_that_makes_no_sense_is_refused(resource_args: dict[str, Any],
     assert (str(caught.value), caught.value.reason) == (message, "bad_resource_args")
 
 
+@pytest.mark.parametrize("value", ["some", -1, 1.5, True, ["0"]])
+def test_a_number_of_gpus_that_makes_no_sense_is_refused(value: Any) -> None:
+    with pytest.raises(LaunchFailed) as caught:
+        parse_request({"gpus": value}, BOX)
+    wanted = "it must be a whole number, as 2, or all, or as device=0,1."
+    assert str(caught.value) == f"`gpus` in the launch's resource args is {value!r}; {wanted}"
+
+
 def test_a_number_too_large_for_words_is_refused() -> None:
     with pytest.raises(LaunchFailed, match="`cpus` in the launch's resource args is 1000"):
         parse_request({"cpus": 10**400}, BOX)
@@ -120,6 +185,8 @@ def test_a_number_too_large_for_words_is_refused() -> None:
     ("resource_args", "inventory", "message"),
     [
         ({"gpus": 5}, BOX, "asks for 5 GPUs (`gpus` in its resource args), and this agent has 4 to give in all"),
+        ({"gpus": "all"}, BARE, "asks for 1 GPU (`gpus` in its resource args), and this agent has 0 to give in all"),
+        ({"gpus": "device=7"}, BOX, "asks for the GPU '7' (`gpus` in its resource args), which this agent does not"),
         ({"gpus": 1}, BARE, "asks for 1 GPU (`gpus` in its resource args), and this agent has 0 to give in all"),
         ({"cpus": 2.5}, BARE, "asks for 2.5 CPUs (`cpus` in its resource args), and this agent has 2 to give in all"),
         (
@@ -153,6 +220,21 @@ def test_what_can_never_be_had_is_refused_at_once(
 )
 def test_a_job_is_told_what_it_has(assigned: Assigned, inventory: Inventory, expected: dict[str, str]) -> None:
     assert environment_of(assigned, inventory) == expected
+
+
+@pytest.mark.parametrize(
+    ("assigned", "inventory", "expected"),
+    [
+        (Assigned(("1",), 2), BOX, {"OMP_NUM_THREADS": "2"}),  # what is 1 on the machine is 0 in there
+        (Assigned(), BOX, {"NVIDIA_VISIBLE_DEVICES": "void"}),
+        (Assigned(("GPU-a",)), Inventory(gpu_variable=AMD_VARIABLE), {"ROCR_VISIBLE_DEVICES": "GPU-a"}),
+        (Assigned(), BARE, {}),
+    ],
+)
+def test_in_a_container_the_engine_shows_nvidias_gpus(
+    assigned: Assigned, inventory: Inventory, expected: dict[str, str]
+) -> None:
+    assert environment_of(assigned, inventory, in_container=True) == expected
 
 
 async def test_gpus_are_given_by_identity_lowest_first() -> None:
@@ -432,25 +514,3 @@ async def _whatever_happens(steps: list[tuple[str, Any]], with_looks: bool) -> N
     took_something = [name for name in box.order if not asked[name].is_nothing]
     assert took_something == sorted(took_something, key=int), "first come, first served"
     await box.take("all of it", Request(4, BOX.cpus, BOX.memory))
-
-
-@pytest.mark.parametrize(
-    ("resource_args", "inventory", "expected"),
-    [
-        ({"--M": "8g", "cpu": "1.5", "volume": "/a:/a"}, BOX, Request(cpus=1.5, memory=8 * GIB)),
-        ({"memory": "512MB"}, BOX, Request(memory=GIB // 2)),  # the engine's units are powers of 1024
-        ({"gpus": "all"}, BOX, Request(gpus=4)),
-        ({"gpus": "2"}, BOX, Request(gpus=2)),
-        ({"gpus": "all"}, BARE, Request()),  # the engine gives them
-        ({"gpus": "device=0"}, BARE, Request()),
-    ],
-)
-def test_a_container_asks_with_its_options(
-    resource_args: dict[str, Any], inventory: Inventory, expected: Request
-) -> None:
-    assert parse_request(asked_by_container(resource_args, inventory), inventory) == expected
-
-
-def test_a_container_cannot_choose_its_gpus() -> None:
-    with pytest.raises(LaunchFailed, match="`gpus`"):
-        parse_request(asked_by_container({"gpus": "device=0"}, BOX), BOX)

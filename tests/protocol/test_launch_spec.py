@@ -101,6 +101,13 @@ def test_a_full_spec() -> None:
     assert read.raw is raw, "unknown keys must be kept"
 
 
+@pytest.mark.parametrize("key", ["working_dir", "dockerfile"])
+@pytest.mark.parametrize("path", ["/etc", "..", "a/../../b", "../a", "a\0b", 7])
+def test_a_path_that_leaves_the_code_is_refused(key: str, path: Any) -> None:
+    with pytest.raises(SpecError, match=rf"`overrides\.{key}` is .*; it must be a "):
+        parse_launch_spec(spec(overrides={key: path}))
+
+
 def test_a_bare_spec_has_defaults() -> None:
     read = parse_launch_spec({"entity": "team", "project": "", "job": JOB})
     assert (read.project, read.resource, read.resource_args, read.overrides) == ("", "local-container", {}, Overrides())

@@ -1,0 +1,51 @@
+"""Images: in which image a launch runs whose source is code. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from protocol.errors import SpecError
+from protocol.job_file import JobFile
+from protocol.json_types import Json, JsonObject
+from protocol.launch_spec import LaunchSpec
+
+DEFAULT_PYTHON = "3.12"
+BUILDER = "builder"
+"""The part of resource args that is about the image, and no option of a platform's."""
+_BASE_IMAGES = (("base_image",), ("accelerator", "base_image"), ("cuda", "base_image"))
+
+
+def base_image(spec: LaunchSpec, job: JobFile | None, resource_args: JsonObject, agents: Mapping[str, Any]) -> str:
+    """Return the image that the code is put into: the job's own, else the queue's, else the agent's, else a Python.
+
+    `agents` is the agent's block `builder`. Raises `SpecError` where one of them is no text.
+    """
+    named = [
+        job and job.base_image,
+        *(_text(resource_args, "resource arg", BUILDER, *path) for path in _BASE_IMAGES),
+        _text({BUILDER: agents}, "agent's", BUILDER, "base_image"),
+    ]
+    return next(filter(None, named), None) or f"python:{_python(spec, job)}-slim"
+
+
+def without_builder(resource_args: JsonObject) -> JsonObject:
+    """Return resource args without what is about the image."""
+    return {key: value for key, value in resource_args.items() if key != BUILDER}
+
+
+def _python(spec: LaunchSpec, job: JobFile | None) -> str:
+    for wish in (job and job.runtime, spec.python_version):
+        if match := re.search(r"\b3\.[0-9]{1,2}\b", wish or ""):
+            return match[0]
+    return DEFAULT_PYTHON
+
+
+def _text(block: Json, whose: str, *path: str) -> str | None:
+    value: Json = block
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else value
+        if value is None:
+            return None
+    if isinstance(value, str):
+        return value
+    raise SpecError(f"The {whose} `{'.'.join(path)}` is {value!r}; it must be the name of an image.")
