@@ -10,6 +10,7 @@ import structlog
 
 from agent import operations
 from agent.admission.admit import assigned_by
+from agent.caches.image_environments import ENVIRONMENT_LABEL
 from agent.context import AgentContext
 from agent.launch import Launch, Stage
 from agent.prepare import uses_by
@@ -31,10 +32,13 @@ async def adopt(context: AgentContext, resource: str, backend: Backend) -> tuple
     for handle, seen in (await backend.observe()).items():
         if seen.labels.get("owner") != context.owner or seen.labels.get("item", "") in context.launches:
             continue
-        launch = await _take_over(context, resource, handle, seen)
+        name = seen.labels.get(ENVIRONMENT_LABEL) if "item" not in seen.labels else None
+        if name and context.image_environments.is_making(name):
+            continue
+        launch = None if name else await _take_over(context, resource, handle, seen)
         if launch is None:
             log.warning(
-                "found an orphan: its item is over, or somebody else's", handle=handle, labels=dict(seen.labels)
+                "found an orphan: what it was for is over, or somebody else's", handle=handle, labels=dict(seen.labels)
             )
             orphans.append(handle)
         else:

@@ -9,6 +9,7 @@ from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
+from agent.caches.image_environments import ImageEnvironments
 from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
 from agent.held import Launches
@@ -43,6 +44,7 @@ class AgentContext:
     """By resource; those that this agent is able to serve."""
     artifacts: ArtifactCache
     environments: Environments
+    image_environments: ImageEnvironments
     metrics: Metrics
     tracer: Tracer
     state_dir: Path

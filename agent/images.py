@@ -42,10 +42,12 @@ def _python(spec: LaunchSpec, job: JobFile | None) -> str:
 
 def _text(block: Json, whose: str, *path: str) -> str | None:
     value: Json = block
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else value
+    for place, key in enumerate(path):
         if value is None:
             return None
-    if isinstance(value, str):
+        if not isinstance(value, Mapping):
+            raise SpecError(f"The {whose} `{'.'.join(path[:place])}` is {value!r}; it must be an object.")
+        value = value.get(key)
+    if value is None or isinstance(value, str):
         return value
     raise SpecError(f"The {whose} `{'.'.join(path)}` is {value!r}; it must be the name of an image.")

@@ -17,6 +17,7 @@ from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments, installer_environment
+from agent.caches.image_environments import ImageEnvironments
 from agent.caches.manifest import Limits
 from agent.config.forms import parse_size
 from agent.config.model import AgentConfig
@@ -100,6 +101,7 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             backends=backends,
             artifacts=ArtifactCache(code, control, Limits(_size(limits.file), _size(limits.total))),
             environments=Environments(installed, installer_environment(environment, for_jobs)),
+            image_environments=ImageEnvironments(installed, state_dir / "uv", environment, random),
             work_dir=state_dir / "work",
             process_environment=environment,
             metrics=metrics,

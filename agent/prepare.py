@@ -4,17 +4,22 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from agent import policy
+from agent.caches.image_environments import Place
 from agent.context import AgentContext
 from agent.copying import copy_code
 from agent.errors import LaunchFailed
+from agent.images import without_builder
 from agent.launch import Launch, Stage, Tell
 from agent.requirements import REQUIREMENTS, Requirements, find_requirements
 from agent.resolve import Resolved
-from backends.base import Backend, StartRequest
+from backends.base import Backend, ImageBackend, StartRequest
 from protocol.command import keeps_entry_point, launch_command
+from protocol.container_options import read_options
 from protocol.launch_spec import LaunchSpec, is_scheduler
 from protocol.run_environment import run_environment
 
@@ -51,6 +56,15 @@ def is_container(context: AgentContext, spec: LaunchSpec) -> bool:
     return capabilities.runs_locally and capabilities.needs_image
 
 
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What a launch on this machine stands on."""
+
+    working_dir: Path | None = None
+    folders: Sequence[Path] = ()
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
 async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> StartRequest:
     """Make everything ready that the start needs. Raises `SpecError` or `LaunchFailed`."""
     spec = resolved.spec
@@ -67,26 +81,23 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         item_id=launch.item_id,
         image=resolved.image,
     )
-    working_dir: Path | None = None
-    folders: Sequence[Path] = ()
+    ground = _Ground()
     launch.use()
-    if backend.capabilities.runs_locally:
-        working_dir = context.folder_of(launch.name)
-        requirements = await asyncio.to_thread(_fill_working_folder, working_dir, launch, resolved)
-        base = job_base_environment(context.process_environment, context.config.job_environment)
-        if requirements is not None:
-            folders = [await context.environments.ensure(requirements, launch, tell)]
-        environment = {**_with_python(base, resolved, folders), **environment}
+    if is_container(context, spec):
+        ground = await _in_container(context, launch, resolved, cast(ImageBackend, backend), tell)
+    elif backend.capabilities.runs_locally:
+        ground = await _as_process(context, launch, resolved, tell)
     is_image_program = keeps_entry_point(spec, resolved.job)
     return StartRequest(
         name=launch.name,
         command=() if is_image_program else command,
         args=command if is_image_program else (),
-        environment=environment,
+        environment={**ground.variables, **environment},
         secrets={"WANDB_API_KEY": spec.api_key or context.server.api_key},
-        working_dir=working_dir,
-        folders=folders,
-        image=resolved.image,
+        working_dir=ground.working_dir,
+        subfolder=spec.overrides.working_dir or "" if ground.working_dir else "",
+        folders=ground.folders,
+        image=resolved.runs_in,
         labels={
             "item": launch.item_id,
             "attempt": str(launch.attempt),
@@ -98,8 +109,36 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
             "run": launch.run_id,
             "uses": ",".join(launch.uses or ()) if backend.capabilities.runs_locally else "",
         },
-        resource_args=resolved.resource_args,
+        resource_args=without_builder(resolved.resource_args),
     )
+
+
+async def _as_process(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> _Ground:
+    folder = context.folder_of(launch.name)
+    requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
+    folders = [await context.environments.ensure(requirements, launch, tell)] if requirements else []
+    base = job_base_environment(context.process_environment, context.config.job_environment)
+    return _Ground(folder, folders, _with_python(base, resolved, folders))
+
+
+async def _in_container(
+    context: AgentContext, launch: Launch, resolved: Resolved, backend: ImageBackend, tell: Tell
+) -> _Ground:
+    """Nothing of this machine's environment is meant for in there, but for what the operator lists."""
+    listed = context.config.job_environment
+    base = {name: value for name, value in context.process_environment.items() if name in listed}
+    base = {"PYTHONUNBUFFERED": "1", **base}
+    if resolved.image is not None or resolved.base_image is None:
+        return _Ground(variables=base)
+    folder = context.folder_of(launch.name)
+    requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
+    if requirements is None:
+        return _Ground(folder, (), base)
+    place = Place(
+        backend, resolved.base_image, read_options(resolved.resource_args), context.server.base_url, context.owner
+    )
+    environment = await context.image_environments.ensure(place, requirements, launch, tell)
+    return _Ground(folder, environment.folders, {**base, **environment.variables})
 
 
 def uses_by(labels: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -128,8 +167,9 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Re
             copy_code(resolved.code_folder, folder)
         else:
             folder.mkdir()
+    _check_subfolder(folder, resolved.spec.overrides.working_dir)
     if is_scheduler(resolved.spec) and not resolved.job:
-        if (OWN_COMMANDS / "wandb").exists():
+        if (OWN_COMMANDS / "wandb").exists() and not resolved.runs_in:
             return None
         (folder / REQUIREMENTS).write_text(SCHEDULER_REQUIREMENTS)
         return Requirements(folder / REQUIREMENTS)
@@ -140,6 +180,16 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Re
         resolved.job_folder,
         job.runtime if job else None,
     )
+
+
+def _check_subfolder(folder: Path, subfolder: str | None) -> None:
+    """Refuse to begin where there is no folder of the job's."""
+    begins_in = (folder / (subfolder or "")).resolve()
+    if not begins_in.is_dir() or not begins_in.is_relative_to(folder.resolve()):
+        raise LaunchFailed(
+            f"`overrides.working_dir` is {subfolder!r}, and the job's code has no such folder. Push the launch again "
+            "with a folder of the code, or without the key."
+        )
 
 
 def _with_python(base: dict[str, str], resolved: Resolved, environments: Sequence[Path]) -> dict[str, str]:

@@ -5,7 +5,7 @@ A backend is six verbs over handles. It knows nothing of queues, items or the se
 `Capabilities`, never by its type. One contract suite (`backends/testing/contract.py`) runs against every backend.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -177,6 +177,10 @@ class Backend(Protocol):
 class ImageBackend(Backend, Protocol):
     """A backend on this machine whose launches run in images."""
 
-    async def image_id(self, image: str) -> str | None:
-        """Return what identifies the content that this name has here now; None if there is none. Asks no registry."""
+    async def fetch_image(self, image: str, resource_args: JsonObject, tell: Callable[[str], None]) -> str:
+        """See that an image is on this machine, pulling it if need be, and return what identifies its content.
+
+        Of the resource args those count that are about the image. `tell` is given a sentence for people as it gets
+        on. Who is cancelled waits no more. Raises `BackendError` if the image cannot be had.
+        """
         ...

@@ -236,7 +236,7 @@ def parse_gpus(value: Json) -> Gpus:
         return Gpus(None)
     if len(words) == 1 and number.isdecimal():
         return Gpus(int(number))
-    raise SpecError(f"The resource arg 'gpus' is {value!r}; it must be a number, as 2, or all, or as device=0,1.")
+    raise SpecError(f"The resource arg 'gpus' is {value!r}; it must be a number, all, or device=0,1.")
 
 
 def parse_bytes(name: str, value: Json) -> int:
@@ -322,8 +322,11 @@ def uses(resource_args: JsonObject) -> Iterator[Use]:
             continue
         if option.rule is Rule.HOST_PATHS:
             parse = parse_volume if name == "volume" else parse_mount
-            mounted = map(parse, texts(name, value))
-            yield from (Use(option.rule, name, each.source, each.read_only) for each in mounted if each.source)
+            for each in map(parse, texts(name, value)):
+                # What is given new labels (z, Z) is written to.
+                is_read = each.read_only and not {"rw", "z", "Z"}.intersection(each.options)
+                if each.source:
+                    yield Use(option.rule, name, each.source, is_read)
             continue
         for what in _reached(option, value):
             if what not in option.harmless:

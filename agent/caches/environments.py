@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Environments:
     def __init__(self, folders: BoundedCache, own: Mapping[str, str]) -> None:
         self._folders = folders
         self._uv = Uv(own)
-        self._settings = _settings(own)
+        self._settings = settings_of(own)
         self._interpreters: dict[str, _Interpreter] = {}
 
     async def ensure(self, requirements: Requirements, launch: Launch, tell: Tell) -> Path:
@@ -87,12 +87,7 @@ class Environments:
 
     def _key(self, requirements: Requirements, python: _Interpreter) -> tuple[str, bool]:
         """Return the key, and whether the code is part of it."""
-        text = _whole_text(requirements.file, requirements.code)
-        names_files = _names_files(requirements, text)
-        code = str(requirements.code) if names_files else ""
-        parts = [str(requirements.is_frozen), python.identity, *self._settings, code, text]
-        parts.extend(_text(file) for file in settings_files(requirements))
-        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32], names_files
+        return key_of(requirements, (python.identity, *self._settings))
 
     async def _make(self, folder: Path, requirements: Requirements, python: str, *, names_files: bool) -> None:
         await self._run("venv", "--quiet", "--python", python, str(folder))
@@ -140,6 +135,16 @@ class Environments:
             raise _failed(result)
 
 
+def key_of(requirements: Requirements, more: Sequence[str]) -> tuple[str, bool]:
+    """Return a key of all that decides what is installed, and whether the code is part of it. Blocks."""
+    text = _whole_text(requirements.file, requirements.code)
+    names_files = _names_files(requirements, text)
+    code = str(requirements.code) if names_files else ""
+    parts = [str(requirements.is_frozen), *more, code, text]
+    parts.extend(_text(file) for file in settings_files(requirements))
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32], names_files
+
+
 def installer_environment(own: Mapping[str, str], jobs: Mapping[str, str]) -> dict[str, str]:
     """Return what uv may see of the agent's environment, given what jobs may see of it."""
     more = {
@@ -159,7 +164,7 @@ def _failed(result: Result) -> LaunchFailed:
     )
 
 
-def _settings(own: Mapping[str, str]) -> list[str]:
+def settings_of(own: Mapping[str, str]) -> list[str]:
     """Return the settings of uv that this machine gives and that may decide what is installed."""
     variables = [
         f"{name}={without_passwords(value)}"  # which may be new ones every hour

@@ -29,10 +29,7 @@ STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "builder": {
         "type": {"enum": ["docker", "kaniko", "noop"], "description": "Who builds images; noop refuses to."},
         "destination": {"type": "string", "description": "Where built images go, without a tag."},
-        "base_image": {
-            "type": "string",
-            "description": "What code runs in that names no image. Default: a Python.",
-        },
+        "base_image": {"type": "string", "description": "What code runs in that names no image. Default: a Python."},
         "platform": {"enum": ["linux/amd64", "linux/arm64"], "description": "docker: what images are built for."},
         "build-context-store": {"type": "string", "description": "kaniko: bucket through which code reaches it."},
         "build-job-name": {"type": "string", "description": "kaniko: what the names of its jobs begin with."},

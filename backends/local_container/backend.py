@@ -41,6 +41,9 @@ from backends.local_container.reading import (
 )
 from backends.local_container.records import Record, Records
 from backends.local_container.settings import Settings, read_pull
+from protocol.container_options import read_options, text
+from protocol.errors import SpecError
+from protocol.json_types import JsonObject
 
 CHUNK_BYTES = 64 * 1024
 LISTING_SECONDS = 5.0
@@ -124,6 +127,26 @@ class LocalContainerBackend:
         starting = self._starting.get(handle) or self._begin(handle, self._start(handle, request))
         await asyncio.shield(starting)
         return handle
+
+    async def fetch_image(self, image: str, resource_args: JsonObject, tell: Callable[[str], None]) -> str:
+        """See `ImageBackend.fetch_image`. What identifies an image is the engine's id."""
+        try:
+            options = read_options(resource_args)
+            when = read_pull("pull", options.get("pull") or self._settings.pull)
+            platform = text("platform", options["platform"]) if "platform" in options else None
+        except SpecError as error:
+            raise BackendError(str(error)) from error
+        found = None if when == "always" else await self._engine.image(image)
+        if found is None:
+            if when == "never":
+                raise BackendError(
+                    f"The image {image} is not on this machine, and `pull` is never. Pull it, or say missing."
+                )
+            await self._images.pull(image, platform, tell)
+            found = await self._engine.image(image)
+        if found is None:
+            raise BackendUnavailable(f"The image {image} was pulled, and the engine does not have it.")
+        return str(found["Id"])
 
     async def observe(self) -> Snapshot:
         """See `Backend.observe`. Inspects only containers to which something happened."""

@@ -99,6 +99,8 @@ def test_what_cannot_be_read_is_refused_whatever_is_listed(args: dict[str, Any])
         ("/data/a:/x", ["/data:ro"], False),
         ("/data/a:/x:ro", ["/data:ro"], True),
         ("/data/a:/x:ro", ["/data"], True),
+        ("/data/a:/x:ro,Z", ["/data:ro"], False),
+        ("/data/a:/x:ro,rw", ["/data:ro"], False),
         ("//etc:/x", ["/data", "*", "etc"], False),
         ("/:/x", ["/data", "/*"], False),
         ("/etc:/x", ["/"], True),

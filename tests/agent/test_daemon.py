@@ -13,6 +13,7 @@ from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
+from agent.caches.image_environments import ImageEnvironments
 from agent.caches.manifest import Limits
 from agent.claim import claim
 from agent.config.model import AgentConfig
@@ -53,6 +54,7 @@ async def context(tmp_path: Path) -> Any:
     control = ControlPlane("http://server.test", "key", random=Random(1))
     journal = await Journal.open(tmp_path)
     launches = Launches()
+    installed = BoundedCache(tmp_path / "environments", None, launches.in_use)
     yield AgentContext(
         config=AgentConfig.model_validate({"queues": ["q"]}),
         entity="e",
@@ -66,7 +68,8 @@ async def context(tmp_path: Path) -> Any:
         slots=SlotTable(Inventory(), launches.assigned),
         backends={"local-process": SlowLook()},  # type: ignore[dict-item]
         artifacts=ArtifactCache(BoundedCache(tmp_path / "artifacts", None, launches.in_use), control, Limits()),
-        environments=Environments(BoundedCache(tmp_path / "environments", None, launches.in_use), {}),
+        environments=Environments(installed, {}),
+        image_environments=ImageEnvironments(installed, tmp_path / "uv", {}, Random(1)),
         metrics=Metrics(launches),
         tracer=NoTracer(),
         state_dir=tmp_path,

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from agent.admission.slots import SlotTable
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
+from agent.caches.image_environments import ImageEnvironments
 from agent.caches.manifest import Limits
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
@@ -25,6 +26,7 @@ from agent.journal import Identity, Journal
 from agent.observability.metrics import Metrics
 from agent.observability.tracing import NoTracer
 from agent.operations import agent_record, queue_ids, queue_resources, register, server_facts, set_status
+from backends.base import Backend
 from backends.fake import Behavior, FakeBackend, FakePlatform
 from server.start import ServerSettings, running
 
@@ -112,7 +114,12 @@ class World:
 
     @asynccontextmanager
     async def agent(
-        self, *, state: str = "state", inventory: Inventory = NOTHING, **config: Any
+        self,
+        *,
+        state: str = "state",
+        inventory: Inventory = NOTHING,
+        backends: Mapping[str, Backend] | None = None,
+        **config: Any,
     ) -> AsyncGenerator[Daemon]:
         """Run an agent while the block runs; it is cancelled then, if it has not ended by itself."""
         folder = self.folder / state
@@ -121,6 +128,7 @@ class World:
         async with ControlPlane(self.server.base_url, self.server.api_key, random=Random(1)) as control:
             facts = await server_facts(control)
             launches = Launches()
+            installed = BoundedCache(folder / "environments", None, launches.in_use)
             context = AgentContext(
                 config=given,
                 entity="admin",
@@ -132,9 +140,10 @@ class World:
                 queue_resources=await queue_resources(control, "admin"),
                 launches=launches,
                 slots=SlotTable(inventory, launches.assigned),
-                backends={"local-process": FakeBackend(self.platform)},
+                backends=backends or {"local-process": FakeBackend(self.platform)},
                 artifacts=ArtifactCache(BoundedCache(folder / "artifacts", None, launches.in_use), control, Limits()),
-                environments=Environments(BoundedCache(folder / "environments", None, launches.in_use), {}),
+                environments=Environments(installed, {}),
+                image_environments=ImageEnvironments(installed, folder / "uv", {}, Random(1)),
                 metrics=Metrics(launches),
                 tracer=NoTracer(),
                 state_dir=folder,
@@ -155,16 +164,18 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncGenerator[World]:
-    """Make a world with one queue."""
+async def world(folder: Path, resource: str = "local-process") -> AsyncGenerator[World]:
+    """Make a world with one queue of a resource."""
     async with running(ServerSettings(folder / "server", port=0)) as url:
         key = (folder / "server" / "admin-api-key").read_text().strip()
         async with ControlPlane(url, key, random=Random(1)) as server:
             await server.ask(
-                """mutation Queue { upsertRunQueue(input: {
-                     entityName: "admin", projectName: "model-registry", queueName: "q", resourceType: "local-process",
-                     resourceConfig: "{\\"resource_args\\": {\\"local-process\\": {}}}"
-                   }) { success } }"""
+                """mutation Queue($resource: String!, $config: JSONString!) { upsertRunQueue(input: {
+                     entityName: "admin", projectName: "model-registry", queueName: "q", resourceType: $resource,
+                     resourceConfig: $config
+                   }) { success } }""",
+                resource=resource,
+                config=json.dumps({"resource_args": {resource: {}}}),
             )
             made = World(folder, server, FakePlatform())
             made.platform = FakePlatform(lambda request: _next(made.behaviors, request.labels["project"]))
