@@ -8,7 +8,6 @@ owner has one: what is pushed to a queue runs on its resource and on no other.
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import NoReturn
@@ -17,6 +16,7 @@ from agent.config.model import AgentConfig, Policy
 from agent.errors import LaunchFailed
 from protocol import container_options
 from protocol.container_options import Rule, Use
+from protocol.image_names import DOCKER_HUB, HOST, ImageName, parse_image, split_registry
 from protocol.job_file import GitSource, JobFile
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, is_scheduler
@@ -35,25 +35,15 @@ ADDITIONAL_SERVICES = "additional_services"
 """What else a launch may have its platform make. It stands beside the resource args, and counts as one."""
 IMAGE_MACRO = "${image_uri}"
 """Stands for the job's image, and for itself until that is known."""
-DOCKER_HUB = "docker.io"
 SHOWN_CHARS = 200
 
-_HOST = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
-_REGISTRY = re.compile(rf"{_HOST}(?::[0-9]+)?")
-_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-_NAME = re.compile(
-    rf"(?P<path>{_PART}(?:/{_PART})*)"
-    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
-    r"(?:@(?P<digest>[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-f]{32,}))?"
-)
-_ID = re.compile(r"[0-9a-f]{64}")
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _REMOTES = tuple(
     re.compile(form)
     for form in (
-        rf"https://(?:[^@/?#\\\s]*@)?(?P<host>(?i:{_HOST}))(?::[0-9]+)?(?:/.*)?",
-        rf"ssh://(?:{_USER}@)?(?P<host>(?i:{_HOST}))(?::[0-9]+)?(?:/.*)?",
-        rf"(?:{_USER}@)?(?P<host>(?i:{_HOST})):(?!:|//).+",
+        rf"https://(?:[^@/?#\\\s]*@)?(?P<host>(?i:{HOST}))(?::[0-9]+)?(?:/.*)?",
+        rf"ssh://(?:{_USER}@)?(?P<host>(?i:{HOST}))(?::[0-9]+)?(?:/.*)?",
+        rf"(?:{_USER}@)?(?P<host>(?i:{HOST})):(?!:|//).+",
     )
 )
 _OPERATOR = "Who runs the agent can change that in its configuration."
@@ -96,7 +86,7 @@ def check(
         _check_container(config.policy, resource_args)
     is_read = job is not None or not isinstance(spec.source, JobSource)
     named = [name for name in _images(given) if is_read or IMAGE_MACRO not in name]
-    _check_images(config.policy, [image, job and job.base_image, *named])
+    check_images(config.policy, [image, job and job.base_image, *named])
     if job is not None and isinstance(job.source, GitSource):
         check_git_remote(config.policy, job.source.remote)
 
@@ -254,23 +244,14 @@ def _followed(pattern: PurePosixPath) -> PurePosixPath:
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """An image's reference, as a container engine understands it."""
-
-    registry: str
-    path: str
-    tag: str
-    digest: str | None
-
-
-def _check_images(policy: Policy, images: Iterable[str | None]) -> None:
+def check_images(policy: Policy, images: Iterable[str | None]) -> None:
+    """Refuse images that no pattern covers: raises `Refused`."""
     if policy.images is None:
         return
     for image in images:
         if image is None:
             continue
-        parsed = _parse_image(image)
+        parsed = parse_image(image)
         if parsed is None:
             _refuse("policy.images", f"{_shown(image)} is no image reference", policy.images)
         if not any(_allows(pattern, parsed) for pattern in policy.images):
@@ -287,22 +268,12 @@ def _images(given: Json) -> Iterator[str]:
                 yield reference
 
 
-def _parse_image(reference: str) -> _Image | None:
-    """Read a reference; None if it is none. What engines are lenient about is none: they may mean something else."""
-    registry, name = _split_registry(reference)
-    match = _NAME.fullmatch(name)
-    if match is None or not _REGISTRY.fullmatch(registry) or _ID.fullmatch(reference):
-        return None
-    path = f"library/{match['path']}" if registry == DOCKER_HUB and "/" not in match["path"] else match["path"]
-    return _Image(registry, path, match["tag"] or "latest", match["digest"])
-
-
-def _allows(pattern: str, image: _Image) -> bool:
+def _allows(pattern: str, image: ImageName) -> bool:
     """Whether a pattern covers an image. Registry and name are matched apart, so that neither can pose as the other."""
     if pattern == "*":
         return True
     name, _, digest = pattern.partition("@")
-    registry, name = ("*", name[2:]) if name.startswith("*/") else _split_registry(name)
+    registry, name = ("*", name[2:]) if name.startswith("*/") else split_registry(name)
     path, _, tag = name.partition(":")
     if registry == DOCKER_HUB and "/" not in path and path != "*":
         path = f"library/{path}"
@@ -313,15 +284,6 @@ def _allows(pattern: str, image: _Image) -> bool:
         # Beside a digest an engine ignores the tag: that a tag is allowed says nothing about a digest.
         and (fnmatchcase(image.digest or "", digest) if digest else not tag or image.digest is None)
     )
-
-
-def _split_registry(name: str) -> tuple[str, str]:
-    """Split off the registry as engines do: without one it is Docker Hub's. Hosts have no case."""
-    first, slash, rest = name.partition("/")
-    if not slash or not (first == "localhost" or "." in first or ":" in first or first != first.lower()):
-        return DOCKER_HUB, name
-    registry = first.lower()
-    return (DOCKER_HUB if registry == f"index.{DOCKER_HUB}" else registry), rest
 
 
 # --- what rules share ------------------------------------------------------------------------------------------------
