@@ -1,7 +1,7 @@
 """What every stage has at hand. One per agent process."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -10,6 +10,7 @@ from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
 from agent.caches.image_environments import ImageEnvironments
+from agent.caches.single_flight import SingleFlight
 from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
 from agent.held import Launches
@@ -56,6 +57,8 @@ class AgentContext:
     random: Random
     caches: Sequence[BoundedCache] = ()
     """What is to be kept bounded: the folders of artifacts and environments."""
+    builds: SingleFlight = field(default_factory=SingleFlight)
+    """Of images, by name."""
 
     @property
     def kept_dir(self) -> Path:
@@ -65,6 +68,10 @@ class AgentContext:
     def folder_of(self, name: str) -> Path:
         """Return the working folder of the launch of that platform name."""
         return self.work_dir / name
+
+    def build_folder_of(self, name: str) -> Path:
+        """Return the folder, beside that one, in which the image of a launch is built."""
+        return self.folder_of(name).with_suffix(".build")
 
     def move(self, launch: Launch, stage: Stage) -> None:
         """Let a launch go on to a stage, and note how long it was in the one before."""

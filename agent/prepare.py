@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from agent import policy
+from agent.building.build import build, is_wanted
 from agent.caches.image_environments import Place
 from agent.context import AgentContext
 from agent.copying import copy_code
@@ -69,6 +70,9 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
     """Make everything ready that the start needs. Raises `SpecError` or `LaunchFailed`."""
     spec = resolved.spec
     backend = backend_for(context, spec)
+    is_built = is_wanted(context, backend, resolved)
+    if is_built:
+        resolved = await build(context, launch, resolved, tell)
     command = launch_command(spec, resolved.job)
     if resolved.image and not backend.capabilities.runs_images:
         raise LaunchFailed(f"Resource {spec.resource!r} cannot run the image {resolved.image!r}.")
@@ -79,7 +83,7 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         queue=launch.queue,
         queue_entity=context.entity,
         item_id=launch.item_id,
-        image=resolved.image,
+        image=None if is_built else resolved.image,
     )
     ground = _Ground()
     launch.use()

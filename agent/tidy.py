@@ -36,7 +36,8 @@ async def tidy(context: AgentContext, launch: Launch) -> None:
                 keep(folder, kept, context.clock())
             except OSError as error:
                 log.warning("cannot keep the working folder", error=str(error))
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in (folder, context.build_folder_of(launch.name)):
+            shutil.rmtree(left, ignore_errors=True)
 
     await asyncio.to_thread(remove)
 

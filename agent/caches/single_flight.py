@@ -13,6 +13,10 @@ class SingleFlight:
         self._locks: dict[Hashable, asyncio.Lock] = {}
         self._wanted: defaultdict[Hashable, int] = defaultdict(int)
 
+    def is_busy(self, key: Hashable) -> bool:
+        """Whether somebody is at work on this key."""
+        return key in self._locks
+
     @asynccontextmanager
     async def alone(self, key: Hashable) -> AsyncGenerator[None]:
         """Be the only one at work on this key; who comes second finds the work done."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from agent.config.builder import docker_builder
 from agent.config.model import AgentConfig
 from agent.config.problems import explain
 from agent.config.stock_blocks import block_warnings
@@ -65,6 +66,7 @@ def read(
             values[key], origins[key] = value, FLAG
     try:
         config = AgentConfig.model_validate(values)
+        docker_builder(config)
     except ValidationError as error:
         raise ConfigError(explain(error, values, origins)) from error
     served = {*config.resources, "local-process"}  # where schedulers run, whatever is served otherwise

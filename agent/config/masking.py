@@ -13,8 +13,8 @@ FREE_FORM = frozenset({"backends", *STOCK_BLOCKS})
 _NAME = r"(?:pass(?:word|wd|phrase)|pwd|token|secret|key|credential|auth|connection)"
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _ASSIGNED = re.compile(rf"(?P<name>[\w.-]*{_NAME}[\w.-]*\s*[=:]\s*)\S.*", re.IGNORECASE | re.DOTALL)
-_NO_SECRET = frozenset({("builder", "secret-name"), ("builder", "secret-key")})
-"""These name a Kubernetes secret and a key in it."""
+_NO_SECRET = frozenset({("builder", "secret-name"), ("builder", "secret-key"), ("builder", "password_file")})
+"""These name a Kubernetes secret and a key in it, and a file."""
 
 
 def mask(config: Mapping[str, Any]) -> dict[str, Any]:

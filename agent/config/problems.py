@@ -6,6 +6,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from agent.config.builder import SENTENCE
 from agent.config.keys import hint
 from agent.config.masking import FREE_FORM
 
@@ -31,6 +32,7 @@ _ALLOWED = {
     "int_type": "a whole number",
     "model_type": "a mapping of keys to values",
     "path_type": "a path",
+    "string_pattern_mismatch": "a name of letters, digits, dots, dashes and underscores",
     "string_too_short": "text with something in it",
     "string_type": "text",
     "too_short": "a list with something in it",
@@ -74,6 +76,8 @@ def _sentence(path: Path, details: Sequence[ErrorDetails]) -> str:
     if first["type"] == "extra_forbidden":
         names = [part for part in path if isinstance(part, str)]
         return f"`{key}` is not a known key. {_ELSEWHERE.get(key) or hint(names)}"
+    if first["type"] == SENTENCE:
+        return f"`{key}`: {first['msg']}"
     if first["type"] == "missing":
         return f"`{key}` is missing."
     allowed = " or ".join(dict.fromkeys(_allowed(detail) for detail in details))

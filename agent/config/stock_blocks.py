@@ -1,7 +1,7 @@
 """The blocks `environment`, `registry` and `builder`, as the stock agent has them.
 
-They are kept as they are written, for the backends that use them: images and clouds. What is known of their keys is
-here, for warnings, for the published schema and for the reference.
+They are kept as they are written, for those that use them: `agent/config/builder.py` and the backends. What is known of
+their keys is here, for warnings, for the published schema and for the reference.
 """
 
 import difflib
@@ -31,6 +31,11 @@ STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "destination": {"type": "string", "description": "Where built images go, without a tag."},
         "base_image": {"type": "string", "description": "What code runs in that names no image. Default: a Python."},
         "platform": {"enum": ["linux/amd64", "linux/arm64"], "description": "docker: what images are built for."},
+        "cache": {"enum": ["none", "registry"], "description": "docker: keep the steps of builds at the destination."},
+        "buildx_instance": {"type": "string", "description": "docker: name of the buildx builder to use."},
+        "context_limit": {"type": ["string", "integer"], "description": "docker: the most code, as 1GiB."},
+        "user": {"type": "string", "description": "docker: who pushes to the destination."},
+        "password_file": {"type": "string", "description": "docker: file with that user's password or token."},
         "build-context-store": {"type": "string", "description": "kaniko: bucket through which code reaches it."},
         "build-job-name": {"type": "string", "description": "kaniko: what the names of its jobs begin with."},
         "secret-name": {"type": "string", "description": "kaniko: Kubernetes secret with the cloud's credentials."},

@@ -1,0 +1,225 @@
+"""Build: the image of a job whose code is to be in one. Between resolve and start, where the agent's `builder` asks.
+
+An image that exists is used as it is. Of many launches that want the same one, the first builds it, and the others
+wait. What the build says is streamed to the first one's item, ahead of what its job will say.
+"""
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from agent import policy, report
+from agent.building import credentials, names
+from agent.building.buildx import Build, Buildx, find_buildx
+from agent.building.context import Recipe, choose, fill
+from agent.building.dockerfile import images_of
+from agent.config.builder import DockerBuilder, docker_builder
+from agent.context import AgentContext
+from agent.errors import LaunchFailed
+from agent.launch import Launch
+from agent.redaction import SECRETS
+from agent.resolve import Resolved, Tell
+from backends.base import Backend, LogChunk
+from protocol import macros
+from protocol.image_names import parse_image
+from protocol.json_types import Json, JsonObject, dig
+
+LOG_PAUSE_SECONDS = 0.3
+ACCELERATORS = ("accelerator", "cuda")
+"""Under which `builder` of the resource args may name a base image with the libraries of a GPU."""
+NOOP = "Attempted build with noop builder. Specify a builder in your launch config"
+
+log = structlog.get_logger(__name__)
+
+
+def is_wanted(context: AgentContext, backend: Backend, resolved: Resolved) -> bool:
+    """Whether a launch's code is to be built into an image; `LaunchFailed` if it needs that, and nobody builds."""
+    if not backend.capabilities.needs_image or resolved.image or resolved.code_folder is None:
+        return False
+    job, kind = resolved.job, context.config.builder.get("type")
+    has_dockerfile = bool(resolved.spec.overrides.dockerfile or (job and job.dockerfile))
+    if kind == "docker":
+        # A job with a base image of its own is made to run on that, with its code beside it.
+        return has_dockerfile or not (job and job.base_image)
+    if not has_dockerfile:
+        return False
+    why = {
+        "kaniko": "`builder.type` is kaniko, which builds in Kubernetes",
+        "noop": f"{NOOP}: `builder.type` is noop",
+    }.get(str(kind), "its configuration has no block `builder`")
+    raise LaunchFailed(
+        f"The job brings a Dockerfile, and this agent builds no images: {why}. With `builder: {{type: docker}}` it "
+        f"builds for {resolved.spec.resource} with docker buildx.",
+        stage="build",
+        reason="no_builder",
+    )
+
+
+async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> Resolved:
+    """Return a launch's ingredients with its code in an image, built now if need be.
+
+    Raises `LaunchFailed`, or `ConfigError`.
+    """
+    builder = docker_builder(context.config)
+    assert builder is not None
+    recipe = await asyncio.to_thread(choose, resolved, _base_image(context, resolved))
+    if context.config.policy.images is not None:
+        policy.check_images(context.config.policy, images_of(recipe.dockerfile))
+    repository = names.repository(context.config, builder.destination)
+    tag = await asyncio.to_thread(names.tag, resolved, recipe, builder.platform)
+    image = f"{repository or names.local_repository(resolved)}:{tag}"
+    if context.builds.is_busy(image):
+        await tell(f"waiting for the build of {image}")
+    async with context.builds.alone(image):
+        maker = _Maker(context, launch, resolved, builder, recipe, repository, image)
+        digest = await maker.ensure(tell)
+    return _in_image(resolved, f"{image}@{digest}" if digest else image, recipe)
+
+
+def _in_image(resolved: Resolved, image: str, recipe: Recipe) -> Resolved:
+    job = resolved.job
+    if job and recipe.command:
+        job = replace(job, entry_point=recipe.command)
+    resource_args = macros.expand(resolved.resource_args, {"image_uri": image})
+    assert isinstance(resource_args, Mapping)
+    return replace(resolved, job=job, code_folder=None, image=image, resource_args=resource_args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """One image, for one launch."""
+
+    context: AgentContext
+    launch: Launch
+    resolved: Resolved
+    builder: DockerBuilder
+    recipe: Recipe
+    repository: str | None
+    image: str
+
+    async def ensure(self, tell: Tell) -> str | None:
+        """See to it that the image exists; returns its digest, if it is in a registry."""
+        environment = _environment(self.context, self.resolved)
+        if self.repository is None:
+            if not await _is_local(self.image, environment.get("DOCKER_HOST")):
+                await self._build(environment, tell)
+            return None
+        credential = await asyncio.to_thread(credentials.find, self.repository, self.builder, environment)
+        with credentials.logged_in(self.repository, credential, environment) as inside:
+            found = await self._buildx(inside).pushed_digest(self.image)
+            return found or await self._build(inside, tell)
+
+    async def _build(self, environment: Mapping[str, str], tell: Tell) -> str | None:
+        await tell(f"building the image {self.image}")
+        folder = self.context.build_folder_of(self.launch.name)
+        try:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # of an agent that was killed
+            await asyncio.to_thread(fill, folder / "context", self.recipe, self.builder.context_limit)
+            wanted = Build(
+                context=folder / "context",
+                metadata=folder / "metadata.json",
+                image=self.image,
+                push_to=self.repository,
+                platform=self.builder.platform,
+                keeps_cache=self.builder.cache == "registry",
+            )
+            digest = await self._run(self._buildx(environment), wanted)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        log.info("image built", image=self.image, digest=digest)
+        return digest
+
+    async def _run(self, buildx: Buildx, wanted: Build) -> str | None:
+        said = _Said()
+        sending = asyncio.create_task(_send(self.context, self.launch, said))
+        try:
+            digest = await buildx.build(wanted, said.write)
+            said.close()
+            await sending  # all of it, as what the job will say comes after it
+        except LaunchFailed as error:
+            said.close()
+            error.log = SECRETS.data(bytes(said.data))
+            raise
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+        self.launch.log_base, self.launch.log_offset = self.launch.log_base + self.launch.log_offset, 0
+        return digest
+
+    def _buildx(self, environment: Mapping[str, str]) -> Buildx:
+        return Buildx(find_buildx(self.context.process_environment), environment, self.builder.buildx_instance)
+
+
+class _Said:
+    """What a build has said so far."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._news = asyncio.Event()
+        self._is_over = False
+
+    def write(self, data: bytes) -> None:
+        """Add to it."""
+        self.data += data
+        self._news.set()
+
+    def close(self) -> None:
+        """No more will come."""
+        self._is_over = True
+        self._news.set()
+
+    async def chunks(self) -> AsyncGenerator[LogChunk]:
+        """Yield it as it comes, until it is over."""
+        sent = 0
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            is_over = self._is_over
+            if new := bytes(self.data[sent:]):
+                yield LogChunk(sent, new)
+                sent += len(new)
+            if is_over:
+                return
+            await asyncio.sleep(LOG_PAUSE_SECONDS)
+
+
+async def _send(context: AgentContext, launch: Launch, said: _Said) -> None:
+    async for chunk in SECRETS.chunks(said.chunks()):
+        if context.facts.is_launchbay:
+            await report.send_log(context, launch, chunk.offset, chunk.data)
+
+
+async def _is_local(image: str, engine: str | None) -> bool:
+    # Only who builds for the engine of this machine needs its client.
+    from backends.local_container.engine import DockerEngine
+
+    client = DockerEngine(engine)
+    try:
+        return await client.image(image) is not None
+    finally:
+        await client.close()
+
+
+def _base_image(context: AgentContext, resolved: Resolved) -> str | None:
+    """Return what a generated Dockerfile builds on: the queue's word, the job's, the operator's; else None."""
+    args: JsonObject = resolved.resource_args
+    asked = [dig(args, "builder", *path) for path in (("base_image",), *((at, "base_image") for at in ACCELERATORS))]
+    job = resolved.job.base_image if resolved.job else None
+    for image in (*asked, job, context.config.builder.get("base_image")):
+        if not image:
+            continue
+        if not isinstance(image, str) or parse_image(image) is None:
+            raise LaunchFailed(f"The base image {image!r} is no image reference.", stage="build")
+        return image
+    return None
+
+
+def _environment(context: AgentContext, resolved: Resolved) -> Mapping[str, str]:
+    """Return what the build runs with: its engine is the one where the launch will run."""
+    block: JsonObject = context.config.backends.get(resolved.spec.resource, {})
+    engine: Json = block.get("engine")
+    more = {"DOCKER_HOST": engine} if isinstance(engine, str) and engine else {}
+    return {**context.process_environment, **more}

@@ -1,0 +1,178 @@
+"""What an image is built of: which Dockerfile, and which files go into the build context.
+
+The first that is there: `overrides.dockerfile`, the job's `dockerfile`, a `Dockerfile.wandb` beside the entry point,
+whose folder is the context then, and otherwise a generated one. Paths lie inside of the code, with links followed.
+"""
+
+import re
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from uv import find_uv_bin
+
+from agent.building.dockerfile import SOURCE, UV, Installation, generate
+from agent.config.forms import size_text
+from agent.errors import LaunchFailed
+from agent.launch import Cause
+from agent.resolve import Resolved
+
+DOCKERFILE = "Dockerfile.wandb"
+"""What the Dockerfile is called in every context, wherever it came from."""
+REQUIREMENTS = ("requirements.txt", "pyproject.toml")
+FROZEN = "requirements.frozen.txt"
+ROOT_RESOURCES = frozenset({"sagemaker"})
+"""Platforms on which jobs have to be root."""
+DEFAULT_USER_ID = 1000
+_NAMES_FILES = re.compile(
+    r"^\s*(?:-r|-c|-e|-f|--requirement|--constraint|--editable|--find-links|\.|/)|\bfile:|@\s*\.", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what an image holds."""
+
+    dockerfile: str
+    """Its text."""
+    code: Path
+    """The folder whose files go into the context."""
+    place: str = ""
+    """Where in the context they go; empty: its root."""
+    more: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Other files of the context, by their name there."""
+    command: tuple[str, ...] | None = None
+    """The job's own command where its paths are others in the image; None: as it is."""
+    is_generated: bool = False
+
+
+def choose(resolved: Resolved, base_image: str | None) -> Recipe:
+    """Find the Dockerfile of a launch, or make one; `LaunchFailed` where it names one that is not there."""
+    assert resolved.code_folder is not None
+    job, overrides = resolved.job, resolved.spec.overrides
+    root = resolved.code_folder
+    if job and job.build_context:
+        root = _inside(root, job.build_context, "build context")
+        if not root.is_dir():
+            raise _failed(f"The job's build context {job.build_context!r} is not a folder of its code.")
+    named = overrides.dockerfile or (job.dockerfile if job else None)
+    if named:
+        return Recipe(_read(root, named), root)
+    entry_point = job.entry_point if job else ()
+    folder = PurePosixPath(entry_point[-1]).parent if entry_point else PurePosixPath()
+    if not folder.is_absolute() and ".." not in folder.parts and (root / folder / DOCKERFILE).is_file():
+        beside = _inside(root, str(folder), "folder of the entry point")
+        return Recipe(_read(beside, DOCKERFILE), beside, command=_moved(entry_point))
+    return _generated(resolved, root, base_image)
+
+
+def fill(folder: Path, recipe: Recipe, limit: int) -> None:
+    """Make the build context: copies of the files, without what git keeps, and nothing from outside of the code.
+
+    `limit` is in bytes. Raises `LaunchFailed`, or `OSError` where the disk is full.
+    """
+    target = folder / recipe.place
+    size = 0
+
+    def checked(at: str, names: list[str]) -> set[str]:
+        nonlocal size
+        for name in names:
+            if name != ".git":
+                size += _size(Path(at, name), recipe.code)
+        if size > limit:
+            raise _failed(
+                f"The code is larger than {size_text(limit)} (builder.context_limit of the agent). Leave data out of "
+                "the job, and read it from an artifact instead."
+            )
+        return {".git"}.intersection(names)
+
+    shutil.copytree(recipe.code, target, symlinks=True, ignore=checked)
+    for name, file in recipe.more.items():
+        shutil.copy(file, folder / name)
+    file = folder / DOCKERFILE
+    file.unlink(missing_ok=True)  # it may be a link
+    file.write_text(recipe.dockerfile, "utf-8")
+
+
+def _generated(resolved: Resolved, root: Path, base_image: str | None) -> Recipe:
+    assert resolved.code_folder is not None
+    code, job = resolved.code_folder, resolved.job
+    more = {UV: Path(find_uv_bin())}
+    installation = None
+    frozen = resolved.job_folder / FROZEN if resolved.job_folder else None
+    own = next((path for at in (root, code) for name in REQUIREMENTS if _has_text(path := at / name)), None)
+    if own:
+        file = f"{SOURCE}/{own.relative_to(code).as_posix()}"
+        installation = Installation(file, needs_code=_names_files(own))
+    elif frozen and _has_text(frozen):
+        more[FROZEN] = frozen
+        installation = Installation(FROZEN, is_tolerant=True)
+    dockerfile = generate(
+        python=(job.runtime if job else None) or resolved.spec.python_version,
+        base_image=base_image,
+        user_id=_user_id(resolved),
+        installation=installation,
+    )
+    return Recipe(dockerfile, code, SOURCE, more, is_generated=True)
+
+
+def _names_files(requirements: Path) -> bool:
+    """Whether requirements name files beside them. A project's own table does not, unless uv is told where they are."""
+    text = requirements.read_text("utf-8", errors="replace")
+    return bool(_NAMES_FILES.search(text)) if requirements.suffix == ".txt" else "tool.uv" in text or "file:" in text
+
+
+def _user_id(resolved: Resolved) -> int:
+    if resolved.spec.resource in ROOT_RESOURCES:
+        return 0
+    docker = resolved.spec.raw.get("docker")
+    user_id = docker.get("user_id") if isinstance(docker, Mapping) else None
+    if user_id is None:
+        return DEFAULT_USER_ID
+    if not isinstance(user_id, int) or isinstance(user_id, bool) or not 0 <= user_id < 2**31:
+        raise _failed(f"`docker.user_id` is {user_id!r}; it must be a number of a user, as 1000.")
+    return user_id
+
+
+def _moved(entry_point: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the command for an image whose context is the entry point's own folder, as the stock agent has it."""
+    if len(entry_point) == 2 and (entry_point[0].startswith("python") or entry_point[0] == "bash"):
+        return (entry_point[0], PurePosixPath(entry_point[1]).name)
+    return None
+
+
+def _inside(root: Path, path: str, what: str) -> Path:
+    parts = PurePosixPath(path)
+    found = root.joinpath(*parts.parts)
+    if parts.is_absolute() or ".." in parts.parts or not found.resolve().is_relative_to(root.resolve()):
+        raise _failed(f"The {what} {path!r} lies outside of the job's code.")
+    return found
+
+
+def _read(root: Path, path: str) -> str:
+    file = _inside(root, path, "Dockerfile")
+    if not file.is_file():
+        raise _failed(f"Dockerfile does not exist at {path}: the job's code has no such file.")
+    return file.read_text("utf-8", errors="replace")
+
+
+def _has_text(file: Path) -> bool:
+    return file.is_file() and bool(file.read_text("utf-8", errors="replace").strip())
+
+
+def _size(path: Path, root: Path) -> int:
+    """Return how large a file is; `LaunchFailed` if it is none that may go into an image."""
+    what = path.lstat()
+    shown = path.relative_to(root).as_posix()
+    if stat.S_ISLNK(what.st_mode):
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise _failed(f"The code has a link that leads out of it: {shown!r} to {str(path.readlink())!r}.")
+    elif not stat.S_ISREG(what.st_mode) and not stat.S_ISDIR(what.st_mode):
+        raise _failed(f"The code has {shown!r}, which is neither a file nor a folder nor a link.")
+    return what.st_size if stat.S_ISREG(what.st_mode) else 0
+
+
+def _failed(message: str) -> LaunchFailed:
+    return LaunchFailed(message, stage="build", reason="build_context", cause=Cause.WORKLOAD)
