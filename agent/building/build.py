@@ -21,9 +21,9 @@ from agent.context import AgentContext
 from agent.errors import LaunchFailed
 from agent.launch import Launch
 from agent.redaction import SECRETS
+from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved, Tell
 from backends.base import Backend, LogChunk
-from protocol import macros
 from protocol.image_names import parse_image
 from protocol.json_types import Json, JsonObject, dig
 
@@ -76,15 +76,21 @@ async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell:
     async with context.builds.alone(image):
         maker = _Maker(context, launch, resolved, builder, recipe, repository, image)
         digest = await maker.ensure(tell)
-    return _in_image(resolved, f"{image}@{digest}" if digest else image, recipe)
+    return _in_image(context, launch, resolved, recipe, f"{image}@{digest}" if digest else image)
 
 
-def _in_image(resolved: Resolved, image: str, recipe: Recipe) -> Resolved:
+def _in_image(context: AgentContext, launch: Launch, resolved: Resolved, recipe: Recipe, image: str) -> Resolved:
     job = resolved.job
     if job and recipe.command:
         job = replace(job, entry_point=recipe.command)
-    resource_args = macros.expand(resolved.resource_args, {"image_uri": image})
-    assert isinstance(resource_args, Mapping)
+    # The macro `${image_uri}` had no value before.
+    resource_args = render_resource_args(
+        resolved.spec,
+        launch.run_id,
+        image,
+        is_rendered=context.facts.is_launchbay,
+        environment=macro_environment(context.process_environment, context.config.policy.macro_environment),
+    )
     return replace(resolved, job=job, code_folder=None, image=image, resource_args=resource_args)
 
 

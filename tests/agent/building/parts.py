@@ -1,4 +1,4 @@
-"""Real parts for tests of images: a container engine and a registry of their own, and a base image made of this machine."""
+"""Real parts for tests of images: an engine and a registry of their own, and a base image made of this machine."""
 
 import io
 import os
@@ -8,8 +8,9 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ from pathlib import Path
 import docker
 from uv import find_uv_bin
 
+from agent.building.buildx import find_buildx
+from agent.errors import LaunchFailed
+
 START_SECONDS = 30.0
-BASE = "launchbay-test/base:1"
+SHELL = "launchbay-test/shell:1"
+PYTHON = "launchbay-test/python:1"
 PROGRAMS = ("sh", "grep", "cat", "sleep", "ls", "id", "env", "cp", "touch", "mkdir")
 USER, PASSWORD = "agent", "a-password-of-the-registry"
 PASSWORD_HASH = "$2b$04$dFeq0Gm5ZNcj/NFtUHq3AOCmw7Nn/Tx.BE.XNm0uJbguGfYyQRAtS"
@@ -30,11 +35,12 @@ class Engine:
     """A container engine."""
 
     url: str
+    folder: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program is to be run with that uses it."""
-        return {"PATH": os.environ["PATH"], "DOCKER_HOST": self.url}
+        """What a program is to be run with that uses it, and no configuration of whoever runs the tests."""
+        return {"PATH": os.environ["PATH"], "DOCKER_HOST": self.url, "DOCKER_CONFIG": str(self.folder / "config")}
 
     def client(self) -> docker.DockerClient:
         """Return a client, which somebody has to close."""
@@ -42,17 +48,27 @@ class Engine:
 
 
 @contextmanager
-def engine(folder: Path) -> Generator[Engine]:
-    """Run Docker's engine, without a network of its own, while the block runs."""
-    path = folder / "docker.sock"
-    command = [
-        "dockerd",
-        *("--host", f"unix://{path}", "--pidfile", str(folder / "pid")),
-        *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
-        *("--bridge=none", "--iptables=false", "--ip-masq=false"),
-    ]
-    with _running(command, folder, lambda: _answers(path)):
-        yield Engine(f"unix://{path}")
+def engine() -> Generator[Engine]:
+    """Run Docker's engine while the block runs. Steps of builds want a bridge, and this one leads nowhere."""
+    number = os.getpid() % 250
+    bridge = f"launchbay{number}"
+    # Not below pytest's folders: the path of a socket has about a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="launchbay-builds-", dir="/tmp") as name:
+        folder = Path(name)
+        for command in (f"add {bridge} type bridge", f"set {bridge} up"):
+            subprocess.run(["ip", "link", *command.split()], check=True)
+        subprocess.run(["ip", "address", "add", f"172.31.{number}.1/24", "dev", bridge], check=True)
+        command = [
+            *("dockerd", "--host", f"unix://{folder}/docker.sock", "--pidfile", str(folder / "pid")),
+            *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--log-level", "warn"),
+            *("--bridge", bridge, "--iptables=false", "--ip-masq=false", "--ip-forward=false"),
+        ]
+        try:
+            with _running(command, folder, lambda: _answers(folder / "docker.sock")):
+                yield Engine(f"unix://{folder}/docker.sock", folder)
+        finally:
+            subprocess.run(["ip", "link", "delete", bridge], check=False)
+            _unmount(folder)
 
 
 @contextmanager
@@ -73,43 +89,52 @@ def registry(folder: Path, *, is_private: bool = False) -> Generator[str]:
         yield host
 
 
-def missing(*programs: str) -> list[str]:
-    """Return which of these programs are not installed."""
-    return [program for program in programs if shutil.which(program) is None]
+def missing() -> str | None:
+    """Return why images cannot be built here; None if they can."""
+    if os.geteuid() != 0:
+        return "a container engine of the tests' own is for root"
+    absent = [name for name in ("dockerd", "docker-registry", "ip") if shutil.which(name) is None]
+    try:
+        find_buildx(dict(os.environ))
+    except LaunchFailed:
+        absent.append("docker-buildx")
+    return f"not installed: {', '.join(absent)}" if absent else None
 
 
-def base_image(client: docker.DockerClient) -> str:
+def make_shell_image(client: docker.DockerClient) -> None:
+    """Make an image with a shell, of this machine's files."""
+    _make_image(client, SHELL, [])
+
+
+def make_python_image(client: docker.DockerClient) -> None:
     """Make an image with Python, a shell and what uv needs, of this machine's files."""
-    client.api.import_image_from_data(b"".join(_tar()), repository=BASE.partition(":")[0], tag="1")
-    return BASE
+    _make_image(client, PYTHON, [Path(sysconfig.get_path("stdlib"))])
 
 
-def _tar() -> Iterator[bytes]:
-    stdlib = Path(sysconfig.get_path("stdlib"))
+def _make_image(client: docker.DockerClient, name: str, folders: Sequence[Path]) -> None:
+    shells = [Path(found) for program in PROGRAMS if (found := shutil.which(program))]
     python = Path(sys.executable).resolve()
-    programs = [python, Path(find_uv_bin()), *(Path(found) for name in PROGRAMS if (found := shutil.which(name)))]
-    extensions = [*(stdlib / "lib-dynload").glob("*.so")]
+    programs = [*shells, *([python] if folders else [])]
+    needy = [*programs, *([Path(find_uv_bin())] if folders else [])]
+    needy += [file for folder in folders for file in folder.glob("lib-dynload/*.so")]
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w") as tar:
-        tar.add(stdlib, str(stdlib).lstrip("/"), filter=_kept)
-        for file in {*_libraries([*programs, *extensions]), *programs} - {Path(find_uv_bin())}:
-            # At its own place, and where it leads to: /lib may be a link to /usr/lib.
+        for folder in folders:
+            tar.add(folder, str(folder).lstrip("/"), filter=_kept)
+        # At the places where the loader looks for them, with the content that links lead to.
+        for file in {*programs, *_libraries(needy)}:
             tar.add(file.resolve(), str(file).lstrip("/"))
-        for name, target in {"usr/local/bin/python3.11": python, "usr/local/bin/python3": python}.items():
-            tar.addfile(_link(name, str(target)))
-        for name, content in {
-            "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
-            "etc/group": b"root:x:0:\n",
-        }.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o644
-            tar.addfile(entry, io.BytesIO(content))
-        if not any(str(program) == "/bin/sh" for program in programs):
-            tar.addfile(_link("bin/sh", shutil.which("sh") or "/bin/sh"))
-        entry = tarfile.TarInfo("tmp")
-        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(entry)
-    yield output.getvalue()
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        for link, target in ((f"usr/local/bin/python{version}", str(python)), ("bin/sh", shutil.which("sh"))):
+            if target != f"/{link}":
+                tar.addfile(_entry(link, tarfile.SYMTYPE, target or ""))
+        tar.addfile(_entry("tmp", tarfile.DIRTYPE))
+        users = b"root:x:0:0:root:/root:/bin/sh\n"
+        entry = _entry("etc/passwd", tarfile.REGTYPE)
+        entry.size, entry.mode = len(users), 0o644
+        tar.addfile(entry, io.BytesIO(users))
+    repository, _, tag = name.rpartition(":")
+    client.api.import_image_from_data(output.getvalue(), repository=repository, tag=tag)
 
 
 def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -120,9 +145,9 @@ def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return entry
 
 
-def _link(name: str, target: str) -> tarfile.TarInfo:
+def _entry(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    entry.type, entry.linkname, entry.mode = kind, target, 0o1777
     return entry
 
 
@@ -151,6 +176,13 @@ def _running(command: list[str], folder: Path, is_ready: Callable[[], bool]) -> 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _unmount(folder: Path) -> None:
+    """Unmount what an engine leaves mounted in its folder, deepest first."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in sorted((each for each in mounts if each.startswith(str(folder))), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=False)
 
 
 def _answers(path: Path) -> bool:

@@ -134,7 +134,7 @@ def test_the_user_is_no_root_and_may_be_chosen(code: Path) -> None:
     assert text_of(launch(code)).endswith("USER 1000:0\n")
     assert text_of(launch(code, docker={"user_id": 7})).endswith("USER 7:0\n")
     for wrong in ("0; RUN x", -1, 2**31, True, 1.5):
-        with pytest.raises(LaunchFailed, match="docker.user_id"):
+        with pytest.raises(LaunchFailed, match=r"docker\.user_id"):
             choose(launch(code, docker={"user_id": wrong}), None)
 
 
