@@ -5,6 +5,7 @@ there the agent looks whether the run ever started, and fails the item if it did
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -104,6 +105,15 @@ async def send_log(context: AgentContext, launch: Launch, offset: int, data: byt
         doing="sending the log",
     )
     launch.log_offset = offset + len(data)
+
+
+async def log_size(context: AgentContext, launch: Launch) -> int:
+    """Return how much output of an item a Launchbay server has, in bytes."""
+    answer = await context.server.persist(
+        lambda: context.server.request("POST", "/launchbay/item-log", data=b"", item=launch.item_id, offset=0),
+        doing="looking at the log",
+    )
+    return int(json.loads(answer)["size"])
 
 
 async def _output(context: AgentContext, launch: Launch, since: int) -> AsyncGenerator[tuple[int, bytes]]:

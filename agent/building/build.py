@@ -18,7 +18,7 @@ from agent.building.context import Recipe, choose, fill
 from agent.building.dockerfile import images_of
 from agent.config.builder import DockerBuilder, docker_builder
 from agent.context import AgentContext
-from agent.errors import LaunchFailed
+from agent.errors import ControlPlaneRefused, LaunchFailed
 from agent.launch import Launch
 from agent.redaction import SECRETS
 from agent.render import macro_environment, render_resource_args
@@ -65,6 +65,9 @@ async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell:
     """
     builder = docker_builder(context.config)
     assert builder is not None
+    if context.facts.is_launchbay:
+        # An agent that was killed may have sent the output of a build, which the journal does not know.
+        launch.log_base = max(launch.log_base, await report.log_size(context, launch))
     recipe = await asyncio.to_thread(choose, resolved, _base_image(context, resolved))
     if context.config.policy.images is not None:
         policy.check_images(context.config.policy, images_of(recipe.dockerfile))
@@ -193,9 +196,13 @@ class _Said:
 
 
 async def _send(context: AgentContext, launch: Launch, said: _Said) -> None:
-    async for chunk in SECRETS.chunks(said.chunks()):
-        if context.facts.is_launchbay:
+    if not context.facts.is_launchbay:
+        return
+    try:
+        async for chunk in SECRETS.chunks(said.chunks()):
             await report.send_log(context, launch, chunk.offset, chunk.data)
+    except ControlPlaneRefused as error:
+        log.warning("the server does not take the output of the build", error=str(error))
 
 
 async def _is_local(image: str, engine: str | None) -> bool:

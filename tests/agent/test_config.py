@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from agent.config.builder import docker_builder
 from agent.config.file import load as load_config
 from agent.config.file import read as read_config
 from agent.config.keys import every_key
@@ -432,3 +433,37 @@ def test_the_references_examples_are_right(tmp_path: Path) -> None:
     examples = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
     assert load(tmp_path, examples[0]).queue_limits == {"gpu-box": 6}
     assert not warnings_of(tmp_path, examples[0])
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        (
+            "destination: host:5000/team/x:v1",
+            "`builder.destination`: Destination for built images may not include a tag, but the URI provided includes "
+            "the suffix 'v1'.",
+        ),
+        ("destination: host:5000/Team x", "it must be an image repository without a tag"),
+        ("platform: linux/riscv64", "it must be 'linux/amd64' or 'linux/arm64'"),
+        ("cache: much", "it must be 'none' or 'registry'"),
+        ("buildx_instance: --load", "it must be a name of letters, digits"),
+        ("context_limit: much", "it must be a number of bytes, or a size"),
+        ("user: me", "`user` and `password_file` belong together"),
+    ],
+)
+def test_a_builder_that_cannot_work_is_an_error_at_the_start(tmp_path: Path, block: str, problem: str) -> None:
+    assert problem in error_of(tmp_path, f"builder:\n  type: docker\n  {block}\n")
+    load(tmp_path, f"queues: [q]\nbuilder:\n  type: kaniko\n  {block}\n")  # which builds elsewhere
+
+
+def test_a_destination_may_have_a_port(tmp_path: Path) -> None:
+    config = load(
+        tmp_path, "queues: [q]\nbuilder: {type: docker, destination: 'host:5000/team/x', context_limit: 2GiB}"
+    )
+    builder = docker_builder(config)
+    assert builder
+    assert (builder.destination, builder.context_limit) == ("host:5000/team/x", 2 * 2**30)
+    assert docker_builder(load(tmp_path, "queues: [q]")) is None
