@@ -19,11 +19,11 @@ from agent.building.dockerfile import images_of
 from agent.config.builder import DockerBuilder, docker_builder
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, LaunchFailed
-from agent.launch import Launch
+from agent.launch import Cause, Launch
 from agent.redaction import SECRETS
 from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved, Tell
-from backends.base import Backend, LogChunk
+from backends.base import Backend, BackendError, BackendUnavailable, LogChunk
 from protocol.image_names import parse_image
 from protocol.json_types import Json, JsonObject, dig
 
@@ -59,10 +59,7 @@ def is_wanted(context: AgentContext, backend: Backend, resolved: Resolved) -> bo
 
 
 async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> Resolved:
-    """Return a launch's ingredients with its code in an image, built now if need be.
-
-    Raises `LaunchFailed`, or `ConfigError`.
-    """
+    """Return a launch's ingredients with its code in an image, built now if need be. Raises `LaunchFailed`."""
     builder = docker_builder(context.config)
     assert builder is not None
     if context.facts.is_launchbay:
@@ -71,13 +68,12 @@ async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell:
     recipe = await asyncio.to_thread(choose, resolved, _base_image(context, resolved))
     if context.config.policy.images is not None:
         policy.check_images(context.config.policy, images_of(recipe.dockerfile))
-    repository = names.repository(context.config, builder.destination)
     tag = await asyncio.to_thread(names.tag, resolved, recipe, builder.platform)
-    image = f"{repository or names.local_repository(resolved)}:{tag}"
+    image = f"{builder.destination or names.local_repository(resolved)}:{tag}"
     if context.builds.is_busy(image):
         await tell(f"waiting for the build of {image}")
     async with context.builds.alone(image):
-        maker = _Maker(context, launch, resolved, builder, recipe, repository, image)
+        maker = _Maker(context, launch, resolved, builder, recipe, image)
         digest = await maker.ensure(tell)
     return _in_image(context, launch, resolved, recipe, f"{image}@{digest}" if digest else image)
 
@@ -106,18 +102,18 @@ class _Maker:
     resolved: Resolved
     builder: DockerBuilder
     recipe: Recipe
-    repository: str | None
     image: str
 
     async def ensure(self, tell: Tell) -> str | None:
         """See to it that the image exists; returns its digest, if it is in a registry."""
         environment = _environment(self.context, self.resolved)
-        if self.repository is None:
+        repository = self.builder.destination
+        if repository is None:
             if not await _is_local(self.image, environment.get("DOCKER_HOST")):
                 await self._build(environment, tell)
             return None
-        credential = await asyncio.to_thread(credentials.find, self.repository, self.builder, environment)
-        with credentials.logged_in(self.repository, credential, environment) as inside:
+        credential = await asyncio.to_thread(credentials.find, repository, self.builder, environment)
+        with credentials.logged_in(repository, credential, environment) as inside:
             found = await self._buildx(inside).pushed_digest(self.image)
             return found or await self._build(inside, tell)
 
@@ -131,7 +127,7 @@ class _Maker:
                 context=folder / "context",
                 metadata=folder / "metadata.json",
                 image=self.image,
-                push_to=self.repository,
+                push_to=self.builder.destination,
                 platform=self.builder.platform,
                 keeps_cache=self.builder.cache == "registry",
             )
@@ -212,6 +208,14 @@ async def _is_local(image: str, engine: str | None) -> bool:
     client = DockerEngine(engine)
     try:
         return await client.image(image) is not None
+    except (BackendError, BackendUnavailable) as error:
+        raise LaunchFailed(
+            f"The container engine does not say whether it has the image {image}: {error} See that it runs on the "
+            "agent's machine.",
+            stage="build",
+            reason="builder",
+            cause=Cause.INFRASTRUCTURE,
+        ) from error
     finally:
         await client.close()
 

@@ -4,6 +4,7 @@ The first that is there: `overrides.dockerfile`, the job's `dockerfile`, a `Dock
 whose folder is the context then, and otherwise a generated one. Paths lie inside of the code, with links followed.
 """
 
+import os
 import re
 import shutil
 import stat
@@ -26,6 +27,8 @@ FROZEN = "requirements.frozen.txt"
 ROOT_RESOURCES = frozenset({"sagemaker"})
 """Platforms on which jobs have to be root."""
 DEFAULT_USER_ID = 1000
+MAX_TEXT_BYTES = 2**20
+"""Of a Dockerfile, or of requirements."""
 _NAMES_FILES = re.compile(
     r"^\s*(?:-r|-c|-e|-f|--requirement|--constraint|--editable|--find-links|\.|/)|\bfile:|@\s*\.", re.MULTILINE
 )
@@ -120,7 +123,7 @@ def _generated(resolved: Resolved, root: Path, base_image: str | None) -> Recipe
 
 def _names_files(requirements: Path) -> bool:
     """Whether requirements name files beside them. A project's own table does not, unless uv is told where they are."""
-    text = requirements.read_text("utf-8", errors="replace")
+    text = _text(requirements)
     return bool(_NAMES_FILES.search(text)) if requirements.suffix == ".txt" else "tool.uv" in text or "file:" in text
 
 
@@ -146,20 +149,31 @@ def _moved(entry_point: tuple[str, ...]) -> tuple[str, ...] | None:
 def _inside(root: Path, path: str, what: str) -> Path:
     parts = PurePosixPath(path)
     found = root.joinpath(*parts.parts)
-    if parts.is_absolute() or ".." in parts.parts or not found.resolve().is_relative_to(root.resolve()):
+    if parts.is_absolute() or ".." in parts.parts or not _is_within(found, root):
         raise _failed(f"The {what} {path!r} lies outside of the job's code.")
     return found
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    """Whether a path leads to a place below a folder, with links followed, also those that lead in a circle."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _read(root: Path, path: str) -> str:
     file = _inside(root, path, "Dockerfile")
     if not file.is_file():
         raise _failed(f"Dockerfile does not exist at {path}: the job's code has no such file.")
+    return _text(file)
+
+
+def _text(file: Path) -> str:
+    if file.stat().st_size > MAX_TEXT_BYTES:
+        raise _failed(f"{file.name} is larger than {size_text(MAX_TEXT_BYTES)}. It is hardly meant to be read as text.")
     return file.read_text("utf-8", errors="replace")
 
 
 def _has_text(file: Path) -> bool:
-    return file.is_file() and bool(file.read_text("utf-8", errors="replace").strip())
+    return file.is_file() and bool(_text(file).strip())
 
 
 def _size(path: Path, root: Path) -> int:
@@ -167,7 +181,7 @@ def _size(path: Path, root: Path) -> int:
     what = path.lstat()
     shown = path.relative_to(root).as_posix()
     if stat.S_ISLNK(what.st_mode):
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not _is_within(path, root):
             raise _failed(f"The code has a link that leads out of it: {shown!r} to {str(path.readlink())!r}.")
     elif not stat.S_ISREG(what.st_mode) and not stat.S_ISDIR(what.st_mode):
         raise _failed(f"The code has {shown!r}, which is neither a file nor a folder nor a link.")

@@ -3,45 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from agent.building.context import Recipe
-from agent.config.model import AgentConfig
-from agent.errors import ConfigError
 from agent.resolve import Resolved
-from protocol.image_names import parse_image
 from protocol.launch_spec import JobSource
 
 LOCAL_FOLDER = "launchbay"
 """Under which built images are that stay in the engine of this machine."""
 TAG_DIGITS = 16
 UV = "uv"
-
-
-def repository(config: AgentConfig, destination: str | None) -> str | None:
-    """Return where built images are pushed: the builder's destination, or what the old `registry` block says.
-
-    None: nowhere. Raises `ConfigError` if the block does not say enough.
-    """
-    if destination or not config.registry:
-        return destination
-    block: Mapping[str, Any] = config.registry
-    uri = block.get("uri")
-    if not uri:
-        form, keys = {
-            "ecr": ("{}.dkr.ecr.{}.amazonaws.com/{}", ("account_id", "region", "repo_name")),
-            "gcr": ("{}-docker.pkg.dev/{}/{}/{}", ("region", "project", "repository", "image-name")),
-        }.get(block.get("type", ""), ("", ("uri",)))
-        missing = [f"`registry.{key}`" for key in keys if not block.get(key)]
-        if missing:
-            raise ConfigError(f"The agent does not know where built images go: {', '.join(missing)} missing.")
-        uri = form.format(*(block[key] for key in keys))
-    repository = str(uri).removeprefix("https://").rstrip("/")
-    name = parse_image(repository)
-    if name is None or name.digest or ":" in repository.rpartition("/")[2]:
-        raise ConfigError("`registry.uri` must be an image repository without a tag.")
-    return repository
 
 
 def local_repository(resolved: Resolved) -> str:

@@ -3,16 +3,23 @@
 `kaniko` builds in a cluster, and its keys are read there.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agent.config.forms import SIZE_FORM, parse_size
 from agent.config.model import AgentConfig, Block
+from agent.errors import ConfigError
 from protocol.image_names import parse_image, split_registry
 
+_REGISTRY_PARTS = {
+    "ecr": ("{}.dkr.ecr.{}.amazonaws.com/{}", ("account_id", "region", "repo_name")),
+    "gcr": ("{}-docker.pkg.dev/{}/{}/{}", ("region", "project", "repository", "image-name")),
+}
+"""By its type, how a destination is put together of the keys of the old block `registry`."""
 SENTENCE = "sentence"
 """The type of an error whose text is a whole sentence."""
 
@@ -74,8 +81,27 @@ class _Blocks(Block):
 def docker_builder(config: AgentConfig) -> DockerBuilder | None:
     """Return what to build images with, or None if that is not asked for.
 
-    Raises pydantic's `ValidationError`; not for a configuration that was loaded from a file.
+    Raises `ConfigError` or pydantic's `ValidationError`; not for a configuration that was loaded from a file.
     """
     if config.builder.get("type") != "docker":
         return None
-    return _Blocks.model_validate({"builder": config.builder}).builder
+    builder = _Blocks.model_validate({"builder": config.builder}).builder
+    if builder.destination or not config.registry:
+        return builder
+    return builder.model_copy(update={"destination": _registry_destination(config.registry)})
+
+
+def _registry_destination(block: Mapping[str, Any]) -> str:
+    """Return where built images go by the old block `registry`."""
+    uri = block.get("uri")
+    if not uri:
+        form, keys = _REGISTRY_PARTS.get(block.get("type", ""), ("", ("uri",)))
+        missing = [f"`registry.{key}`" for key in keys if not block.get(key)]
+        if missing:
+            raise ConfigError(f"It is not said where built images go: {', '.join(missing)} missing.")
+        uri = form.format(*(block[key] for key in keys))
+    destination = str(uri).removeprefix("https://").rstrip("/")
+    try:
+        return _repository(destination)
+    except ValueError as error:
+        raise ConfigError("`registry.uri` must be an image repository without a tag.") from error

@@ -467,3 +467,43 @@ def test_a_destination_may_have_a_port(tmp_path: Path) -> None:
     assert builder
     assert (builder.destination, builder.context_limit) == ("host:5000/team/x", 2 * 2**30)
     assert docker_builder(load(tmp_path, "queues: [q]")) is None
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ({}, None),
+        ({"type": "ecr", "uri": "https://1.dkr.ecr.eu.amazonaws.com/r/"}, "1.dkr.ecr.eu.amazonaws.com/r"),
+        (
+            {"type": "ecr", "account_id": "123456789012", "region": "eu-west-1", "repo_name": "jobs"},
+            "123456789012.dkr.ecr.eu-west-1.amazonaws.com/jobs",
+        ),
+        (
+            {"type": "gcr", "region": "europe", "project": "p", "repository": "r", "image-name": "i"},
+            "europe-docker.pkg.dev/p/r/i",
+        ),
+        ({"type": "acr", "uri": "team.azurecr.io/jobs"}, "team.azurecr.io/jobs"),
+    ],
+)
+def test_the_old_block_registry_says_where_images_go(block: dict[str, Any], expected: str | None) -> None:
+    builder = docker_builder(AgentConfig(registry=block, builder={"type": "docker"}))
+    assert builder
+    assert builder.destination == expected
+    builder = docker_builder(AgentConfig(registry=block, builder={"type": "docker", "destination": "it/goes/here"}))
+    assert builder
+    assert builder.destination == "it/goes/here"
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"type": "ecr", "region": "eu-west-1"}, "`registry.account_id`, `registry.repo_name` missing"),
+        ({"type": "acr"}, "`registry.uri` missing"),
+        ({"uri": "host:5000/x:tag"}, "without a tag"),
+        ({"uri": "host:5000/X y"}, "without a tag"),
+    ],
+)
+def test_an_old_block_that_says_too_little_is_an_error_at_the_start(
+    tmp_path: Path, block: dict[str, Any], words: str
+) -> None:
+    assert words in error_of(tmp_path, yaml.safe_dump({"registry": block, "builder": {"type": "docker"}}))

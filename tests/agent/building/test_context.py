@@ -175,6 +175,20 @@ def test_a_link_that_leads_out_of_the_code_is_refused(code: Path, target: str) -
         filled(code)
 
 
+def test_links_that_lead_in_a_circle_do_no_harm(code: Path) -> None:
+    (code / "a").symlink_to("b")
+    (code / "b").symlink_to("a")
+    assert (filled(code) / "a").is_symlink()
+
+
+def test_texts_that_are_none_are_not_read(code: Path) -> None:
+    for name in ("requirements.txt", DOCKERFILE):
+        with (code / name).open("wb") as file:
+            file.truncate(10 * 2**30)
+        with pytest.raises(LaunchFailed, match=f"{name} is larger than 1 MiB"):
+            choose(launch(code), None)
+
+
 def test_what_is_no_file_is_refused(code: Path) -> None:
     os.mkfifo(code / "pipe")
     with pytest.raises(LaunchFailed, match="'pipe', which is neither"):

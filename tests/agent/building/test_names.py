@@ -1,14 +1,11 @@
 """What built images are called: the same for the same content, and something else for anything else."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.building.context import Recipe, choose
-from agent.building.names import local_repository, repository, tag
-from agent.config.model import AgentConfig
-from agent.errors import ConfigError
+from agent.building.names import local_repository, tag
 from protocol.image_names import parse_image
 from tests.agent.building.test_context import launch
 
@@ -52,39 +49,3 @@ def test_images_that_stay_here_are_called_after_their_job(code: Path, name: str)
     found = parse_image(f"{local_repository(resolved)}:1")
     assert found
     assert found.path.startswith("launchbay/")
-
-
-@pytest.mark.parametrize(
-    ("block", "expected"),
-    [
-        ({}, None),
-        ({"type": "ecr", "uri": "https://1.dkr.ecr.eu.amazonaws.com/r/"}, "1.dkr.ecr.eu.amazonaws.com/r"),
-        (
-            {"type": "ecr", "account_id": "123456789012", "region": "eu-west-1", "repo_name": "jobs"},
-            "123456789012.dkr.ecr.eu-west-1.amazonaws.com/jobs",
-        ),
-        (
-            {"type": "gcr", "region": "europe", "project": "p", "repository": "r", "image-name": "i"},
-            "europe-docker.pkg.dev/p/r/i",
-        ),
-        ({"type": "acr", "uri": "team.azurecr.io/jobs"}, "team.azurecr.io/jobs"),
-    ],
-)
-def test_the_old_block_registry_says_where_images_go(block: dict[str, Any], expected: str | None) -> None:
-    config = AgentConfig(registry=block)
-    assert repository(config, None) == expected
-    assert repository(config, "here/it/goes") == "here/it/goes"
-
-
-@pytest.mark.parametrize(
-    ("block", "words"),
-    [
-        ({"type": "ecr", "region": "eu-west-1"}, "`registry.account_id`, `registry.repo_name` missing"),
-        ({"type": "acr"}, "`registry.uri` missing"),
-        ({"uri": "host:5000/x:tag"}, "without a tag"),
-        ({"uri": "host:5000/X y"}, "without a tag"),
-    ],
-)
-def test_a_block_that_says_too_little_is_an_error(block: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        repository(AgentConfig(registry=block), None)
