@@ -29,6 +29,10 @@ LOOK_SECONDS = 60.0
 SHOWN_CHARS = 1000
 _STEP = re.compile(r"^ > (.+):\r?$", re.MULTILINE)
 _ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
+_WRAPPED = re.compile(
+    r"^(?:failed to (?:build|solve|create LLB definition)(?: with frontend [\w.]+)?: |rpc error: code = \w+ desc = )+"
+)
+"""What programs put before the cause that one of them has found."""
 _ELSEWHERE = re.compile(
     r"dial tcp|connection refused|i/o timeout|no such host|TLS handshake|no space left|unexpected status"
 )
@@ -186,4 +190,4 @@ def _last_error(text: str) -> str | None:
     found = _ERROR.findall(text)
     if not found:
         return None
-    return re.sub(r"^(?:failed to (?:build|solve): )+", "", found[-1].strip()).rstrip(".")[:SHOWN_CHARS]
+    return _WRAPPED.sub("", found[-1].strip()).rstrip(".")[:SHOWN_CHARS]

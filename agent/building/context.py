@@ -91,7 +91,11 @@ def fill(folder: Path, recipe: Recipe, limit: int) -> None:
             )
         return {".git"}.intersection(names)
 
-    shutil.copytree(recipe.code, target, symlinks=True, ignore=checked)
+    try:
+        shutil.copytree(recipe.code, target, symlinks=True, ignore=checked)
+    except shutil.Error as error:
+        # It has tried every file; of a full disk, the first says enough.
+        raise OSError(str(error.args[0][0][2])) from error
     for name, file in recipe.more.items():
         shutil.copy(file, folder / name)
     file = folder / DOCKERFILE

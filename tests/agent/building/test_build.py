@@ -147,7 +147,7 @@ async def test_a_build_that_was_cut_short_is_made_again_and_no_output_is_lost(
     made: World, engine: parts.Engine, job: Job
 ) -> None:
     made.behave("p", Behavior(seconds=0.05, output=b"the job itself\n"))
-    write(job.folder / "code", "RUN echo a first word; sleep 3")
+    write(job.folder / "code", "RUN echo a first word; sleep 1")
     async with agent(made, engine, job):
         item = await made.push(**LAUNCH)
 

@@ -1,6 +1,8 @@
 """What an image is built of: which Dockerfile, which files, and what never gets in."""
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,26 @@ def test_code_beyond_the_limit_is_refused_before_it_is_copied(code: Path) -> Non
         filled(code)
     assert error.value.stage == "build"
     assert not (code.parent / "context" / "data").exists()
+
+
+def test_a_full_disk_is_said_once_and_is_not_the_jobs_fault(code: Path, small_disk: Path) -> None:
+    for number in range(50):
+        (code / f"file-{number}").write_bytes(b"x" * 10_000)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        fill(small_disk / "context", Recipe("FROM x", code), LIMIT)
+    assert str(error.value).count("No space left") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system is for root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
 
 
 # --- the images of a Dockerfile --------------------------------------------------------------------------------------
