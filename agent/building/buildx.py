@@ -171,10 +171,11 @@ def _without_keys(environment: Mapping[str, str]) -> dict[str, str]:
 def _build_failed(wanted: Build, text: str, code: int) -> LaunchFailed:
     why = _last_error(text) or f"{PLUGIN} ended with code {code}"
     steps = _STEP.findall(text)
-    where = f" at step {steps[-1][:SHOWN_CHARS]!r}" if steps else ""
-    # Steps of a Dockerfile stand in brackets; exporting and pushing are steps too, and the machine's business.
-    is_own_fault = bool(re.search(r"dockerfile parse error", why) or (steps and steps[-1].startswith("[")))
-    is_own_fault = is_own_fault and not _ELSEWHERE.search(why)
+    # Steps of a Dockerfile stand in brackets; exporting and pushing are steps too, and the machine's business. So is
+    # looking for a cache, which may fail beside the step that matters.
+    own_steps = [step for step in steps if step.startswith("[")]
+    where = f" at step {(own_steps or steps)[-1][:SHOWN_CHARS]!r}" if steps else ""
+    is_own_fault = bool(own_steps or "dockerfile parse error" in why) and not _ELSEWHERE.search(why)
     advice = (
         "Correct the Dockerfile or the requirements" if is_own_fault else "See that builds work on the agent's machine"
     )

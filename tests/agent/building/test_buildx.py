@@ -120,6 +120,28 @@ async def test_a_build_that_is_stopped_leaves_nothing_running(engine: parts.Engi
     await _until(lambda: not _commands(seconds) and not _commands(str(tmp_path)), "nothing runs any more")
 
 
+async def test_what_the_plugin_is_asked_and_what_it_says_is_kept_apart(tmp_path: Path) -> None:
+    """The engine of the tests cannot keep steps in a registry; a plugin that writes down its words can be asked to."""
+    program = tmp_path / "docker-buildx"
+    program.write_text(f"""#!/bin/sh
+printf '%s\\n' "$@" > {tmp_path}/words
+printf -- '------\\n > [2/3] RUN false:\\n------\\n > importing cache manifest from r/x:buildcache:\\n------\\n'
+printf 'ERROR: failed to build: failed to solve: exit code: 1\\n'
+exit 1
+""")
+    program.chmod(0o755)
+    (tmp_path / "context").mkdir()
+    build = Build(tmp_path / "context", tmp_path / "m.json", "r/x:1", "r/x", "linux/arm64", keeps_cache=True)
+    with pytest.raises(LaunchFailed, match=r"failed at step '\[2/3\] RUN false': exit code: 1\."):
+        await Buildx(program, {"PATH": os.environ["PATH"]}, "farm").build(build, lambda _: None)
+    words = (tmp_path / "words").read_text().splitlines()
+    assert words[0] == "build"
+    assert {"--push", "--platform=linux/arm64", "--provenance=false", "--sbom=false"} <= {*words}
+    assert "--cache-from=type=registry,ref=r/x:buildcache" in words
+    assert any(word.startswith("--cache-to=type=registry,ref=r/x:buildcache,mode=max") for word in words)
+    assert words[words.index("--builder") + 1] == "farm"
+
+
 # --- registries ------------------------------------------------------------------------------------------------------
 
 
