@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from protocol.errors import SpecError
-from protocol.job_file import JobFile
+from protocol.job_file import ImageJobSource, JobFile
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import LaunchSpec
 
@@ -16,7 +16,15 @@ _BASE_IMAGES = (("base_image",), ("accelerator", "base_image"), ("cuda", "base_i
 
 
 def base_image(spec: LaunchSpec, job: JobFile | None, resource_args: JsonObject, agents: Mapping[str, Any]) -> str:
-    """Return the image that the code is put into: the job's own, else the queue's, else the agent's, else a Python.
+    """Return the image that the code is put into: the one that is named, else a Python.
+
+    Raises `SpecError` as `named_base_image`.
+    """
+    return named_base_image(job, resource_args, agents) or f"python:{python_version(spec, job)}-slim"
+
+
+def named_base_image(job: JobFile | None, resource_args: JsonObject, agents: Mapping[str, Any]) -> str | None:
+    """Return the base image that somebody names: the job's own, else the queue's, else the agent's.
 
     `agents` is the agent's block `builder`. Raises `SpecError` where one of them is no text.
     """
@@ -25,7 +33,22 @@ def base_image(spec: LaunchSpec, job: JobFile | None, resource_args: JsonObject,
         *(_text(resource_args, "resource arg", BUILDER, *path) for path in _BASE_IMAGES),
         _text({BUILDER: agents}, "agent's", BUILDER, "base_image"),
     ]
-    return next(filter(None, named), None) or f"python:{_python(spec, job)}-slim"
+    return next(filter(None, named), None)
+
+
+def brings_dockerfile(spec: LaunchSpec, job: JobFile | None) -> bool:
+    """Whether the launch or its job names a Dockerfile."""
+    return bool(spec.overrides.dockerfile or (job and job.dockerfile))
+
+
+def is_built(spec: LaunchSpec, job: JobFile | None, agents: Mapping[str, Any]) -> bool:
+    """Whether a job's code goes into an image that is built for it, and not into a base image as it is.
+
+    A job with a base image of its own is made to run on that.
+    """
+    if agents.get("type") != "docker" or job is None or isinstance(job.source, ImageJobSource):
+        return False
+    return brings_dockerfile(spec, job) or not job.base_image
 
 
 def without_builder(resource_args: JsonObject) -> JsonObject:
@@ -33,7 +56,8 @@ def without_builder(resource_args: JsonObject) -> JsonObject:
     return {key: value for key, value in resource_args.items() if key != BUILDER}
 
 
-def _python(spec: LaunchSpec, job: JobFile | None) -> str:
+def python_version(spec: LaunchSpec, job: JobFile | None) -> str:
+    """Return the version of Python that a job wants, as `3.11`."""
     for wish in (job and job.runtime, spec.python_version):
         if match := re.search(r"\b3\.[0-9]{1,2}\b", wish or ""):
             return match[0]

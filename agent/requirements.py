@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from agent.config.forms import size_text
 from agent.errors import LaunchFailed
 
 REQUIREMENTS = "requirements.txt"
 PROJECT = "pyproject.toml"
 FROZEN = "requirements.frozen.txt"
+MAX_BYTES = 2**20
+"""Of a file of requirements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,19 @@ def _is_inside(file: Path, code: Path) -> bool:
 
 
 def _has_text(file: Path) -> bool:
-    return file.is_file() and bool(file.read_text("utf-8", errors="replace").strip())
+    if not file.is_file():
+        return False
+    if file.stat().st_size > MAX_BYTES:
+        raise LaunchFailed(
+            f"{file.name} of the job is larger than {size_text(MAX_BYTES)}, and not read.", stage="build"
+        )
+    return bool(file.read_text("utf-8", errors="replace").strip())
 
 
 def _has_dependencies(pyproject: Path) -> bool:
-    return bool(_project(pyproject).get("dependencies")) or has_dynamic_dependencies(pyproject)
+    return _has_text(pyproject) and (
+        bool(_project(pyproject).get("dependencies")) or has_dynamic_dependencies(pyproject)
+    )
 
 
 def _project(pyproject: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import assert_never
 from agent import policy
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
-from agent.images import base_image
+from agent.images import base_image, is_built
 from agent.launch import Launch, Stage, Tell
 from agent.render import macro_environment, render_resource_args
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
@@ -84,7 +84,8 @@ async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> R
     resource_args = rendered(so_far.image)
     backend = context.backends.get(spec.resource)
     is_known = job is not None or isinstance(spec.source, PlaceholderSource)
-    if so_far.image is None and is_known and backend and backend.capabilities.needs_image:
+    needs_one = so_far.image is None and is_known and backend is not None and backend.capabilities.needs_image
+    if needs_one and not is_built(spec, job, context.config.builder):
         so_far = replace(so_far, base_image=base_image(spec, job, resource_args, context.config.builder))
         resource_args = rendered(so_far.base_image)
     asked = (context.config, spec, job, resource_args, so_far.runs_in, context.queue_resources.get(launch.queue))

@@ -19,17 +19,16 @@ from agent.building.dockerfile import images_of
 from agent.config.builder import DockerBuilder, docker_builder
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, LaunchFailed
-from agent.launch import Cause, Launch
+from agent.images import brings_dockerfile, is_built, named_base_image
+from agent.launch import Cause, Launch, Tell
 from agent.redaction import SECRETS
 from agent.render import macro_environment, render_resource_args
-from agent.resolve import Resolved, Tell
+from agent.resolve import Resolved
 from backends.base import Backend, BackendError, BackendUnavailable, LogChunk
 from protocol.image_names import parse_image
-from protocol.json_types import Json, JsonObject, dig
+from protocol.json_types import Json, JsonObject
 
 LOG_PAUSE_SECONDS = 0.3
-ACCELERATORS = ("accelerator", "cuda")
-"""Under which `builder` of the resource args may name a base image with the libraries of a GPU."""
 NOOP = "Attempted build with noop builder. Specify a builder in your launch config"
 
 log = structlog.get_logger(__name__)
@@ -39,17 +38,15 @@ def is_wanted(context: AgentContext, backend: Backend, resolved: Resolved) -> bo
     """Whether a launch's code is to be built into an image; `LaunchFailed` if it needs that, and nobody builds."""
     if not backend.capabilities.needs_image or resolved.image or resolved.code_folder is None:
         return False
-    job, kind = resolved.job, context.config.builder.get("type")
-    has_dockerfile = bool(resolved.spec.overrides.dockerfile or (job and job.dockerfile))
-    if kind == "docker":
-        # A job with a base image of its own is made to run on that, with its code beside it.
-        return has_dockerfile or not (job and job.base_image)
-    if not has_dockerfile:
+    builder = context.config.builder
+    if is_built(resolved.spec, resolved.job, builder):
+        return True
+    if not brings_dockerfile(resolved.spec, resolved.job):
         return False
     why = {
         "kaniko": "`builder.type` is kaniko, which builds in Kubernetes",
         "noop": f"{NOOP}: `builder.type` is noop",
-    }.get(str(kind), "its configuration has no block `builder`")
+    }.get(str(builder.get("type")), "its configuration has no block `builder`")
     raise LaunchFailed(
         f"The job brings a Dockerfile, and this agent builds no images: {why}. With `builder: {{type: docker}}` it "
         f"builds for {resolved.spec.resource} with docker buildx.",
@@ -221,17 +218,11 @@ async def _is_local(image: str, engine: str | None) -> bool:
 
 
 def _base_image(context: AgentContext, resolved: Resolved) -> str | None:
-    """Return what a generated Dockerfile builds on: the queue's word, the job's, the operator's; else None."""
-    args: JsonObject = resolved.resource_args
-    asked = [dig(args, "builder", *path) for path in (("base_image",), *((at, "base_image") for at in ACCELERATORS))]
-    job = resolved.job.base_image if resolved.job else None
-    for image in (*asked, job, context.config.builder.get("base_image")):
-        if not image:
-            continue
-        if not isinstance(image, str) or parse_image(image) is None:
-            raise LaunchFailed(f"The base image {image!r} is no image reference.", stage="build")
-        return image
-    return None
+    """Return what a generated Dockerfile builds on, where that is said. It becomes a line of the Dockerfile."""
+    image = named_base_image(resolved.job, resolved.resource_args, context.config.builder)
+    if image and parse_image(image) is None:
+        raise LaunchFailed(f"The base image {image!r} is no image reference.", stage="build")
+    return image
 
 
 def _environment(context: AgentContext, resolved: Resolved) -> Mapping[str, str]:

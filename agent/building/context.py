@@ -17,13 +17,13 @@ from uv import find_uv_bin
 from agent.building.dockerfile import SOURCE, UV, Installation, generate
 from agent.config.forms import size_text
 from agent.errors import LaunchFailed
+from agent.images import python_version
 from agent.launch import Cause
+from agent.requirements import FROZEN, find_requirements
 from agent.resolve import Resolved
 
 DOCKERFILE = "Dockerfile.wandb"
 """What the Dockerfile is called in every context, wherever it came from."""
-REQUIREMENTS = ("requirements.txt", "pyproject.toml")
-FROZEN = "requirements.frozen.txt"
 ROOT_RESOURCES = frozenset({"sagemaker"})
 """Platforms on which jobs have to be root."""
 DEFAULT_USER_ID = 1000
@@ -68,7 +68,7 @@ def choose(resolved: Resolved, base_image: str | None) -> Recipe:
     if not folder.is_absolute() and ".." not in folder.parts and (root / folder / DOCKERFILE).is_file():
         beside = _inside(root, str(folder), "folder of the entry point")
         return Recipe(_read(beside, DOCKERFILE), beside, command=_moved(entry_point))
-    return _generated(resolved, root, base_image)
+    return _generated(resolved, base_image)
 
 
 def fill(folder: Path, recipe: Recipe, limit: int) -> None:
@@ -103,21 +103,20 @@ def fill(folder: Path, recipe: Recipe, limit: int) -> None:
     file.write_text(recipe.dockerfile, "utf-8")
 
 
-def _generated(resolved: Resolved, root: Path, base_image: str | None) -> Recipe:
+def _generated(resolved: Resolved, base_image: str | None) -> Recipe:
     assert resolved.code_folder is not None
     code, job = resolved.code_folder, resolved.job
     more = {UV: Path(find_uv_bin())}
     installation = None
-    frozen = resolved.job_folder / FROZEN if resolved.job_folder else None
-    own = next((path for at in (root, code) for name in REQUIREMENTS if _has_text(path := at / name)), None)
-    if own:
-        file = f"{SOURCE}/{own.relative_to(code).as_posix()}"
-        installation = Installation(file, needs_code=_names_files(own))
-    elif frozen and _has_text(frozen):
-        more[FROZEN] = frozen
+    wanted = find_requirements(code, job.build_context if job else None, resolved.job_folder, None)
+    if wanted and wanted.is_frozen:
+        more[FROZEN] = wanted.file
         installation = Installation(FROZEN, is_tolerant=True)
+    elif wanted:
+        file = f"{SOURCE}/{wanted.file.relative_to(code).as_posix()}"
+        installation = Installation(file, needs_code=_names_files(wanted.file))
     dockerfile = generate(
-        python=(job.runtime if job else None) or resolved.spec.python_version,
+        python=python_version(resolved.spec, job),
         base_image=base_image,
         user_id=_user_id(resolved),
         installation=installation,
@@ -128,7 +127,11 @@ def _generated(resolved: Resolved, root: Path, base_image: str | None) -> Recipe
 def _names_files(requirements: Path) -> bool:
     """Whether requirements name files beside them. A project's own table does not, unless uv is told where they are."""
     text = _text(requirements)
-    return bool(_NAMES_FILES.search(text)) if requirements.suffix == ".txt" else "tool.uv" in text or "file:" in text
+    return (
+        bool(_NAMES_FILES.search(text))
+        if requirements.suffix == ".txt"
+        else "tool.uv" in text or "file:" in text or "dynamic" in text
+    )
 
 
 def _user_id(resolved: Resolved) -> int:
@@ -174,10 +177,6 @@ def _text(file: Path) -> str:
     if file.stat().st_size > MAX_TEXT_BYTES:
         raise _failed(f"{file.name} is larger than {size_text(MAX_TEXT_BYTES)}. It is hardly meant to be read as text.")
     return file.read_text("utf-8", errors="replace")
-
-
-def _has_text(file: Path) -> bool:
-    return file.is_file() and bool(_text(file).strip())
 
 
 def _size(path: Path, root: Path) -> int:

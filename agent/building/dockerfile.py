@@ -17,7 +17,6 @@ SOURCE = "src"
 """Where the code is in the build context."""
 UV = "uv"
 """The agent's own installer in the build context. It serves the build and is in no layer: the image needs no other."""
-DEFAULT_PYTHON = "3.12"
 _PREFIX = "/opt/launchbay"
 _PYTHON = f"{_PREFIX}/env/bin/python"
 _FRONTEND = re.compile(r'^\s*(?:#|//)\s*syntax\s*=\s*(\S+)|"syntax"\s*:\s*"([^"]*)"', re.MULTILINE | re.IGNORECASE)
@@ -38,18 +37,17 @@ class Installation:
     """Whether what cannot be installed is announced and left out: frozen requirements are of another machine."""
 
 
-def generate(*, python: str | None, base_image: str | None, user_id: int, installation: Installation | None) -> str:
-    """Return a Dockerfile. `python` is a version as `3.11.7`; the base image must have a Debian-like system."""
-    version = ".".join((python or DEFAULT_PYTHON).split(".")[:2])
+def generate(*, python: str, base_image: str | None, user_id: int, installation: Installation | None) -> str:
+    """Return a Dockerfile. `python` is a version as `3.11`; the base image must have a Debian-like system."""
     # The first has compilers, the second is small, and both are of one release of Debian: what was compiled runs there.
-    build = base_image or f"python:{version}-bookworm"
-    base = base_image or f"python:{version}-slim-bookworm"
+    build = base_image or f"python:{python}-bookworm"
+    base = base_image or f"python:{python}-slim-bookworm"
     lines = [
         f"FROM {build} AS build",
         # A base without such a Python gets one beside it, which is copied with the environment.
         f"ENV UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_PYTHON_INSTALL_DIR={_PREFIX}/python",
         f"RUN {_mount(UV, '/usr/local/bin/uv')} \\",
-        f"    uv venv --python {version} {_PREFIX}/env",
+        f"    uv venv --python {python} {_PREFIX}/env",
         *(_install(installation) if installation else ()),
         "",
         f"FROM {base}",

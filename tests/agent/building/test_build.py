@@ -42,7 +42,7 @@ class Job:
     async def by_id(self, artifact_id: str) -> ArtifactVersion:
         return ArtifactVersion(artifact_id, "")
 
-    async def fetch(self, version: ArtifactVersion) -> Path:
+    async def fetch(self, version: ArtifactVersion, *_: object) -> Path:
         return self.folder / version.id
 
 
