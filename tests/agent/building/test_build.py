@@ -1,7 +1,9 @@
 """Launches whose code is built into an image: real server, engine and plugin; the platform is fake, and told of it."""
 
 import asyncio
+import gc
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,12 +17,15 @@ from agent.daemon import Daemon
 from agent.resolve import JOB_FILE
 from backends.base import Capabilities
 from backends.fake import Behavior, FakeBackend
+from backends.registry import load
 from protocol.names import ArtifactName
 from tests.agent.building import parts
 from tests.agent.building.conftest import run_in
 from tests.agent.world import World, until, world
 
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # of the docker package
 IMAGES = Capabilities(runs_locally=True, runs_images=True, needs_image=True)
+CONTAINERS = "local-container"
 LAUNCH: dict[str, Any] = {"job": "admin/p/Train_it:v1", "overrides": {}}
 
 
@@ -108,6 +113,28 @@ async def test_launches_of_one_job_share_one_build_whose_output_is_on_the_first_
     assert sum(b"a step of 42" in log for log in logs) == 1
     assert all(log.endswith(b"the job itself\n") for log in logs)
     assert nothing_left(made)
+
+
+async def test_a_built_image_runs_in_a_container_where_the_code_is(
+    engine: parts.Engine, job: Job, tmp_path: Path
+) -> None:
+    async with world(tmp_path / "containers", CONTAINERS) as made:
+        backend = load(CONTAINERS)(tmp_path / "state", "test", {"engine": engine.url})
+        made.config["backends"] = {CONTAINERS: {"engine": engine.url}}
+        nowhere = {"PATH": os.environ["PATH"], "DOCKER_CONFIG": str(tmp_path)}
+        given: dict[str, Any] = {"resources": [CONTAINERS], "builder": {"type": "docker"}}
+        try:
+            async with made.agent(**given, backends={CONTAINERS: backend}) as daemon:
+                context = daemon._context
+                context.artifacts = cast(ArtifactCache, job)
+                context.process_environment = nowhere  # only the block says where the engine is
+                item = await made.push(**LAUNCH, resource=CONTAINERS)
+                ended = await made.in_state(item, "FAILED", "FINISHED")
+                assert ended["exitCode"] == 0
+                assert (await made.output(item)).endswith(f"trained {tmp_path}\n".encode())
+        finally:
+            await backend.close()
+            gc.collect()  # the docker package leaves sockets to it, which it would find in a test of something else
 
 
 async def test_what_is_built_is_seen_while_it_is_built_and_a_stop_ends_it(
