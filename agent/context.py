@@ -19,6 +19,7 @@ from agent.launch import Launch, Stage
 from agent.observability.metrics import Metrics
 from agent.observability.tracing import Tracer
 from agent.operations import ServerFacts
+from agent.sources.repositories import Repositories
 from backends.base import Backend
 
 
@@ -44,6 +45,7 @@ class AgentContext:
     backends: Mapping[str, Backend]
     """By resource; those that this agent is able to serve."""
     artifacts: ArtifactCache
+    repositories: Repositories
     environments: Environments
     image_environments: ImageEnvironments
     metrics: Metrics

@@ -1,5 +1,6 @@
 """Opens what an agent needs: its state folder, its server, its backends; and becomes somebody at the server."""
 
+import asyncio
 import hashlib
 import os
 import socket
@@ -30,6 +31,7 @@ from agent.observability.metrics import Metrics
 from agent.observability.tracing import open_tracer
 from agent.prepare import job_base_environment
 from agent.redaction import SECRETS
+from agent.sources.repositories import Repositories
 from backends import registry
 from backends.base import Backend
 
@@ -80,6 +82,8 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
         caches, limits = config.caches, config.limits
         code = BoundedCache(state_dir / "artifacts", _size(caches.code), launches.in_use)
         installed = BoundedCache(state_dir / "environments", _size(caches.environments), launches.in_use)
+        repositories = Repositories(code, state_dir / "git", environment)
+        await asyncio.to_thread(repositories.remove_leftovers)
         for_jobs = job_base_environment(environment, config.job_environment)
         metrics = Metrics(launches)
         metrics.limits(config.max_jobs, inventory)
@@ -100,6 +104,7 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             slots=SlotTable(inventory, launches.assigned, gpus_in_use if config.slots.skip_busy_gpus else None),
             backends=backends,
             artifacts=ArtifactCache(code, control, Limits(_size(limits.file), _size(limits.total))),
+            repositories=repositories,
             environments=Environments(installed, installer_environment(environment, for_jobs)),
             image_environments=ImageEnvironments(installed, state_dir / "uv", environment, random),
             work_dir=state_dir / "work",

@@ -6,7 +6,6 @@ owner has one: what is pushed to a queue runs on its resource and on no other.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -14,9 +13,10 @@ from typing import NoReturn
 
 from agent.config.model import AgentConfig, Policy
 from agent.errors import LaunchFailed
+from agent.sources.git_remote import FORMS, GitRemote, parse_remote
 from protocol import container_options
 from protocol.container_options import Rule, Use
-from protocol.image_names import DOCKER_HUB, HOST, ImageName, parse_image, split_registry
+from protocol.image_names import DOCKER_HUB, ImageName, parse_image, split_registry
 from protocol.job_file import GitSource, JobFile
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, is_scheduler
@@ -37,15 +37,6 @@ IMAGE_MACRO = "${image_uri}"
 """Stands for the job's image, and for itself until that is known."""
 SHOWN_CHARS = 200
 
-_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_REMOTES = tuple(
-    re.compile(form)
-    for form in (
-        rf"https://(?:[^@/?#\\\s]*@)?(?P<host>(?i:{HOST}))(?::[0-9]+)?(?:/.*)?",
-        rf"ssh://(?:{_USER}@)?(?P<host>(?i:{HOST}))(?::[0-9]+)?(?:/.*)?",
-        rf"(?:{_USER}@)?(?P<host>(?i:{HOST})):(?!:|//).+",
-    )
-)
 _OPERATOR = "Who runs the agent can change that in its configuration."
 
 
@@ -91,19 +82,22 @@ def check(
         check_git_remote(config.policy, job.source.remote)
 
 
-def check_git_remote(policy: Policy, remote: str) -> None:
-    """Refuse a git remote on a host that is not listed: raises `Refused`."""
-    if policy.git_hosts is None:
-        return
-    host = next((match["host"].lower() for form in _REMOTES if (match := form.fullmatch(remote))), None)
-    if host is None:
+def check_git_remote(policy: Policy, remote: str) -> GitRemote:
+    """Read a git remote. Raises `Refused` if it is none, or may not be used."""
+    parsed = parse_remote(remote)
+    hosts = {name.lower() for name in policy.git_hosts} if policy.git_hosts is not None else None
+    if parsed is None:
         # What stands before the host may be a password.
-        asked = (
-            f"{_shown(remote.rpartition('@')[2])} is no git remote that it understands (https, ssh or git@host:path)"
-        )
-        _refuse("policy.git_hosts", asked, policy.git_hosts)
-    if host not in {allowed.lower() for allowed in policy.git_hosts}:
-        _refuse("policy.git_hosts", f"the job's code is on the git host {_shown(host)}", policy.git_hosts)
+        asked = f"{_shown(remote.rpartition('@')[2])} is no git remote that it understands ({FORMS})"
+        if hosts is not None:
+            _refuse("policy.git_hosts", asked, hosts)
+        raise Refused("git_remote", f"The job's code cannot be fetched: {asked}. Make the job again with such a one.")
+    if hosts is not None and parsed.host not in hosts:
+        _refuse("policy.git_hosts", f"the job's code is on the git host {_shown(parsed.host)}", sorted(hosts))
+    if parsed.transport == "http" and parsed.host not in {name.lower() for name in policy.git_http_hosts}:
+        asked = f"the git remote {_shown(parsed.url)} is not encrypted; https is"
+        _refuse("policy.git_http_hosts", asked, policy.git_http_hosts)
+    return parsed
 
 
 def is_sweep_command(spec: LaunchSpec) -> bool:

@@ -18,8 +18,9 @@ from agent.images import without_builder
 from agent.launch import Launch, Stage, Tell
 from agent.requirements import REQUIREMENTS, Requirements, find_requirements
 from agent.resolve import Resolved
+from agent.sources.notebook import convert_notebook
 from backends.base import Backend, ImageBackend, StartRequest
-from protocol.command import keeps_entry_point, launch_command
+from protocol.command import keeps_entry_point, launch_command, notebook_of
 from protocol.container_options import read_options
 from protocol.launch_spec import LaunchSpec, is_scheduler
 from protocol.run_environment import run_environment
@@ -85,6 +86,9 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         item_id=launch.item_id,
         image=None if is_built else resolved.image,
     )
+    if resolved.checkout:
+        # The code comes without its repository, where the client would look for these.
+        environment |= {"WANDB_GIT_REMOTE_URL": resolved.checkout.remote, "WANDB_GIT_COMMIT": resolved.checkout.commit}
     ground = _Ground()
     launch.use()
     if is_container(context, spec):
@@ -169,6 +173,8 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Re
         folder.parent.mkdir(parents=True, exist_ok=True)
         if resolved.code_folder:
             copy_code(resolved.code_folder, folder)
+            if resolved.job and (notebook := notebook_of(resolved.job)):
+                convert_notebook(folder, notebook)
         else:
             folder.mkdir()
     _check_subfolder(folder, resolved.spec.overrides.working_dir)

@@ -16,7 +16,8 @@ from agent.errors import LaunchFailed
 from agent.images import base_image, is_built
 from agent.launch import Launch, Stage, Tell
 from agent.render import macro_environment, render_resource_args
-from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobFile, parse_job_file
+from agent.sources.repositories import Checkout
+from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobCode, JobFile, parse_job_file
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, parse_launch_spec
 from protocol.masking import REDACTED
@@ -34,6 +35,8 @@ class Resolved:
     """The job artifact's own files, among them its frozen requirements. Only for reading."""
     code_folder: Path | None = None
     """The job's code. Only for reading."""
+    checkout: Checkout | None = None
+    """Of code from git: which commit it is."""
     image: str | None = None
     """What the job is, where it is an image."""
     base_image: str | None = None
@@ -67,7 +70,7 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
             job = await _read_job(folder, str(reference))
             image = job.source.image if isinstance(job.source, ImageJobSource) else None
             resolved = await _allowed(context, launch, Resolved(spec, job, folder, image=image))
-            return replace(resolved, code_folder=await _code(context, launch, job, tell))
+            return await _with_code(context, launch, resolved, job.source, tell)
         case _ as never:
             assert_never(never)
 
@@ -96,10 +99,10 @@ async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> R
     return replace(so_far, resource_args=resource_args)
 
 
-async def _code(context: AgentContext, launch: Launch, job: JobFile, tell: Tell) -> Path | None:
-    match job.source:
+async def _with_code(context: AgentContext, launch: Launch, so_far: Resolved, source: JobCode, tell: Tell) -> Resolved:
+    match source:
         case ImageJobSource():
-            return None
+            return so_far
         case CodeArtifactSource(artifact_id, reference):
             await tell("fetching its code")
             if artifact_id:
@@ -108,12 +111,10 @@ async def _code(context: AgentContext, launch: Launch, job: JobFile, tell: Tell)
                 version = await context.artifacts.find(reference)
             else:
                 raise LaunchFailed("The job names no code artifact. Make the job again.")
-            return await context.artifacts.fetch(version, launch)
-        case GitSource(remote):
-            raise LaunchFailed(
-                f"This agent cannot fetch code from git yet ({remote}). Make the job from a folder instead: "
-                "wandb job create code PATH."
-            )
+            return replace(so_far, code_folder=await context.artifacts.fetch(version, launch))
+        case GitSource():
+            found = await context.repositories.check_out(context.config, launch, source, so_far.job_folder, tell)
+            return replace(so_far, code_folder=found.folder, checkout=found)
         case _ as never:
             assert_never(never)
 

@@ -4,6 +4,8 @@ from protocol.errors import SpecError
 from protocol.job_file import ImageJobSource, JobFile
 from protocol.launch_spec import ImageSource, LaunchSpec, is_scheduler, without_stray_quotes
 
+NOTEBOOK = ".ipynb"
+
 
 def keeps_entry_point(spec: LaunchSpec, job: JobFile | None) -> bool:
     """Whether neither the launch nor its job names a program, so that the image's own runs, with the launch's words."""
@@ -12,7 +14,7 @@ def keeps_entry_point(spec: LaunchSpec, job: JobFile | None) -> bool:
 
 def launch_command(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
     """Return entry point and arguments: the spec's override, else the job's own; empty means the image's default."""
-    entry_point = spec.overrides.entry_point or (job.entry_point if job else ())
+    entry_point = spec.overrides.entry_point or (_own_entry_point(job) if job else ())
     image = job.source if job and isinstance(job.source, ImageJobSource) else None
     args = spec.overrides.args or (image.args if image else ())
     if not entry_point and not image and not isinstance(spec.source, ImageSource):
@@ -20,3 +22,15 @@ def launch_command(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
     if is_scheduler(spec):
         args = without_stray_quotes(args)
     return (*entry_point, *args)
+
+
+def notebook_of(job: JobFile) -> str | None:
+    """Return the path, in the code, of the notebook that becomes a script before the job runs."""
+    last = job.entry_point[-1] if job.entry_point else ""
+    return last if job.notebook and last.endswith(NOTEBOOK) else None
+
+
+def _own_entry_point(job: JobFile) -> tuple[str, ...]:
+    """Return the job's command; that of a notebook runs the script that it becomes."""
+    notebook = notebook_of(job)
+    return (*job.entry_point[:-1], f"{notebook.removesuffix(NOTEBOOK)}.py") if notebook else job.entry_point

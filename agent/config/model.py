@@ -6,7 +6,7 @@ Every key of the stock agent's file is accepted with its meaning; the blocks are
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
 from agent.config.forms import ADDRESS, ADDRESS_FORM, SIZE, SIZE_FORM, parse_address, parse_size
 from agent.launch import Cause
@@ -132,11 +132,52 @@ class Retention(Block):
     size: Size = Field(default="10GiB", description="All of them together, as 10GiB; the oldest go first.")
 
 
+class GitHost(Block):
+    """How the agent proves at one git host who it is."""
+
+    user: str = Field(default="git", description="The user name beside the token, over https.")
+    token_file: Path | None = Field(default=None, description="File with the token, over https.")
+    token_env: str | None = Field(default=None, description="Name of the agent's own variable with the token.")
+    key_file: Path | None = Field(default=None, description="File with the private key, over ssh.")
+
+    @model_validator(mode="after")
+    def _one_token(self) -> "GitHost":
+        if self.token_file and self.token_env:
+            raise ValueError("has a token_file and a token_env; one of them is enough")
+        return self
+
+
+class Git(Block):
+    """Fetching code from git."""
+
+    hosts: dict[str, GitHost] = Field(default_factory=dict, description="By host, how to prove there who we are.")
+    known_hosts: Path | None = Field(
+        default=None, description="File with the ssh keys of hosts. Default: the user's own and the machine's."
+    )
+    accept_new_hosts: bool = Field(
+        default=False, description="Trust a host's ssh key when it is first seen, and no other one after that."
+    )
+    submodules: bool = Field(default=False, description="Fetch submodules, too.")
+    timeout: Seconds = Field(default=900, description="How long git may take for one repository.")
+
+    @field_validator("hosts")
+    @classmethod
+    def _without_case(cls, value: dict[str, GitHost]) -> dict[str, GitHost]:
+        return {name.lower(): host for name, host in value.items()}
+
+    def host(self, name: str) -> GitHost:
+        """Return what is configured for a host, which may be nothing."""
+        return self.hosts.get(name, GitHost())
+
+
 class Policy(Block):
     """What launches may do. Every refusal names its rule, as `policy.images`."""
 
     images: tuple[str, ...] | None = Field(default=None, description="Patterns of allowed images, as registry/team/*.")
     git_hosts: tuple[str, ...] | None = Field(default=None, description="Hosts from which code may be fetched.")
+    git_http_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts from which code may be fetched over plain http."
+    )
     resource_args: dict[str, tuple[str, ...]] | None = Field(
         default=None, description="By resource, the resource args that launches may set."
     )
@@ -229,6 +270,7 @@ class AgentConfig(Block):
     limits: Limits = Limits()
     caches: Caches = Caches()
     retention: Retention = Retention()
+    git: Git = Git()
     policy: Policy = Policy()
 
     @field_validator("queues")

@@ -53,6 +53,10 @@ def _names(config: AgentConfig, block: Mapping[str, Any], kind: str) -> bool:
     return uses_blocks(config) and block.get("type") == kind
 
 
+def _git(config: AgentConfig) -> bool:
+    return bool(config.git.hosts)
+
+
 def _gpus(config: AgentConfig) -> bool:
     return config.slots.gpus != "none"
 
@@ -65,6 +69,7 @@ CHECKS = (
     Check("state folder", machine_checks.state_folder, _always),
     Check("local-process", machine_checks.local_process, _local),
     Check("uv", machine_checks.uv, _local),
+    Check("git", machine_checks.git, _git),
     Check("GPUs", machine_checks.gpus, _gpus),
     Check("Docker", platform_checks.docker, _docker),
     Check("Kubernetes", platform_checks.kubernetes, _kubernetes),

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +16,7 @@ from agent.config.forms import size_text
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
 from agent.observability.status_app import ask_status
 from agent.opening import default_state_dir
+from agent.sources.git_fetch import OLDEST_GIT
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped, warning
 
 
@@ -80,6 +83,35 @@ async def uv(_: Surroundings) -> Finding:
         return absent(f"uv cannot be run: {error}", "Install Launchbay again, with its dependency `uv`.")
     output, _errors = await process.communicate()
     return ok(f"{output.decode().strip()} at {path}")
+
+
+async def git(around: Surroundings) -> Finding:
+    """Whether code can be fetched from git, and the tokens and keys that it needs are there."""
+    path = shutil.which("git", path=around.environment.get("PATH"))
+    if path is None:
+        return absent("there is no git", "Install git, if jobs come from there.")
+    process = await asyncio.create_subprocess_exec(
+        path, "version", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+    )
+    output, _errors = await process.communicate()
+    version = output.decode().strip()
+    numbers = tuple(int(number) for number in re.findall(r"[0-9]+", version)[:2])
+    if numbers < OLDEST_GIT:
+        return broken(f"{version} at {path} is too old", f"Install git {'.'.join(map(str, OLDEST_GIT))} or newer.")
+    if missing := await asyncio.to_thread(_missing_credentials, around):
+        return broken(f"cannot be read: {', '.join(missing)}", "Make them readable for this user, or correct `git`.")
+    return ok(f"{version} at {path}")
+
+
+def _missing_credentials(around: Surroundings) -> list[str]:
+    settings, missing = around.config.git, list[str]()
+    files = {"git.known_hosts": settings.known_hosts}
+    for name, host in settings.hosts.items():
+        files |= {f"git.hosts.{name}.token_file": host.token_file, f"git.hosts.{name}.key_file": host.key_file}
+        if host.token_env and not around.environment.get(host.token_env):
+            missing.append(f"`git.hosts.{name}.token_env` ({host.token_env})")
+    missing += [f"`{key}` ({path})" for key, path in files.items() if path and not os.access(path, os.R_OK)]
+    return missing
 
 
 async def gpus(around: Surroundings) -> Finding:

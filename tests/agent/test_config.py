@@ -373,6 +373,7 @@ def test_the_schema_is_one_and_agrees_with_what_is_accepted(tmp_path: Path) -> N
         "queue: q\nslots: {gpus: [0, '1'], memory: 1024}",
         "queue: q\nslots: {gpus: auto, memory: auto}",
         "queue: q\nlimits: {file: 1 GiB, total: null}\ncaches: {code: 0, environments: 1.5TB}\nretention: {size: null}",
+        "queue: q\ngit: {hosts: {git.test: {token_env: T}, other.test: {key_file: /k}}}",
         "queue: q\nslots: {gpus: [GPU-a], memory: 64 GiB}\nlisten: '[::1]:9100'",
     ):
         load(tmp_path, right)
@@ -383,6 +384,7 @@ def test_the_schema_is_one_and_agrees_with_what_is_accepted(tmp_path: Path) -> N
         *("slots: {memory: much}", "slots: {memory: -1}", "slots: {memory: '64GBB'}", "slots: {memory: 1.5}"),
         *("limits: {file: much}", "caches: {code: -1}", "caches: {code: 1.5}", "retention: {failed_seconds: -1}"),
         *("listen: 9100", "listen: '9100'", "listen: 'host:http'", "listen: '[::1]'"),
+        *("git: {hosts: {h: {token: t}}}", "git: {timeout: 0}"),
     ):
         error_of(tmp_path, bad)
         assert not validator.is_valid(yaml.safe_load(bad)), bad
@@ -397,7 +399,7 @@ def documented() -> dict[str, str]:
 
 def test_the_reference_has_every_key_and_no_other() -> None:
     blocks = {f"{block}.{key}" for block, keys in STOCK_BLOCKS.items() for key in keys}
-    headings = {"timeouts", "retries", "drain", "slots", "limits", "caches", "retention", "policy"}
+    headings = {"timeouts", "retries", "drain", "slots", "limits", "caches", "retention", "git", "policy"}
     assert documented().keys() == ({*every_key()} | blocks) - headings
     assert all(f"### `{heading}`" in REFERENCE for heading in headings - {"policy"})
     assert "`queue`" in REFERENCE
@@ -432,7 +434,9 @@ def test_the_reference_tells_what_needs_a_restart() -> None:
 def test_the_references_examples_are_right(tmp_path: Path) -> None:
     examples = re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
     assert load(tmp_path, examples[0]).queue_limits == {"gpu-box": 6}
-    assert not warnings_of(tmp_path, examples[0])
+    assert any("git" in (yaml.safe_load(example) or {}) for example in examples)
+    for example in examples:
+        assert not warnings_of(tmp_path, f"queue: q\n{example}" if "queues" not in example else example)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

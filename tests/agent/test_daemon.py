@@ -28,6 +28,7 @@ from agent.observability.metrics import Metrics
 from agent.observability.tracing import NoTracer
 from agent.operations import QueueItem, ServerFacts
 from agent.prepare import backend_for
+from agent.sources.repositories import Repositories
 from backends.base import Handle, Observation, Phase, Snapshot
 from protocol.launch_spec import parse_launch_spec
 
@@ -68,6 +69,7 @@ async def context(tmp_path: Path) -> Any:
         slots=SlotTable(Inventory(), launches.assigned),
         backends={"local-process": SlowLook()},  # type: ignore[dict-item]
         artifacts=ArtifactCache(BoundedCache(tmp_path / "artifacts", None, launches.in_use), control, Limits()),
+        repositories=Repositories(BoundedCache(tmp_path / "code", None, launches.in_use), tmp_path / "git", {}),
         environments=Environments(installed, {}),
         image_environments=ImageEnvironments(installed, tmp_path / "uv", {}, Random(1)),
         metrics=Metrics(launches),

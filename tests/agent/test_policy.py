@@ -429,7 +429,6 @@ class TestGitHosts:
             "https://good%2etest/x",
             "https:good.test/x",
             "https:///good.test/x",
-            "http://good.test/x",
             "git://good.test/x",
             "file://good.test/x",
             "HTTPS://good.test/x",
@@ -463,4 +462,16 @@ class TestGitHosts:
         assert checked(job=job_file(), policy={"git_hosts": ["git.test"]}) is None
 
     def test_without_a_list_are_all(self) -> None:
-        check_git_remote(Policy(), "https://anywhere.test/x")
+        assert check_git_remote(Policy(), "https://anywhere.test/x").host == "anywhere.test"
+
+    def test_are_none_where_it_is_no_remote(self) -> None:
+        with pytest.raises(Refused, match=r"'ext::id' is no git remote that it understands \(https://, ssh://"):
+            check_git_remote(Policy(), "ext::id")
+
+    def test_over_plain_http_are_listed_apart(self) -> None:
+        for hosts in (None, ("good.test",)):
+            with pytest.raises(Refused, match=r"Refused by `policy\.git_http_hosts`: .* is not encrypted"):
+                check_git_remote(Policy(git_hosts=hosts), "http://good.test/x")
+            check_git_remote(Policy(git_hosts=hosts, git_http_hosts=("Good.test",)), "http://good.test/x")
+        with pytest.raises(Refused, match=r"Refused by `policy\.git_hosts`"):
+            check_git_remote(Policy(git_hosts=(), git_http_hosts=("good.test",)), "http://good.test/x")

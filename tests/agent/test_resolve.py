@@ -21,7 +21,7 @@ from protocol.names import ArtifactName
 from tests.agent.world import World, until, world
 
 JOB = {"job": "admin/p/train:v1"}
-REMOTE = "https://me:s3cret@git.test/team/code"
+REMOTE = "https://me:s3cret@127.0.0.1:9/team/code"
 CODE_JOB: dict[str, Any] = {
     "source_type": "artifact",
     "source": {"artifact": "wandb-artifact://_id/code", "entrypoint": ["python", "train.py"]},
@@ -147,18 +147,18 @@ async def test_no_remote_with_a_password_is_shown(made: World, monkeypatch: pyte
     monkeypatch.setattr("agent.drive.REPORT_AGAIN_SECONDS", 0.1)
     try:
         _, no_git = await ended(made, GIT_JOB, {})
-        assert "cannot fetch code from git yet (https://<redacted>@git.test/team/code)" in no_git
+        assert "The git remote https://127.0.0.1:9/team/code cannot be reached" in no_git
         _, refused = await ended(made, GIT_JOB, {}, policy={"git_hosts": []})
-        assert "'git.test'" in refused
+        assert "'127.0.0.1'" in refused
         _, broken = await ended(made, {"source_type": REMOTE}, {})
-        assert "`source_type` is 'https://<redacted>@git.test/team/code'" in broken
+        assert "`source_type` is 'https://<redacted>@127.0.0.1:9/team/code'" in broken
 
         async def bug(*_: Any) -> Any:
             raise ZeroDivisionError(REMOTE)
 
         monkeypatch.setattr(Fetched, "find", bug)
         _, by_a_bug = await ended(made, GIT_JOB, {})
-        assert "ZeroDivisionError: https://<redacted>@git.test" in by_a_bug
+        assert "ZeroDivisionError: https://<redacted>@127.0.0.1:9" in by_a_bug
     finally:
         processors[:] = before
     assert any("ZeroDivisionError" in str(line) for line in lines)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from agent.journal import Identity, Journal
 from agent.observability.metrics import Metrics
 from agent.observability.tracing import NoTracer
 from agent.operations import agent_record, queue_ids, queue_resources, register, server_facts, set_status
+from agent.sources.repositories import Repositories
 from backends.base import Backend
 from backends.fake import Behavior, FakeBackend, FakePlatform
 from server.start import ServerSettings, running
@@ -142,6 +144,9 @@ class World:
                 slots=SlotTable(inventory, launches.assigned),
                 backends=backends or {"local-process": FakeBackend(self.platform)},
                 artifacts=ArtifactCache(BoundedCache(folder / "artifacts", None, launches.in_use), control, Limits()),
+                repositories=Repositories(
+                    BoundedCache(folder / "code", None, launches.in_use), folder / "git", dict(os.environ)
+                ),
                 environments=Environments(installed, {}),
                 image_environments=ImageEnvironments(installed, folder / "uv", {}, Random(1)),
                 metrics=Metrics(launches),

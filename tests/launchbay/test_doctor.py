@@ -265,6 +265,30 @@ async def test_uv_is_found(tmp_path: Path) -> None:
     assert found.found.startswith("uv ")
 
 
+async def test_git_is_looked_for_with_what_it_needs(tmp_path: Path) -> None:
+    there = {"PATH": os.environ["PATH"], "TOKEN": "t"}
+    found = await machine_checks.git(around(tmp_path, environment=there))
+    assert found.verdict is Verdict.OK
+    assert found.found.startswith("git version ")
+    key = tmp_path / "key"
+    hosts = {"a.test": {"token_env": "TOKEN"}, "b.test": {"key_file": str(key)}, "c.test": {"token_env": "NONE"}}
+    found = await machine_checks.git(around(tmp_path, environment=there, git={"hosts": hosts}))
+    assert found.verdict is Verdict.PROBLEM
+    assert found.found == f"cannot be read: `git.hosts.c.test.token_env` (NONE), `git.hosts.b.test.key_file` ({key})"
+    key.touch()
+    del hosts["c.test"]
+    found = await machine_checks.git(around(tmp_path, environment=there, git={"hosts": hosts}))
+    assert found.verdict is Verdict.OK
+    assert (await machine_checks.git(around(tmp_path, environment={"PATH": str(tmp_path)}))).is_absent
+
+
+async def test_an_old_git_is_none(tmp_path: Path) -> None:
+    (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.31.9")
+    (tmp_path / "git").chmod(0o755)
+    found = await machine_checks.git(around(tmp_path, environment={"PATH": str(tmp_path)}))
+    assert (found.verdict, found.todo) == (Verdict.PROBLEM, "Install git 2.32 or newer.")
+
+
 async def test_gpus_are_those_of_the_inventory(tmp_path: Path) -> None:
     assert (await machine_checks.gpus(around(tmp_path, slots={"gpus": "none"}))).verdict is Verdict.SKIPPED
     bad = await run_checks(

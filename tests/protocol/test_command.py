@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.command import keeps_entry_point, launch_command
+from protocol.command import keeps_entry_point, launch_command, notebook_of
 from protocol.errors import SpecError
 from protocol.job_file import JobFile, parse_job_file
 from protocol.json_types import Json
@@ -13,6 +13,9 @@ IMAGE_SOURCE: dict[str, Json] = {"image_uri": "img"}
 SCHEDULER_SOURCE: dict[str, Json] = {"uri": "placeholder-uri-scheduler", "resource": "kubernetes"}
 CODE = parse_job_file({"source_type": "repo", "source": {"git": {"remote": "r"}, "entrypoint": ["python", "a.py"]}})
 CODE_WITHOUT_ENTRY = parse_job_file({"source_type": "repo", "source": {"git": {"remote": "r"}}})
+NOTEBOOK = parse_job_file(
+    {"source_type": "repo", "source": {"git": {"remote": "r"}, "entrypoint": ["python", "s/a.ipynb"], "notebook": True}}
+)
 IMAGE = parse_job_file({"source_type": "image", "source": {"image": "i"}})
 IMAGE_WITH_ENTRY = parse_job_file({"source_type": "image", "source": {"image": "i", "entrypoint": ["run"]}})
 IMAGE_WITH_ARGS = parse_job_file({"source_type": "image", "source": {"image": "i", "args": ["--old"]}})
@@ -33,6 +36,8 @@ def command(source: dict[str, Json], job: JobFile | None, **overrides: Json) -> 
         pytest.param(
             JOB_SOURCE, CODE_WITHOUT_ENTRY, {"entry_point": ["sh"]}, ("sh",), id="job without entry, override"
         ),
+        pytest.param(JOB_SOURCE, NOTEBOOK, {"args": ["c"]}, ("python", "s/a.py", "c"), id="notebook: its script"),
+        pytest.param(JOB_SOURCE, NOTEBOOK, {"entry_point": ["sh"]}, ("sh",), id="notebook, override"),
         pytest.param(JOB_SOURCE, IMAGE, {}, (), id="image job: image's default"),
         pytest.param(JOB_SOURCE, IMAGE, {"args": ["c"]}, ("c",), id="image job with args"),
         pytest.param(JOB_SOURCE, IMAGE_WITH_ENTRY, {"args": ["c"]}, ("run", "c"), id="image job with entry"),
@@ -86,3 +91,9 @@ def test_images_own_program_runs_unless_another_is_named(
 ) -> None:
     spec = parse_launch_spec({"entity": "e", "project": "p", **source, "overrides": overrides})
     assert keeps_entry_point(spec, job) is keeps
+
+
+def test_a_notebook_is_one_only_where_the_job_says_so() -> None:
+    assert notebook_of(NOTEBOOK) == "s/a.ipynb"
+    assert notebook_of(CODE) is None
+    assert notebook_of(CODE_WITHOUT_ENTRY) is None
