@@ -324,7 +324,7 @@ def _resolve(git: _Git, task: Task) -> str:
         return name
     # Clients before us took main or master, whatever the remote says; where its HEAD leads nowhere, so do we.
     wanted = [f"refs/heads/{name}", f"refs/tags/{name}^{{}}", f"refs/tags/{name}"] if name else ["HEAD"]
-    wanted += [name, f"{name}^{{}}"] if name.startswith("refs/") else []
+    wanted += [f"{name}^{{}}", name] if name.startswith("refs/") else []
     wanted += [] if name else ["refs/heads/main", "refs/heads/master"]
     listed = git.ls_remote("--quiet", "--", task.url, *wanted)
     found = {line.partition("\t")[2]: line.partition("\t")[0] for line in listed.splitlines()}

@@ -124,6 +124,7 @@ async def test_a_branch_is_looked_up_each_time_and_fetched_when_it_has_moved(pla
     second = place.repository.commit({"train.py": "2"})
     assert (await place.get("feature/x")).commit == first
     assert (await place.get("v1")).commit == first, "the commit of a tag that is an object"
+    assert (await place.get("refs/tags/v1")).commit == first
     assert (await place.get("main")).commit == second
     assert (await place.get(None)).commit == second
     place.server.requests.clear()
