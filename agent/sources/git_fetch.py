@@ -431,7 +431,7 @@ def check_links(tree: Path) -> None:
 def _patch(task: Task, folder: Path) -> Answer:
     """Apply a patch to a copy of a tree, as `patch -p1` would. Git refuses paths that leave the tree by itself."""
     tree = folder / TREE
-    shutil.copytree(task.tree, tree, symlinks=True)
+    copy_tree(Path(task.tree), tree)
     try:
         _Git(tree).run("apply", "-p1", "--whitespace=nowarn", "--", task.patch)
     except Failed as failed:
@@ -445,6 +445,16 @@ def _patch(task: Task, folder: Path) -> Answer:
         total += max(size, DISK_BLOCK)
         _check_size(task, str(path.relative_to(tree)), size, total)
     return Answer(size=total)
+
+
+def copy_tree(tree: Path, place: Path) -> None:
+    """Copy a tree to a place where there is nothing, or an empty folder. Raises `OSError`, with one cause."""
+    try:
+        shutil.copytree(tree, place, symlinks=True, dirs_exist_ok=True)
+    except shutil.Error as error:  # it has a line for each file that a full disk did not take
+        (_, path, why), *_ = error.args[0]
+        full = os.strerror(errno.ENOSPC)
+        raise (OSError(errno.ENOSPC, full, path) if full in why else OSError(errno.EIO, why)) from error
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,18 @@ from agent.launch import Cause, Launch, Tell
 from agent.policy import check_git_remote
 from agent.redaction import SECRETS
 from agent.sources.git_errors import git_failed
-from agent.sources.git_fetch import FULL_HASH, REPOSITORY, TREE, Answer, Failed, Kind, Submodule, Task, check_links
+from agent.sources.git_fetch import (
+    FULL_HASH,
+    REPOSITORY,
+    TREE,
+    Answer,
+    Failed,
+    Kind,
+    Submodule,
+    Task,
+    check_links,
+    copy_tree,
+)
 from agent.sources.git_remote import GitRemote, is_reference, relative_remote
 from protocol.job_file import GitSource
 
@@ -304,7 +315,7 @@ def _has_text(path: Path) -> bool:
 
 def _copy_into(folder: Path, place: Path) -> int:
     """Copy a tree to a place that is an empty folder; returns how many bytes it has."""
-    shutil.copytree(folder, place, symlinks=True, dirs_exist_ok=True)
+    copy_tree(folder, place)
     return sum(path.lstat().st_size for above, _, files in os.walk(place) for path in (Path(above, n) for n in files))
 
 
