@@ -404,7 +404,8 @@ async def test_what_is_too_big_to_fetch_is_not_fetched_to_its_end(place: Place) 
     (place.repository.working / "noise").write_bytes(os.urandom(2 << 20))
     git(place.repository.working, "add", "noise")
     commit = place.repository.commit()
-    assert "is bigger than `limits.total`" in str(await place.refused(commit, limits={"total": "1MiB"}))
+    error = await place.refused(commit, limits={"total": "1MiB"})
+    assert "is bigger than `limits.total` of the agent, 1MiB (fatal: write error: File too large)." in str(error)
 
 
 async def test_many_small_files_are_too_big_as_well(place: Place) -> None:
