@@ -184,3 +184,7 @@ class ImageBackend(Backend, Protocol):
         on. Who is cancelled waits no more. Raises `BackendError` if the image cannot be had.
         """
         ...
+
+    async def has_image(self, image: str) -> bool:
+        """Return whether an image is on this machine."""
+        ...

@@ -8,6 +8,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import structlog
 
@@ -24,7 +25,7 @@ from agent.launch import Cause, Launch, Tell
 from agent.redaction import SECRETS
 from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved
-from backends.base import Backend, BackendError, BackendUnavailable, LogChunk
+from backends.base import Backend, BackendError, BackendUnavailable, ImageBackend, LogChunk
 from protocol.image_names import parse_image
 from protocol.json_types import Json, JsonObject
 
@@ -106,7 +107,8 @@ class _Maker:
         environment = _environment(self.context, self.resolved)
         repository = self.builder.destination
         if repository is None:
-            if not await _is_local(self.image, environment.get("DOCKER_HOST")):
+            backend = cast("ImageBackend", self.context.backends[self.resolved.spec.resource])
+            if not await _is_local(self.image, backend):
                 await self._build(environment, tell)
             return None
         credential = await asyncio.to_thread(credentials.find, repository, self.builder, environment)
@@ -198,13 +200,9 @@ async def _send(context: AgentContext, launch: Launch, said: _Said) -> None:
         log.warning("the server does not take the output of the build", error=str(error))
 
 
-async def _is_local(image: str, engine: str | None) -> bool:
-    # Only who builds for the engine of this machine needs its client.
-    from backends.local_container.engine import DockerEngine
-
-    client = DockerEngine(engine)
+async def _is_local(image: str, backend: ImageBackend) -> bool:
     try:
-        return await client.image(image) is not None
+        return await backend.has_image(image)
     except (BackendError, BackendUnavailable) as error:
         raise LaunchFailed(
             f"The container engine does not say whether it has the image {image}: {error} See that it runs on the "
@@ -213,8 +211,6 @@ async def _is_local(image: str, engine: str | None) -> bool:
             reason="builder",
             cause=Cause.INFRASTRUCTURE,
         ) from error
-    finally:
-        await client.close()
 
 
 def _base_image(context: AgentContext, resolved: Resolved) -> str | None:

@@ -148,6 +148,10 @@ class LocalContainerBackend:
             raise BackendUnavailable(f"The image {image} was pulled, and the engine does not have it.")
         return str(found["Id"])
 
+    async def has_image(self, image: str) -> bool:
+        """See `ImageBackend.has_image`."""
+        return await self._engine.image(image) is not None
+
     async def observe(self) -> Snapshot:
         """See `Backend.observe`. Inspects only containers to which something happened."""
         await self._open()

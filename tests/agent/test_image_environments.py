@@ -50,6 +50,9 @@ class Rooms(LocalProcessBackend):
         tell(f"pulling {image}")
         return str(self.images[image])
 
+    async def has_image(self, image: str) -> bool:
+        return image in self.images
+
     async def start(self, request: StartRequest) -> Handle:
         self._is_there()
         self.started.append(request)

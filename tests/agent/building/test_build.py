@@ -16,7 +16,8 @@ from agent.caches.artifacts import ArtifactCache, ArtifactVersion
 from agent.daemon import Daemon
 from agent.resolve import JOB_FILE
 from backends.base import Capabilities
-from backends.fake import Behavior, FakeBackend
+from backends.fake import Behavior, FakeBackend, FakePlatform
+from backends.local_container.engine import DockerEngine
 from backends.registry import load
 from protocol.names import ArtifactName
 from tests.agent.building import parts
@@ -27,6 +28,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 IMAGES = Capabilities(runs_locally=True, runs_images=True, needs_image=True)
 CONTAINERS = "local-container"
 LAUNCH: dict[str, Any] = {"job": "admin/p/Train_it:v1", "overrides": {}}
+
+
+class OnEngine(FakeBackend):
+    """A fake platform that has the images of a real engine."""
+
+    def __init__(self, platform: FakePlatform, capabilities: Capabilities, url: str) -> None:
+        super().__init__(platform, capabilities)
+        self._url = url
+
+    async def has_image(self, image: str) -> bool:
+        client = DockerEngine(self._url)
+        try:
+            return await client.image(image) is not None
+        finally:
+            await client.close()
 
 
 @dataclass
@@ -83,7 +99,7 @@ async def agent(
     async with made.agent(**given) as daemon:
         context = daemon._context
         context.artifacts = cast(ArtifactCache, job)
-        context.backends = {"local-process": FakeBackend(made.platform, capabilities)}
+        context.backends = {"local-process": OnEngine(made.platform, capabilities, engine.url)}
         context.process_environment = engine.environment
         yield daemon
 
