@@ -79,7 +79,8 @@ def end_of(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> En
             message = seen.message or "The process is gone and left no exit status. Was the machine restarted?"
             return End(Outcome.LOST, message, code, seen.reason, "run", Cause.NODE_LOST)
         case Phase.FAILED:
-            return End(Outcome.FAILED, _failure(seen), code, seen.reason, "run")
+            cause = Cause.INFRASTRUCTURE if seen.is_platforms_fault else Cause.WORKLOAD
+            return End(Outcome.FAILED, _failure(seen), code, seen.reason, "run", cause)
         case Phase.STARTING | Phase.RUNNING:
             raise ValueError(f"{seen.phase} is not an end")
 

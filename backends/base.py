@@ -67,6 +67,8 @@ class Observation:
     """Machine-readable cause, for example `signal:SIGKILL` or `oom_killed`. Empty where there is nothing to say."""
     message: str = ""
     """A sentence for people."""
+    is_platforms_fault: bool = False
+    """Whether a launch failed by what befell the platform and may pass, and not by what was asked for."""
     started_at: float | None = None
     """Seconds since the epoch."""
     ended_at: float | None = None

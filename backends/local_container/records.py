@@ -15,6 +15,8 @@ from typing import Any
 from backends.base import Handle, Observation, Phase, StartRequest
 
 SUFFIX = ".json"
+MAY_PASS = frozenset({"image:no_space", "image:rate_limited", "image:unreachable"})
+"""Why an image could not be pulled this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,15 @@ class Record:
     def observation(self) -> Observation:
         """What it says about a launch that has no container, or one that never ran."""
         phase = Phase.STOPPED if self.is_stopped else Phase.FAILED
-        return Observation(phase, self.exit_code, self.reason, self.message, ended_at=self.ended_at, labels=self.labels)
+        return Observation(
+            phase,
+            self.exit_code,
+            self.reason,
+            self.message,
+            is_platforms_fault=self.reason in MAY_PASS,
+            ended_at=self.ended_at,
+            labels=self.labels,
+        )
 
 
 class Records:

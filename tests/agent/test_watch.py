@@ -114,6 +114,12 @@ def test_an_end_says_what_happened(seen: Observation, message: str) -> None:
     assert end_of(seen, None, TIMEOUTS).message == message
 
 
+@pytest.mark.parametrize(("is_platforms_fault", "cause"), [(True, Cause.INFRASTRUCTURE), (False, Cause.WORKLOAD)])
+def test_a_failure_may_be_the_platforms_fault(is_platforms_fault: bool, cause: Cause) -> None:
+    seen = Observation(Phase.FAILED, message="The image cannot be had.", is_platforms_fault=is_platforms_fault)
+    assert end_of(seen, None, TIMEOUTS).cause is cause
+
+
 def test_a_phase_that_is_no_end_is_refused() -> None:
     with pytest.raises(ValueError, match="running is not an end"):
         end_of(Observation(Phase.RUNNING), None, TIMEOUTS)

@@ -389,6 +389,7 @@ async def test_pull_that_fails_has_one_cause(
     handle = await launch(backend, harness, image=name, **options)
     seen, _ = await ended(backend, handle)
     assert (seen.phase, seen.reason) == (Phase.FAILED, reason)
+    assert seen.is_platforms_fault == (reason == "image:unreachable")
     assert name in seen.message
     assert words in seen.message
     again = harness.open()
