@@ -28,7 +28,7 @@ from backends.hints import Hints
 from backends.local_container.engine import ContainerEngine, EngineRefused
 from backends.local_container.events import GONE, EventWatch
 from backends.local_container.images import Images, PullFailed, pull_failed
-from backends.local_container.options import FOLDER_LABEL, Machine, Plan, plan
+from backends.local_container.options import FOLDER_LABEL, IMAGE_VARIABLE, Machine, Plan, plan, telling
 from backends.local_container.reading import (
     NOT_STARTED,
     RUNNING,
@@ -312,6 +312,10 @@ class LocalContainerBackend:
 
     async def _create(self, handle: Handle, request: StartRequest, planned: Plan) -> None:
         """Create and start a container, or start what was created before."""
+        if IMAGE_VARIABLE in request.environment:
+            digest = digest_of(planned.image, await self._engine.image(planned.image))
+            if "@" in digest:  # a tag may mean another image tomorrow
+                planned = telling(planned, digest)
         try:
             await self._engine.create(handle, planned.config, planned.platform)
         except EngineRefused as error:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ LABEL = "launchbay.launch."
 FOLDER_LABEL = "launchbay.folder"
 """The state folder of the agent whose container it is."""
 SEEN_GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+IMAGE_VARIABLE = "WANDB_DOCKER"
+"""Tells a launch its image, which the client writes down with the run."""
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -56,6 +58,14 @@ def plan(request: StartRequest, machine: Machine) -> Plan:
         return _plan(request, machine, request.image, options)
     except SpecError as error:
         raise BackendError(str(error)) from error
+
+
+def telling(planned: Plan, image: str) -> Plan:
+    """Return the same container, whose launch is told that this is its image."""
+    variables = [
+        f"{IMAGE_VARIABLE}={image}" if each.startswith(f"{IMAGE_VARIABLE}=") else each for each in planned.config["Env"]
+    ]
+    return replace(planned, config={**planned.config, "Env": variables})
 
 
 def _plan(request: StartRequest, machine: Machine, image: str, options: Mapping[str, Json]) -> Plan:

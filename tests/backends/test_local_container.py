@@ -360,6 +360,10 @@ async def test_image_is_pulled_and_its_digest_told(
     seen, output = await ended(backend, handle)
     assert (seen.phase, output) == (Phase.FINISHED, "team/train:v1")
     assert seen.image.startswith(f"{registry.address}/team/train@sha256:")
+    again = await launch(
+        backend, harness, 'echo "$WANDB_DOCKER"', image=image, name="launch-2", environment={"WANDB_DOCKER": image}
+    )
+    assert (await ended(backend, again))[1] == f"{seen.image}\n", "and the run is told"
     assert list(harness.state_dir.rglob("*.json")) == []  # its request had secrets in it
 
 
