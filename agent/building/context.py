@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from uv import find_uv_bin
@@ -21,6 +21,8 @@ from agent.images import python_version
 from agent.launch import Cause
 from agent.requirements import FROZEN, find_requirements
 from agent.resolve import Resolved
+from agent.sources.notebook import convert_notebook
+from protocol.command import notebook_of
 
 DOCKERFILE = "Dockerfile.wandb"
 """What the Dockerfile is called in every context, wherever it came from."""
@@ -49,10 +51,17 @@ class Recipe:
     command: tuple[str, ...] | None = None
     """The job's own command where its paths are others in the image; None: as it is."""
     is_generated: bool = False
+    notebook: str | None = None
+    """What of the code becomes a script: a path in its folder."""
 
 
 def choose(resolved: Resolved, base_image: str | None) -> Recipe:
     """Find the Dockerfile of a launch, or make one; `LaunchFailed` where it names one that is not there."""
+    recipe = _recipe(resolved, base_image)
+    return replace(recipe, notebook=_notebook(resolved, recipe.code))
+
+
+def _recipe(resolved: Resolved, base_image: str | None) -> Recipe:
     assert resolved.code_folder is not None
     job, overrides = resolved.job, resolved.spec.overrides
     root = resolved.code_folder
@@ -96,11 +105,22 @@ def fill(folder: Path, recipe: Recipe, limit: int) -> None:
     except shutil.Error as error:
         # It has tried every file; of a full disk, the first says enough.
         raise OSError(str(error.args[0][0][2])) from error
+    if recipe.notebook:
+        convert_notebook(target, recipe.notebook)
     for name, file in recipe.more.items():
         shutil.copy(file, folder / name)
     file = folder / DOCKERFILE
     file.unlink(missing_ok=True)  # it may be a link
     file.write_text(recipe.dockerfile, "utf-8")
+
+
+def _notebook(resolved: Resolved, code: Path) -> str | None:
+    """Return the job's notebook, by its path in the folder that goes into the context; None if that has none."""
+    path = notebook_of(resolved.job) if resolved.job else None
+    assert resolved.code_folder is not None
+    if path is None or not (resolved.code_folder / path).is_relative_to(code):
+        return None
+    return (resolved.code_folder / path).relative_to(code).as_posix()
 
 
 def _generated(resolved: Resolved, base_image: str | None) -> Recipe:

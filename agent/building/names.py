@@ -38,5 +38,6 @@ def tag(resolved: Resolved, recipe: Recipe, platform: str | None) -> str:
             if name != UV
         },
         "platform": platform,
+        **({"notebook": recipe.notebook} if recipe.notebook else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:TAG_DIGITS]

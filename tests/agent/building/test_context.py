@@ -256,3 +256,17 @@ def test_images_of_a_dockerfile(text: str, images: list[str]) -> None:
 def test_a_dockerfile_whose_images_cannot_be_told_is_refused_where_images_are_limited(text: str) -> None:
     with pytest.raises(LaunchFailed, match="Where images are limited"):
         images_of(text)
+
+
+@pytest.mark.parametrize("with_dockerfile", [False, True], ids=["generated", "beside"])
+def test_a_notebook_becomes_a_script(code: Path, tmp_path: Path, with_dockerfile: bool) -> None:
+    (code / "sub" / "a.ipynb").write_text('{"cells": [{"cell_type": "code", "source": ["!ls\\n", "print(1)"]}]}')
+    if with_dockerfile:
+        (code / "sub" / "Dockerfile.wandb").write_text("FROM x")
+    entry_point = ["python", "sub/a.ipynb"]
+    recipe = choose(launch(code, entrypoint=entry_point, notebook=True), None)
+    fill(tmp_path / "context", recipe, LIMIT)
+    scripts = list((tmp_path / "context").rglob("a.py"))
+    assert [path.read_text() for path in scripts] == ["print(1)\n"]
+    assert not (code / "sub" / "a.py").exists(), "the cache is as it was"
+    assert choose(launch(code, entrypoint=entry_point), None).notebook is None
