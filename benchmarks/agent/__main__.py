@@ -60,6 +60,14 @@ MEASURES = (
         limit_seconds=300,
     ),
     Measure(
+        "cached",
+        "a cached job against one without code: its process starts later by (p50; 150 of each in turns)",
+        "{:.0f} ms",
+        (100,),
+        piles.cached,
+        limit_seconds=300,
+    ),
+    Measure(
         "stop",
         "a user's stop to SIGTERM in the job, p50 / p99 (100 jobs)",
         "{:.0f} / {:.0f} ms",

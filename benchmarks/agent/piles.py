@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
+from typing import Any
 
 from benchmarks import processes
 from benchmarks.agent.contestants import OURS, Contestant, agent
@@ -172,13 +173,38 @@ def latency(contestant: Contestant) -> Cell:
             await at_work.ready()
             for number in range(samples):
                 await asyncio.sleep(longest_pause * random.random())
-                mark, pushed = folder / f"mark-{number}", time.clock_gettime(CLOCK_REALTIME_COARSE)
-                await here.push(["touch", str(mark)])
-                await until(mark.exists)
-                found.append(mark.stat().st_mtime - pushed)
+                found.append(await _pushed_until_started(here, folder / f"mark-{number}"))
         return _percentiles(found)
 
     return cell
+
+
+async def _pushed_until_started(here: Site, mark: Path, **more: Any) -> float:
+    pushed = time.clock_gettime(CLOCK_REALTIME_COARSE)
+    await here.push(["touch", str(mark)], **more)
+    await until(mark.exists)
+    return mark.stat().st_mtime - pushed
+
+
+async def cached(folder: Path, scale: Scale) -> Values:
+    """Measure how many milliseconds later than without code the process of a cached job starts; of the medians.
+
+    Code and environment are here since an earlier launch. Both kinds come one by one and in turns, to an idle agent.
+    """
+    random = Random(1)
+    without_code: list[float] = []
+    with_code: list[float] = []
+    async with site(folder) as here:
+        await _make_job(here)
+        async with agent(OURS, here, AT_ONCE) as at_work:
+            await here.push_pile(folder / "first", 1, f"{JOB}:latest")
+            await start_times(folder / "first", 1)
+            await at_work.done()
+            for number in range(scale.of(150, 25)):
+                for found, more in ((without_code, {}), (with_code, {"job": f"{JOB}:latest"})):
+                    await asyncio.sleep(TRICKLE_SECONDS * random.random())
+                    found.append(await _pushed_until_started(here, folder / f"mark-{number}-{len(more)}", **more))
+    return (1000 * (median(with_code) - median(without_code)),)
 
 
 async def latency_bare(folder: Path, scale: Scale) -> Values:
