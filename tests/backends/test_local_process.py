@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import resource
 import shutil
@@ -536,6 +537,30 @@ async def test_end_that_is_written_a_moment_late_is_waited_for(harness: ProcessH
     assert (await end_of(backend, handle)).exit_code == 9
     keeper.kill()
     keeper.wait()
+
+
+async def test_launch_of_an_earlier_version_is_adopted(harness: ProcessHarness, backend: Backend) -> None:
+    job, shim = (subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(2))
+    status: dict[str, Any] = {"state": "running", "pid": job.pid, "pid_started": start_ticks(job.pid)}
+    status |= {"shim": shim.pid, "shim_started": start_ticks(shim.pid), "started_at": 1.0}
+    harness.folder().mkdir(parents=True)
+    (harness.folder() / "status.json").write_text(json.dumps(status))
+    (harness.folder() / "launch.json").write_text('{"item": "i"}')
+    (harness.folder() / files.OUTPUT).touch()
+    handle = Handle("launch-1")
+    seen = (await backend.observe())[handle]
+    assert (seen.phase, seen.labels) == (Phase.RUNNING, {"item": "i"})
+    assert await launch(backend, "echo ran twice") == handle
+    assert (await backend.observe())[handle].phase is Phase.RUNNING
+    job.kill()
+    job.wait()
+    assert (await backend.observe())[handle].phase is Phase.RUNNING, "its end is about to be written"
+    status |= {"state": "ended", "exit_code": 9, "signal": None, "stopped": False, "ended_at": 2.0}
+    (harness.folder() / "status.json").write_text(json.dumps(status))
+    shim.kill()
+    shim.wait()
+    assert (await end_of(backend, handle)).exit_code == 9
+    assert await output_of(backend, handle) == b""
 
 
 def _write_record(harness: ProcessHarness, line: dict[str, Any]) -> None:

@@ -53,15 +53,32 @@ def read_status(folder: str) -> Status:
     try:
         content = read_file(f"{folder}/{RECORD}")
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return _read_earlier(folder)
     status: Status = {}
     try:
         for line in content.split(b"\n")[:-1]:  # after the last one stands nothing, or a part of what is being added
             status.update(json.loads(line))
     except ValueError:
         status["state"] = "running"
+    if not status:
+        status = _read_earlier(folder)
     if not status and os.path.exists(f"{folder}/{OUTPUT}"):  # which is made after the first line
         return {"state": "running"}
+    return status
+
+
+def _read_earlier(folder: str) -> Status:
+    """Return what agents before the record wrote, into a file each for status and labels; empty if there is none."""
+    status: Status = {}
+    try:
+        read = json.loads(read_file(f"{folder}/status.json"))
+        status.update(read)
+        status.update({"keeper": read.get("shim", 0), "keeper_started": read.get("shim_started", 0)})
+        status["labels"] = json.loads(read_file(f"{folder}/launch.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except ValueError:
+        status["state"] = "running"
     return status
 
 
