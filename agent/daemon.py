@@ -26,7 +26,7 @@ from agent.retention import keep_for_a_while
 from agent.supervise import supervise
 from agent.tidy import tidy_strays
 from agent.watch import Settle, decide, next_deadline
-from backends.base import Backend, BackendUnavailable, Handle
+from backends.base import Backend, BackendUnavailable
 
 LONG_POLL_SECONDS = 25.0
 SHARED_POLL_SECONDS = 1.0
@@ -282,8 +282,8 @@ class Daemon:
             return OBSERVE_SECONDS
         now, config = self._context.clock(), self._context.config
         for launch in started:
-            held, seen = self.launches.get(launch.item_id), observed.get(launch.handle or Handle(""))
-            if held and seen:
+            held = self.launches.get(launch.item_id)
+            if held and launch.handle is not None and (seen := observed.get(launch.handle)):
                 held.see(seen)
         for action in decide(started, observed, now, config.timeouts):
             held = self.launches.get(action.launch.item_id)

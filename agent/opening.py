@@ -20,7 +20,7 @@ from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments, installer_environment
 from agent.caches.image_environments import ImageEnvironments
 from agent.caches.manifest import Limits
-from agent.config.forms import parse_size
+from agent.config.forms import parse_limit
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
@@ -80,8 +80,8 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
         inventory = await read_inventory(config.slots, environment)
         launches = Launches()
         caches, limits = config.caches, config.limits
-        code = BoundedCache(state_dir / "artifacts", _size(caches.code), launches.in_use)
-        installed = BoundedCache(state_dir / "environments", _size(caches.environments), launches.in_use)
+        code = BoundedCache(state_dir / "artifacts", parse_limit(caches.code), launches.in_use)
+        installed = BoundedCache(state_dir / "environments", parse_limit(caches.environments), launches.in_use)
         repositories = Repositories(code, state_dir / "git", environment)
         await asyncio.to_thread(repositories.remove_leftovers)
         for_jobs = job_base_environment(environment, config.job_environment)
@@ -103,7 +103,7 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             launches=launches,
             slots=SlotTable(inventory, launches.assigned, gpus_in_use if config.slots.skip_busy_gpus else None),
             backends=backends,
-            artifacts=ArtifactCache(code, control, Limits(_size(limits.file), _size(limits.total))),
+            artifacts=ArtifactCache(code, control, Limits(parse_limit(limits.file), parse_limit(limits.total))),
             repositories=repositories,
             environments=Environments(installed, installer_environment(environment, for_jobs)),
             image_environments=ImageEnvironments(installed, state_dir / "uv", environment, random),
@@ -115,10 +115,6 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             random=random,
             caches=(code, installed),
         )
-
-
-def _size(text: str | None) -> int | None:
-    return None if text is None else parse_size(text)
 
 
 def default_state_dir(base_url: str, entity: str, queues: Sequence[str]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from agent.caches.bounded import disk_usage
-from agent.config.forms import parse_size
+from agent.config.forms import parse_limit
 from agent.context import AgentContext
 from agent.launch import Launch, Outcome
 
@@ -50,7 +50,7 @@ def remove_old(context: AgentContext) -> None:
     if not context.kept_dir.is_dir():
         return
     rule, now = context.config.retention, context.clock()
-    left = None if rule.size is None else parse_size(rule.size)
+    left = parse_limit(rule.size)
     newest_first = sorted(((path.stat().st_mtime, path) for path in context.kept_dir.iterdir()), reverse=True)
     for ended, path in newest_first:
         if left is not None:

@@ -27,25 +27,11 @@ class Rule(StrEnum):
     PRIVILEGED = "privileged"
 
 
-class Form(StrEnum):
-    """What an option's value looks like."""
-
-    TEXT = "text"
-    TEXTS = "texts"
-    """One text or a list of them: the option may be given several times."""
-    NUMBER = "number"
-    WHOLE = "whole number"
-    SIZE = "size"
-    """Bytes, or with a unit as 512m or 8g. As the engine has it, units are powers of 1024."""
-    FLAG = "flag"
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option of `docker run`."""
 
     name: str
-    form: Form
     rule: Rule | None = None
     aliases: tuple[str, ...] = ()
     harmless: frozenset[str] = frozenset()
@@ -56,52 +42,52 @@ OPTIONS: Mapping[str, Option] = {
     option.name: option
     for option in (
         # what it may use
-        Option("cpus", Form.NUMBER, aliases=("cpu",)),
-        Option("cpu-period", Form.WHOLE),
-        Option("cpu-quota", Form.WHOLE),
-        Option("cpu-shares", Form.WHOLE, aliases=("c",)),
-        Option("cpuset-cpus", Form.TEXT),
-        Option("cpuset-mems", Form.TEXT),
-        Option("gpus", Form.TEXT),
-        Option("memory", Form.SIZE, aliases=("m",)),
-        Option("memory-reservation", Form.SIZE),
-        Option("memory-swap", Form.SIZE),
-        Option("pids-limit", Form.WHOLE),
-        Option("shm-size", Form.SIZE),
-        Option("ulimit", Form.TEXTS),
+        Option("cpus", aliases=("cpu",)),
+        Option("cpu-period"),
+        Option("cpu-quota"),
+        Option("cpu-shares", aliases=("c",)),
+        Option("cpuset-cpus"),
+        Option("cpuset-mems"),
+        Option("gpus"),
+        Option("memory", aliases=("m",)),
+        Option("memory-reservation"),
+        Option("memory-swap"),
+        Option("pids-limit"),
+        Option("shm-size"),
+        Option("ulimit"),
         # what runs in it
-        Option("env", Form.TEXTS, aliases=("e",)),
-        Option("group-add", Form.TEXTS),
-        Option("init", Form.FLAG),
-        Option("label", Form.TEXTS, aliases=("l",)),
-        Option("platform", Form.TEXT),
-        Option("pull", Form.TEXT),
-        Option("read-only", Form.FLAG),
-        Option("tmpfs", Form.TEXTS),
-        Option("user", Form.TEXT, aliases=("u",)),
-        Option("workdir", Form.TEXT, aliases=("w",)),
+        Option("env", aliases=("e",)),
+        Option("group-add"),
+        Option("init"),
+        Option("label", aliases=("l",)),
+        Option("platform"),
+        Option("pull"),
+        Option("read-only"),
+        Option("tmpfs"),
+        Option("user", aliases=("u",)),
+        Option("workdir", aliases=("w",)),
         # how it is reached
-        Option("add-host", Form.TEXTS),
-        Option("dns", Form.TEXTS),
-        Option("dns-option", Form.TEXTS),
-        Option("dns-search", Form.TEXTS),
-        Option("hostname", Form.TEXT, aliases=("h",)),
-        Option("network", Form.TEXT, Rule.NETWORKS, ("net",), frozenset({"none", "bridge", "default"})),
+        Option("add-host"),
+        Option("dns"),
+        Option("dns-option"),
+        Option("dns-search"),
+        Option("hostname", aliases=("h",)),
+        Option("network", Rule.NETWORKS, ("net",), frozenset({"none", "bridge", "default"})),
         # what it reaches of the machine
-        Option("volume", Form.TEXTS, Rule.HOST_PATHS, ("v",)),
-        Option("mount", Form.TEXTS, Rule.HOST_PATHS),
-        Option("device", Form.TEXTS, Rule.DEVICES),
-        Option("runtime", Form.TEXT, Rule.DEVICES, harmless=frozenset({"runc", "crun"})),
+        Option("volume", Rule.HOST_PATHS, ("v",)),
+        Option("mount", Rule.HOST_PATHS),
+        Option("device", Rule.DEVICES),
+        Option("runtime", Rule.DEVICES, harmless=frozenset({"runc", "crun"})),
         # how far it is shut in
-        Option("privileged", Form.FLAG, Rule.PRIVILEGED),
-        Option("cap-add", Form.TEXTS, Rule.PRIVILEGED),
-        Option("cap-drop", Form.TEXTS),
-        Option("ipc", Form.TEXT, Rule.PRIVILEGED, harmless=frozenset({"none", "private"})),
-        Option("pid", Form.TEXT, Rule.PRIVILEGED),
-        Option("security-opt", Form.TEXTS, Rule.PRIVILEGED, harmless=frozenset({"no-new-privileges"})),
-        Option("sysctl", Form.TEXTS, Rule.PRIVILEGED),
-        Option("userns", Form.TEXT, Rule.PRIVILEGED),
-        Option("uts", Form.TEXT, Rule.PRIVILEGED),
+        Option("privileged", Rule.PRIVILEGED),
+        Option("cap-add", Rule.PRIVILEGED),
+        Option("cap-drop"),
+        Option("ipc", Rule.PRIVILEGED, harmless=frozenset({"none", "private"})),
+        Option("pid", Rule.PRIVILEGED),
+        Option("security-opt", Rule.PRIVILEGED, harmless=frozenset({"no-new-privileges"})),
+        Option("sysctl", Rule.PRIVILEGED),
+        Option("userns", Rule.PRIVILEGED),
+        Option("uts", Rule.PRIVILEGED),
     )
 }
 """By name. Which rule guards which of them is a promise to who writes a policy."""
@@ -118,7 +104,6 @@ REFUSED: Mapping[str, str] = {
     "restart": "retries are the agent's (`retries` of its configuration)",
 }
 """Known and not possible, and why."""
-BUILT_IN_NETWORKS = frozenset({"none", "bridge", "default"})
 
 _UNITS = "bkmgtp"
 _SIZE = re.compile(rf"([0-9]{{1,15}}(?:\.[0-9]{{1,6}})?)\s*([{_UNITS}]?)(?:i?b)?", re.IGNORECASE)

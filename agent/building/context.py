@@ -16,6 +16,7 @@ from uv import find_uv_bin
 
 from agent.building.dockerfile import SOURCE, UV, Installation, generate
 from agent.config.forms import size_text
+from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.images import python_version
 from agent.launch import Cause
@@ -100,11 +101,7 @@ def fill(folder: Path, recipe: Recipe, limit: int) -> None:
             )
         return {".git"}.intersection(names)
 
-    try:
-        shutil.copytree(recipe.code, target, symlinks=True, ignore=checked)
-    except shutil.Error as error:
-        # It has tried every file; of a full disk, the first says enough.
-        raise OSError(str(error.args[0][0][2])) from error
+    copy_code(recipe.code, target, ignore=checked)
     if recipe.notebook:
         convert_notebook(target, recipe.notebook)
     for name, file in recipe.more.items():

@@ -22,6 +22,7 @@ from agent.caches.uv import NOWHERE, Result, Uv
 from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Tell
+from agent.proxies import PROXY_VARIABLES
 from agent.requirements import PROJECT, Requirements, has_dynamic_dependencies, settings_files
 from protocol.masking import without_passwords
 
@@ -32,7 +33,7 @@ MISSING = "missing-requirements.txt"
 QUOTED_CHARS = 600
 
 INSTALLER_VARIABLES = frozenset(
-    {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy", "http_proxy", "https_proxy", "no_proxy"}
+    PROXY_VARIABLES
     | {"CC", "CXX", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "MAX_JOBS"}
     | {"NETRC", "XDG_CACHE_HOME", "XDG_CONFIG_DIRS", "XDG_CONFIG_HOME", "XDG_DATA_HOME"}
 )
@@ -75,7 +76,7 @@ class Environments:
         if python.instead_of:
             own = platform.python_version()
             await tell(f"making its environment with Python {own}: Python {python.instead_of} is not on this machine")
-        key, names_files = await asyncio.to_thread(self._key, requirements, python)
+        key, names_files = await asyncio.to_thread(key_of, requirements, (python.identity, *self._settings))
         if not python.instead_of and not await self._folders.has(key):
             await tell("making its environment")
         folder = await self._folders.get(
@@ -84,10 +85,6 @@ class Environments:
         if requirements.is_frozen and (missing := await asyncio.to_thread(_missing, folder)):
             await tell(f"{len(missing)} of its frozen requirements cannot be installed: {', '.join(missing)}")
         return folder
-
-    def _key(self, requirements: Requirements, python: _Interpreter) -> tuple[str, bool]:
-        """Return the key, and whether the code is part of it."""
-        return key_of(requirements, (python.identity, *self._settings))
 
     async def _make(self, folder: Path, requirements: Requirements, python: str, *, names_files: bool) -> None:
         await self._run("venv", "--quiet", "--python", python, str(folder))

@@ -24,8 +24,10 @@ from uv import find_uv_bin
 from agent.caches import install_in_image
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import CODE_COPY, INSTALLER_PREFIX, key_of, settings_of
+from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.launch import Cause, Launch, Tell
+from agent.proxies import PROXY_VARIABLES
 from agent.requirements import Requirements
 from backends.base import (
     BackendUnavailable,
@@ -47,10 +49,7 @@ STOP_SECONDS = 5.0
 TOLD_BYTES = 2**20
 OUTPUT_BYTES = 2**20
 """How much of an installation's output is kept; its end says what went wrong."""
-INDEX_VARIABLES = frozenset(
-    {"SSL_CERT_DIR", "SSL_CERT_FILE"}
-    | {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy", "http_proxy", "https_proxy", "no_proxy"}
-)
+INDEX_VARIABLES = frozenset({"SSL_CERT_DIR", "SSL_CERT_FILE"} | PROXY_VARIABLES)
 """What an installation sees of the agent's environment beside uv's own variables: where packages come from."""
 OF_THIS_MACHINE = re.compile(
     r"UV_(CACHE_DIR|CONFIG_FILE|LINK_MODE|PUBLISH_.*|.*PYTHON.*|TOOL_.*|.*PROJECT.*|WORKING_DIR.*)"
@@ -223,7 +222,7 @@ def _prepare(folder: Path, copied: Requirements | None) -> None:
     shutil.copy(install_in_image.__file__, folder)
     if copied and copied.code:
         # A build may write beside its source.
-        shutil.copytree(copied.code, folder / CODE_COPY, symlinks=True)
+        copy_code(copied.code, folder / CODE_COPY)
 
 
 def _request(

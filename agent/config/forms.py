@@ -25,6 +25,11 @@ def parse_size(value: object) -> int:
     return int(Decimal(match[1]) * UNITS[match[2] or "B"])
 
 
+def parse_limit(value: object) -> int | None:
+    """Return bytes as `parse_size`; None, for no limit, as it is."""
+    return None if value is None else parse_size(value)
+
+
 def size_text(size: int) -> str:
     """Return a number of bytes for people."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):

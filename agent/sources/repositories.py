@@ -22,11 +22,12 @@ from typing import Literal
 import structlog
 
 from agent.caches.bounded import BoundedCache
-from agent.config.forms import parse_size
+from agent.config.forms import parse_limit
 from agent.config.model import AgentConfig, GitHost
 from agent.errors import LaunchFailed
 from agent.launch import Cause, Launch, Tell
 from agent.policy import check_git_remote
+from agent.proxies import PROXY_VARIABLES
 from agent.redaction import SECRETS
 from agent.sources.git_errors import git_failed
 from agent.sources.git_fetch import (
@@ -51,7 +52,7 @@ DIFF = "diff.patch"
 """The file of a job's artifact with what was not committed when the job was made."""
 OWN_VARIABLES = frozenset(
     {"LD_LIBRARY_PATH", "PATH", "TMPDIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "SSL_CERT_DIR", "SSL_CERT_FILE"}
-    | {name for proxy in ("all_proxy", "http_proxy", "https_proxy", "no_proxy") for name in (proxy, proxy.upper())}
+    | PROXY_VARIABLES
 )
 """What git may see of the agent's environment: how to get out of here, and whom to believe."""
 KNOWN_HOSTS = (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts"))
@@ -101,7 +102,9 @@ class Repositories:
                 "Make the job again from one.",
                 reason="git:bad_reference",
             )
-        visit = _Visit(config, launch, remote, source.remote, source.commit or "", tell, _bytes(config.limits.total))
+        visit = _Visit(
+            config, launch, remote, source.remote, source.commit or "", tell, parse_limit(config.limits.total)
+        )
         commit = await self._resolve(visit)
         visit = replace(visit, reference=commit)
         tree = await self._tree(visit)
@@ -145,8 +148,8 @@ class Repositories:
                 action="patch",
                 tree=str(tree),
                 patch=str(patch),
-                max_file=_bytes(limits.file),
-                max_total=_bytes(limits.total),
+                max_file=parse_limit(limits.file),
+                max_total=parse_limit(limits.total),
             )
             await self._perform(visit, folder, task)
 
@@ -202,7 +205,7 @@ class Repositories:
             key_file=str(key_file) if key_file else None,
             known_hosts=[str(path) for path in known_hosts],
             accept_new_hosts=git.accept_new_hosts,
-            max_file=_bytes(visit.config.limits.file),
+            max_file=parse_limit(visit.config.limits.file),
             max_total=visit.room,
         )
 
@@ -299,10 +302,6 @@ def _token(host: GitHost, name: str, environment: Mapping[str, str]) -> str:
 def _address(remote: GitRemote) -> str:
     """Return where something is, and by whose right: what one job may see by its password, another may not without."""
     return "\n".join((remote.url, remote.user, remote.password))
-
-
-def _bytes(size: str | None) -> int | None:
-    return None if size is None else parse_size(size)
 
 
 def _key(*parts: str) -> str:
