@@ -372,11 +372,15 @@ def test_an_item_can_be_waited_for_from_python(server: LiveServer, job: str, tmp
     processes.make_queue(server, "forms-waited")
     code = f"""
 import json
+import time
 from wandb.sdk.launch import launch_add
 item = launch_add(job={job!r}, project="forms-waited", entity="admin", queue_name="forms-waited",
                   config={{"overrides": {{"run_config": {{"lr": 0.75}}}}}})
 run = item.wait_until_finished()
-print(json.dumps([run.state, run.summary["lr"], item.state]))
+ends_by = time.monotonic() + 60  # the run ends inside its process; the item ends with the process, a moment later
+while (state := item.state) == "running" and time.monotonic() < ends_by:
+    time.sleep(0.1)
+print(json.dumps([run.state, run.summary["lr"], state]))
 """
     with agent(server, "forms-waited", tmp_path / "state"), server.started_script(code) as process:
         until(lambda: process.poll() is not None, "the script to see the end")
