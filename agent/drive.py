@@ -27,7 +27,7 @@ from agent.resolve import Resolved, resolve
 from agent.retry import next_try
 from agent.start import start
 from agent.tidy import tidy
-from backends.base import BackendError, BackendUnavailable, Phase, StartRequest
+from backends.base import BackendError, BackendUnavailable, StartRequest
 from protocol.errors import LaunchbayError
 
 T = TypeVar("T")
@@ -299,7 +299,7 @@ class Driver:
 
     async def _tell_until_it_runs(self, held: Held) -> None:
         told = ""
-        while held.seen is None or held.seen.phase is Phase.STARTING:
+        while held.seen is None or held.seen.phase.is_waiting:
             if held.waits_for != told:
                 told = held.waits_for
                 log.info(told)

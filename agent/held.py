@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from agent.launch import Assigned, Launch, Stage
 from agent.redaction import SECRETS
-from backends.base import Observation, Phase
+from backends.base import Observation
 from protocol.launch_spec import api_key_of
 
 
@@ -36,7 +36,7 @@ class Held:
         """Take note of what the platform says of a started launch."""
         if seen != self.seen:
             self.seen = seen
-            self.waits_for = seen.message if seen.phase is Phase.STARTING else ""
+            self.waits_for = seen.message if seen.phase.is_waiting else ""
             self.seen_anew.set()
 
 

@@ -74,6 +74,9 @@ class StopReason(StrEnum):
 
     REQUEST = "request"
     """Somebody asked for it."""
+    ADMIT_TIMEOUT = "timeout:admit"
+    SCHEDULE_TIMEOUT = "timeout:schedule"
+    PULL_TIMEOUT = "timeout:pull"
     START_TIMEOUT = "timeout:start"
     RUN_TIMEOUT = "timeout:run"
     DRAIN = "drain"

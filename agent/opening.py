@@ -74,7 +74,8 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
         identity = await control.persist(
             lambda: _identify(control, journal, config, entity, version), doing="registering the agent"
         )
-        backends = _open_backends(config, state_dir, identity.agent_name)
+        owner = config.name or f"{socket.gethostname()}:{state_dir}"
+        backends = _open_backends(config, state_dir, owner)
         for backend in backends.values():
             stack.push_async_callback(backend.close)
         inventory = await read_inventory(config.slots, environment)
@@ -98,7 +99,7 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             identity=identity,
             journal=journal,
             state_dir=state_dir,
-            owner=config.name or f"{socket.gethostname()}:{state_dir}",
+            owner=owner,
             queue_resources=resources,
             launches=launches,
             slots=SlotTable(inventory, launches.assigned, gpus_in_use if config.slots.skip_busy_gpus else None),
@@ -166,10 +167,10 @@ async def _identify(
     return identity
 
 
-def _open_backends(config: AgentConfig, state_dir: Path, agent_name: str) -> dict[str, Backend]:
+def _open_backends(config: AgentConfig, state_dir: Path, owner: str) -> dict[str, Backend]:
     # Schedulers of sweeps run on this machine, whatever the agent serves otherwise.
     resources = {*config.resources, *([SCHEDULER_RESOURCE] if config.max_schedulers else [])}
     return {
-        resource: registry.load(resource)(state_dir / resource, agent_name, config.backends.get(resource, {}))
+        resource: registry.load(resource)(state_dir / resource, owner, config.backends.get(resource, {}))
         for resource in sorted(resources)
     }

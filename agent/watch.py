@@ -4,13 +4,13 @@ Level-triggered: a decision depends on the two states and the time alone, never 
 event that was lost or came twice changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.config.model import Timeouts
 from agent.launch import Cause, End, Launch, Outcome, Stage, StopReason
-from backends.base import Observation, Phase, Snapshot
+from backends.base import Observation, Phase, Snapshot, Step
 
 NEVER_INITIALIZED = (
     "The submitted job exited successfully but failed to call wandb.init, so there is no run on record. "
@@ -45,7 +45,7 @@ def decide(held: Iterable[Launch], observed: Snapshot, now: float, timeouts: Tim
             continue
         seen = observed.get(launch.handle)
         if seen is None:
-            actions.append(Settle(launch, _vanished()))
+            actions.append(Settle(launch, _vanished(launch.stop, timeouts)))
         elif seen.phase.is_terminal:
             actions.append(Settle(launch, end_of(seen, launch.stop, timeouts)))
         elif reason := launch.stop or _overdue(launch, seen, now, timeouts):
@@ -58,8 +58,8 @@ def next_deadline(held: Iterable[Launch], observed: Snapshot, timeouts: Timeouts
     deadlines = [
         deadline
         for launch in held
-        if launch.handle is not None and launch.stop is None
-        if (seen := observed.get(launch.handle)) and (deadline := _deadline(launch, seen, timeouts)) is not None
+        if launch.handle is not None and launch.stop is None and (seen := observed.get(launch.handle))
+        for deadline, _ in _deadlines(launch, seen, timeouts)
     ]
     return min(deadlines, default=None)
 
@@ -81,34 +81,59 @@ def end_of(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> En
         case Phase.FAILED:
             cause = Cause.INFRASTRUCTURE if seen.is_platforms_fault else Cause.WORKLOAD
             return End(Outcome.FAILED, _failure(seen), code, seen.reason, "run", cause)
-        case Phase.STARTING | Phase.RUNNING:
+        case Phase.QUEUED | Phase.STARTING | Phase.RUNNING:
             raise ValueError(f"{seen.phase} is not an end")
 
 
-def _deadline(launch: Launch, seen: Observation, timeouts: Timeouts) -> float | None:
-    limit = timeouts.start if seen.phase is Phase.STARTING else timeouts.run
-    if limit is None:
-        return None
+_STEPS = {
+    Step.SCHEDULE: StopReason.SCHEDULE_TIMEOUT,
+    Step.PULL: StopReason.PULL_TIMEOUT,
+}
+_WAITED_FOR = {
+    StopReason.ADMIT_TIMEOUT: "The platform's own queue did not let the job start within",
+    StopReason.SCHEDULE_TIMEOUT: "The job had no place to run after",
+    StopReason.PULL_TIMEOUT: "The job's image was not there after",
+    StopReason.START_TIMEOUT: "The job was not running after",
+}
+
+
+def _deadlines(launch: Launch, seen: Observation, timeouts: Timeouts) -> Iterator[tuple[float, StopReason]]:
+    """Yield when a launch has had its time in what it is at, each with what is the matter then."""
     # Not every platform says when something began that waits there; then its time runs since it was handed over.
-    return (launch.since if seen.started_at is None else seen.started_at) + limit
+    since = launch.since if seen.since is None else seen.since
+    started_at = launch.since if seen.started_at is None else seen.started_at
+    limits: list[tuple[float, StopReason]] = []
+    match seen.phase:
+        case Phase.QUEUED:
+            limits = [(since, StopReason.ADMIT_TIMEOUT)]
+        case Phase.STARTING:
+            limits = [(started_at, StopReason.START_TIMEOUT)]
+            if seen.step in _STEPS:
+                limits.append((since, _STEPS[seen.step]))
+        case Phase.RUNNING:
+            limits = [(started_at, StopReason.RUN_TIMEOUT)]
+        case _:
+            pass
+    for begin, reason in limits:
+        if (limit := _limit_of(reason, timeouts)) is not None:
+            yield begin + limit, reason
 
 
 def _overdue(launch: Launch, seen: Observation, now: float, timeouts: Timeouts) -> StopReason | None:
-    deadline = _deadline(launch, seen, timeouts)
-    if deadline is None or now < deadline:
-        return None
-    return StopReason.START_TIMEOUT if seen.phase is Phase.STARTING else StopReason.RUN_TIMEOUT
+    return next((reason for deadline, reason in sorted(_deadlines(launch, seen, timeouts)) if now >= deadline), None)
 
 
 def _stopped(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> End:
     code = seen.exit_code
     match stop:
         case StopReason.RUN_TIMEOUT:
-            message = f"The job ran longer than {_limit(timeouts.run)} and was stopped (timeouts.run of the agent)."
+            message = f"The job ran longer than {_limit(stop, timeouts)} and was stopped ({_key(stop)} of the agent)."
             return End(Outcome.FAILED, message, code, stop, "run")
-        case StopReason.START_TIMEOUT:
+        case (
+            StopReason.ADMIT_TIMEOUT | StopReason.SCHEDULE_TIMEOUT | StopReason.PULL_TIMEOUT | StopReason.START_TIMEOUT
+        ):
             why = f" {seen.message}" if seen.message else ""
-            message = f"The job was not running after {_limit(timeouts.start)} (timeouts.start of the agent).{why}"
+            message = f"{_WAITED_FOR[stop]} {_limit(stop, timeouts)} ({_key(stop)} of the agent).{why}"
             return End(Outcome.FAILED, message, code, stop, "run", Cause.INFRASTRUCTURE)
         case StopReason.DRAIN:
             message = "The agent was told to end and to stop what it runs. Push the launch again."
@@ -118,8 +143,18 @@ def _stopped(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> 
             return End(Outcome.STOPPED, message, code, seen.reason, "run")
 
 
-def _limit(seconds: float | None) -> str:
+def _limit_of(reason: StopReason, timeouts: Timeouts) -> float | None:
+    limit: float | None = getattr(timeouts, reason.removeprefix("timeout:"))
+    return limit
+
+
+def _limit(reason: StopReason, timeouts: Timeouts) -> str:
+    seconds = _limit_of(reason, timeouts)
     return "its limit" if seconds is None else f"{seconds:g} seconds"
+
+
+def _key(reason: StopReason) -> str:
+    return f"timeouts.{reason.removeprefix('timeout:')}"
 
 
 def _failure(seen: Observation) -> str:
@@ -130,6 +165,9 @@ def _failure(seen: Observation) -> str:
     return f"The job ended with exit code {seen.exit_code}. Its log says why."
 
 
-def _vanished() -> End:
+def _vanished(stop: StopReason | None, timeouts: Timeouts) -> End:
+    if stop is not None:
+        # Some platforms stop a launch by removing it, and an agent may have been restarted meanwhile.
+        return _stopped(Observation(Phase.STOPPED), stop, timeouts)
     message = "The platform does not know this launch any more: somebody removed it."
     return End(Outcome.LOST, message, stage="run", cause=Cause.NODE_LOST)

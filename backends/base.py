@@ -36,6 +36,8 @@ class BackendUnavailable(LaunchbayError):
 class Phase(StrEnum):
     """Where a started launch is, as its platform tells it."""
 
+    QUEUED = "queued"
+    """Held back by a queue of the platform's own, with nothing wrong: it is not starting yet."""
     STARTING = "starting"
     """Accepted by the platform, not running yet: pending, pulling, scheduling."""
     RUNNING = "running"
@@ -53,7 +55,23 @@ class Phase(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether a launch stays in this phase for ever."""
-        return self not in {Phase.STARTING, Phase.RUNNING}
+        return self not in {Phase.QUEUED, Phase.STARTING, Phase.RUNNING}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a launch has yet to run."""
+        return self in {Phase.QUEUED, Phase.STARTING}
+
+
+class Step(StrEnum):
+    """What a launch that is starting waits for."""
+
+    SCHEDULE = "schedule"
+    """A place to run."""
+    PULL = "pull"
+    """Its image."""
+    START = "start"
+    """Anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +88,11 @@ class Observation:
     is_platforms_fault: bool = False
     """Whether a launch failed by what befell the platform and may pass, and not by what was asked for."""
     started_at: float | None = None
-    """Seconds since the epoch."""
+    """Seconds since the epoch. Of what is starting: since when it may run, where the platform tells it."""
+    step: Step = Step.START
+    """Of what is starting."""
+    since: float | None = None
+    """Since when it is queued, or in its step. Seconds since the epoch."""
     ended_at: float | None = None
     image: str = ""
     """The image that runs, by its digest, where the platform tells it. May come later than the rest."""
@@ -101,10 +123,30 @@ class StartRequest:
     gpus: Sequence[str] = ()
     """The GPUs that it was given, by identity, for backends on this machine."""
     image: str | None = None
+    code: "Code | None" = None
+    """What its platform is to fetch before it runs, for backends that can."""
+    services: Sequence[JsonObject] = ()
+    """What else its platform is to make for it, in the platform's words: `additional_services`, rendered."""
+    grace_seconds: float = 60.0
+    """How long it has from a polite stop until it is killed."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Item id, attempt and agent, written on whatever is started so that it can be adopted without the journal."""
     resource_args: JsonObject = field(default_factory=dict[str, object])  # type: ignore[assignment]
     """The queue's resource block for this backend, rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The code of a launch that runs elsewhere, as `launchbay fetch-code` is told of it there."""
+
+    source: JsonObject
+    """What to fetch, where from and how it is made ready to run. Holds no secret."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables of the command, beside those of the launch."""
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Those whose values must not stand in plain sight."""
+    has_requirements: bool = False
+    """Whether packages must be installed for it in the image that it runs in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +171,11 @@ class Capabilities:
     runs_images: bool = False
     """A launch may name a container image."""
     needs_image: bool = False
-    """A launch that names no image gets a base image. The backend is an `ImageBackend`."""
+    """A launch that names no image gets a base image. The backend is an `ImageBackend`, if it runs locally."""
+    fetches_code: bool = False
+    """The launch's code is fetched where it runs: `StartRequest.code`."""
+    makes_services: bool = False
+    """It can make what a launch asks for beside itself: `StartRequest.services`."""
 
 
 class Backend(Protocol):

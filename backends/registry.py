@@ -11,7 +11,8 @@ from protocol.json_types import JsonObject
 GROUP = "launchbay.backends"
 
 BackendFactory: TypeAlias = Callable[[Path, str, JsonObject], Backend]
-"""Makes a backend from its state folder, the agent's name, and its block of the agent's configuration."""
+"""Makes a backend from its state folder, who the agent is on its platforms (the same across restarts), and its block of
+the agent's configuration."""
 
 
 def load(resource: str) -> BackendFactory:

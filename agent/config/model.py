@@ -85,7 +85,10 @@ class Timeouts(Block):
     """How long each phase of a launch may take, in seconds; null for no limit."""
 
     prepare: Seconds | None = Field(default=3600, description="Fetching code and making the environment.")
-    start: Seconds | None = Field(default=1800, description="From the platform's acceptance until it runs.")
+    admit: Seconds | None = Field(default=None, description="In a queue of the platform's own, as Kueue's.")
+    schedule: Seconds | None = Field(default=None, description="Waiting for a place to run.")
+    pull: Seconds | None = Field(default=None, description="Waiting for its image.")
+    start: Seconds | None = Field(default=1800, description="From the platform's acceptance until it runs, in all.")
     run: Seconds | None = Field(default=None, description="Running.")
 
 

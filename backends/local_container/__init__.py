@@ -11,12 +11,12 @@ from backends.base import Backend, BackendError
 from protocol.json_types import JsonObject
 
 
-def create(state_dir: Path, agent_name: str, config: JsonObject) -> Backend:
+def create(state_dir: Path, owner: str, config: JsonObject) -> Backend:
     """Return the backend whose containers bear the label of `state_dir`. Asks the engine nothing yet.
 
     Raises `BackendError` for a bad configuration, or if the extra `docker` is not installed.
     """
-    del agent_name
+    del owner
     try:
         from backends.local_container.backend import LocalContainerBackend
         from backends.local_container.engine import DockerEngine

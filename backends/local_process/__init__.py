@@ -12,7 +12,7 @@ from backends.local_process.backend import LocalProcessBackend
 from protocol.json_types import JsonObject
 
 
-def create(state_dir: Path, agent_name: str, config: JsonObject) -> Backend:
+def create(state_dir: Path, owner: str, config: JsonObject) -> Backend:
     """Return the backend whose launches are kept under `state_dir`. It has no options yet."""
-    del agent_name, config
+    del owner, config
     return LocalProcessBackend(state_dir / "launches")

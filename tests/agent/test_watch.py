@@ -7,14 +7,14 @@ import pytest
 from agent.config.model import Timeouts
 from agent.launch import MOVES, Cause, Launch, Outcome, Stage, StopReason
 from agent.watch import Action, Settle, Stop, decide, end_of, next_deadline
-from backends.base import Handle, Observation, Phase
+from backends.base import Handle, Observation, Phase, Step
 
 HANDLE = Handle("launch-1")
 ASKED = StopReason.REQUEST
 
 
 NOW = 1000.0
-TIMEOUTS = Timeouts(start=30, run=60)
+TIMEOUTS = Timeouts(admit=20, schedule=10, start=30, run=60)
 
 
 def launch(
@@ -53,6 +53,26 @@ def launch(
         ),
         pytest.param(launch(since=NOW - 60), Observation(Phase.RUNNING), StopReason.RUN_TIMEOUT, id="untold, too long"),
         pytest.param(launch(stop=ASKED), Observation(Phase.RUNNING, started_at=0), ASKED, id="the first reason stays"),
+        pytest.param(launch(stop=ASKED), None, Outcome.STOPPED, id="a platform may stop a launch by removing it"),
+        pytest.param(launch(since=0), Observation(Phase.QUEUED, since=NOW - 19), None, id="queued by its platform"),
+        pytest.param(
+            launch(), Observation(Phase.QUEUED, since=NOW - 20), StopReason.ADMIT_TIMEOUT, id="queued for too long"
+        ),
+        pytest.param(
+            launch(),
+            Observation(Phase.STARTING, started_at=NOW - 29, step=Step.SCHEDULE, since=NOW - 9),
+            None,
+            id="may yet be scheduled",
+        ),
+        pytest.param(
+            launch(),
+            Observation(Phase.STARTING, started_at=NOW - 29, step=Step.SCHEDULE, since=NOW - 10),
+            StopReason.SCHEDULE_TIMEOUT,
+            id="is not scheduled",
+        ),
+        pytest.param(
+            launch(), Observation(Phase.STARTING, step=Step.PULL, since=0), None, id="a step without a limit of its own"
+        ),
         pytest.param(launch(Stage.PREPARING, handle=None), None, None, id="not started yet"),
         pytest.param(launch(Stage.STARTING, handle=None), None, None, id="just being started"),
         pytest.param(launch(Stage.ENDED), Observation(Phase.RUNNING), None, id="already settled"),

@@ -17,12 +17,12 @@ DEFAULT_NICENESS = 10
 NICENESS = range(20)
 
 
-def create(state_dir: Path, agent_name: str, config: JsonObject) -> Backend:
+def create(state_dir: Path, owner: str, config: JsonObject) -> Backend:
     """Return the backend whose launches are kept under `state_dir`. The entry point names this function."""
     niceness = config.get("niceness", DEFAULT_NICENESS)
     if config.keys() - {"niceness"} or type(niceness) is not int or niceness not in NICENESS:
         raise BackendError(f"nice-process takes `niceness`, an integer from 0 to 19; its configuration is {config}.")
-    return NiceProcessBackend(registry.load("local-process")(state_dir, agent_name, {}), niceness)
+    return NiceProcessBackend(registry.load("local-process")(state_dir, owner, {}), niceness)
 
 
 class NiceProcessBackend:

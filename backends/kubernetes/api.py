@@ -1,0 +1,155 @@
+"""What this backend asks of a cluster: a protocol of few calls over raw JSON.
+
+`backends.kubernetes.client` speaks it through the `kubernetes` package, and nothing else imports that package. Objects
+are JSON as the API server writes it.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from backends.base import BackendError, BackendUnavailable
+
+KubeObject: TypeAlias = dict[str, Any]
+"""An object of the cluster, as JSON."""
+
+Propagation: TypeAlias = Literal["Foreground", "Background", "Orphan"]
+
+
+class KubeRefused(BackendError):
+    """The API server refused a request for a reason that trying again will not change."""
+
+    code = "kubernetes_refused"
+
+    def __init__(self, message: str, *, status: int, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status: 403 for what is forbidden, by rights, quota or an admission webhook; 422 for a bad object."""
+        self.reason = reason
+        """The server's word for it, as `Forbidden` or `Invalid`."""
+
+
+class KubeUnavailable(BackendUnavailable):
+    """The API server did not answer, or is overloaded, or does not know who we are just now (401)."""
+
+    code = "kubernetes_unavailable"
+
+
+class WatchExpired(KubeUnavailable):
+    """The watch cannot go on from where it was (410): list again."""
+
+    code = "watch_expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object that the cluster knows."""
+
+    group: str
+    """Empty for the core group."""
+    version: str
+    kind: str
+    plural: str
+    """Its name in paths, as `jobs`."""
+    is_namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """As manifests write it: `batch/v1`, or `v1`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there was at one moment."""
+
+    items: Sequence[KubeObject]
+    resource_version: str
+    """Where a watch goes on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change. A bookmark only tells how far the watch has come."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    object: KubeObject
+
+    @property
+    def resource_version(self) -> str:
+        """Where a new watch goes on from."""
+        return str(self.object["metadata"].get("resourceVersion", ""))
+
+
+class KubeApi(Protocol):
+    """A cluster. Every call may raise `KubeUnavailable`, and what changes something `KubeRefused`."""
+
+    @property
+    def default_namespace(self) -> str:
+        """The namespace of the context, or of the pod that we run in; else `default`."""
+        ...
+
+    async def kind(self, api_version: str, kind: str) -> Kind:
+        """Find a kind by discovery, which is asked anew for what it did not know before.
+
+        Raises `KubeRefused` (404) if the cluster has no such kind, naming what is near.
+        """
+        ...
+
+    async def apply(self, kind: Kind, namespace: str, manifest: KubeObject, *, dry_run: bool = False) -> KubeObject:
+        """Make an object or bring it to this form: server-side apply with our field manager. Returns the object."""
+        ...
+
+    async def create(self, kind: Kind, namespace: str, manifest: KubeObject) -> KubeObject:
+        """Make an object. Raises `KubeRefused` (409) if there is one of that name."""
+        ...
+
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> KubeObject | None:
+        """Merge a JSON merge patch into an object and return it; None if there is none."""
+        ...
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> KubeObject | None:
+        """Return an object; None if there is none."""
+        ...
+
+    async def list(self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "") -> Listing:
+        """Return all objects that the selectors choose, asking page by page."""
+        ...
+
+    def watch(
+        self, kind: Kind, namespace: str, resource_version: str, *, labels: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        """Yield changes after a version, with bookmarks, until the server ends the watch, which is nothing unusual.
+
+        Raises `WatchExpired` for 410. Never ends by a time limit of the client's; who listens to a silent one decides.
+        """
+        ...
+
+    async def delete(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        *,
+        propagation: Propagation = "Foreground",
+        grace_seconds: float | None = None,
+        uid: str | None = None,
+    ) -> bool:
+        """Delete an object, of this UID if one is given. Returns whether there was one."""
+        ...
+
+    def log(self, namespace: str, pod: str, container: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """Yield a container's output from its beginning, as it comes; nothing if it has not begun or is gone."""
+        ...
+
+    async def may(self, verb: str, kind: Kind, namespace: str, *, subresource: str = "") -> bool:
+        """Return whether we have the right to do this."""
+        ...
+
+    async def version(self) -> str:
+        """Return the server's version, as `v1.34.1`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        ...
