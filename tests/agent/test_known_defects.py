@@ -445,7 +445,7 @@ async def test_a_silent_job_is_stopped_with_all_that_it_started(agents: Agents) 
 @pytest.mark.parametrize("phase", Phase)
 def test_whatever_a_platform_says_a_launch_comes_to_an_end(phase: Phase) -> None:
     """There is no word for what is neither over nor has its time."""
-    started, limits = Handle("launch-1"), Timeouts(start=1, run=1)
+    started, limits = Handle("launch-1"), Timeouts(admit=1, start=1, run=1)
     launch = Launch("item-1", 1, QUEUE, {}, "run-1", Stage.STARTED, handle=started)
     (action,) = decide([launch], {started: Observation(phase, started_at=0)}, 10, limits)
     assert isinstance(action, Settle if phase.is_terminal else Stop)
