@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from agent.config.model import AgentConfig, Policy
 from agent.errors import LaunchFailed
+from agent.requirement_sources import read_sources
+from agent.requirements import Requirements
 from agent.sources.git_remote import FORMS, GitRemote, parse_remote
 from protocol import container_options
 from protocol.container_options import Rule, Use
@@ -84,18 +86,40 @@ def check(
 
 def check_git_remote(policy: Policy, remote: str) -> GitRemote:
     """Read a git remote. Raises `Refused` if it is none, or may not be used."""
+    return _check_remote(policy, remote, "the job's code is on the git host", "The job's code", "git remote")
+
+
+def check_requirements(policy: Policy, requirements: Requirements, *, on_this_machine: bool) -> None:
+    """Refuse requirements that name URLs where code may not come from, by the rules of git remotes: raises `Refused`.
+
+    On this machine those that name files outside of the code are refused, too: `LaunchFailed`. In a container such
+    files are its image's. Blocks.
+    """
+    sources = read_sources(requirements)
+    for url in sources.urls:
+        _check_remote(policy, url, "the job's requirements name a URL at", "A requirement of the job", "URL")
+    if on_this_machine and sources.outside:
+        raise LaunchFailed(
+            f"The job's requirements name {_shown(sources.outside[0])}, which is no file of the job's code. Put it "
+            "beside the code and name it from there, or have who runs the agent offer it (UV_FIND_LINKS).",
+            stage="build",
+            reason="requirements",
+        )
+
+
+def _check_remote(policy: Policy, remote: str, is_at: str, subject: str, kind: str) -> GitRemote:
     parsed = parse_remote(remote)
     hosts = {name.lower() for name in policy.git_hosts} if policy.git_hosts is not None else None
     if parsed is None:
         # What stands before the host may be a password.
-        asked = f"{_shown(remote.rpartition('@')[2])} is no git remote that it understands ({FORMS})"
+        asked = f"{_shown(remote.rpartition('@')[2])} is no {kind} that it understands ({FORMS})"
         if hosts is not None:
             _refuse("policy.git_hosts", asked, hosts)
-        raise Refused("git_remote", f"The job's code cannot be fetched: {asked}. Make the job again with such a one.")
+        raise Refused("git_remote", f"{subject} cannot be fetched: {asked}. Make the job again with such a one.")
     if hosts is not None and parsed.host not in hosts:
-        _refuse("policy.git_hosts", f"the job's code is on the git host {_shown(parsed.host)}", sorted(hosts))
+        _refuse("policy.git_hosts", f"{is_at} {_shown(parsed.host)}", sorted(hosts))
     if parsed.transport == "http" and parsed.host not in {name.lower() for name in policy.git_http_hosts}:
-        asked = f"the git remote {_shown(parsed.url)} is not encrypted; https is"
+        asked = f"the {kind} {_shown(parsed.url)} is not encrypted; https is"
         _refuse("policy.git_http_hosts", asked, policy.git_http_hosts)
     return parsed
 

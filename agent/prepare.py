@@ -124,6 +124,8 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
 async def _as_process(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> _Ground:
     folder = context.folder_of(launch.name)
     requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
+    if requirements:
+        await asyncio.to_thread(policy.check_requirements, context.config.policy, requirements, on_this_machine=True)
     folders = [await context.environments.ensure(requirements, launch, tell)] if requirements else []
     base = job_base_environment(context.process_environment, context.config.job_environment)
     return _Ground(folder, folders, _with_python(base, resolved, folders))
@@ -142,6 +144,7 @@ async def _in_container(
     requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
     if requirements is None:
         return _Ground(folder, (), base)
+    await asyncio.to_thread(policy.check_requirements, context.config.policy, requirements, on_this_machine=False)
     place = Place(
         backend, resolved.base_image, read_options(resolved.resource_args), context.server.base_url, context.owner
     )

@@ -66,6 +66,10 @@ async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell:
     recipe = await asyncio.to_thread(choose, resolved, _base_image(context, resolved))
     if context.config.policy.images is not None:
         policy.check_images(context.config.policy, images_of(recipe.dockerfile))
+    if recipe.requirements:
+        await asyncio.to_thread(
+            policy.check_requirements, context.config.policy, recipe.requirements, on_this_machine=False
+        )
     tag = await asyncio.to_thread(names.tag, resolved, recipe, builder.platform)
     image = f"{builder.destination or names.local_repository(resolved)}:{tag}"
     if context.builds.is_busy(image):

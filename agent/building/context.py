@@ -20,7 +20,7 @@ from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.images import python_version
 from agent.launch import Cause
-from agent.requirements import FROZEN, find_requirements
+from agent.requirements import FROZEN, Requirements, find_requirements
 from agent.resolve import Resolved
 from agent.sources.notebook import convert_notebook
 from protocol.command import notebook_of
@@ -52,6 +52,8 @@ class Recipe:
     command: tuple[str, ...] | None = None
     """The job's own command where its paths are others in the image; None: as it is."""
     is_generated: bool = False
+    requirements: Requirements | None = None
+    """What a generated one installs."""
     notebook: str | None = None
     """What of the code becomes a script: a path in its folder."""
 
@@ -138,7 +140,7 @@ def _generated(resolved: Resolved, base_image: str | None) -> Recipe:
         user_id=_user_id(resolved),
         installation=installation,
     )
-    return Recipe(dockerfile, code, SOURCE, more, is_generated=True)
+    return Recipe(dockerfile, code, SOURCE, more, is_generated=True, requirements=wanted)
 
 
 def _names_files(requirements: Path) -> bool:

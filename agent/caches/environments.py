@@ -23,6 +23,7 @@ from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.launch import Launch, Tell
 from agent.proxies import PROXY_VARIABLES
+from agent.requirement_sources import read_sources
 from agent.requirements import PROJECT, Requirements, has_dynamic_dependencies, settings_files
 from protocol.masking import without_passwords
 
@@ -134,7 +135,7 @@ class Environments:
 
 def key_of(requirements: Requirements, more: Sequence[str]) -> tuple[str, bool]:
     """Return a key of all that decides what is installed, and whether the code is part of it. Blocks."""
-    text = _whole_text(requirements.file, requirements.code)
+    text = "\n".join(read_sources(requirements).texts)
     names_files = _names_files(requirements, text)
     code = str(requirements.code) if names_files else ""
     parts = [str(requirements.is_frozen), *more, code, text]
@@ -181,21 +182,6 @@ def _names_files(requirements: Requirements, text: str) -> bool:
         return has_dynamic_dependencies(requirements.file) or "[tool.uv.sources]" in text
     included = _INCLUDED.sub("", text)
     return bool(_LOCAL.search(_URL.sub("", _COMMENT.sub("", included))))
-
-
-def _whole_text(file: Path, code: Path | None, seen: frozenset[Path] = frozenset()) -> str:
-    """Return a requirements file with the files that it includes, so that the cache key covers them all."""
-    text = _text(file)
-    parts = [text]
-    for name in _INCLUDED.findall(text) if file.name != PROJECT else ():
-        included = (file.parent / name).resolve()
-        if "://" in name or included in seen:
-            continue
-        if code is not None and not included.is_relative_to(code.resolve()):
-            raise LaunchFailed(f"{file.name} includes {name!r}, which is no file of the job's code.", stage="build")
-        if included.is_file():
-            parts.append(_whole_text(included, code, seen | {included}))
-    return "\n".join(parts)
 
 
 def _text(file: Path) -> str:

@@ -133,6 +133,15 @@ async def test_what_is_allowed_is_fetched(made: World) -> None:
     assert "failed to call wandb.init" in said, "it ran"
 
 
+async def test_what_its_requirements_name_is_refused_before_anything_is_installed(made: World) -> None:
+    (made.folder / "code").mkdir()
+    (made.folder / "code" / "requirements.txt").write_text("x @ git+https://me:s3cret@evil.test/x\n")
+    _, said = await ended(made, CODE_JOB, {}, policy={"git_hosts": ["good.test"]})
+    assert (
+        "Refused by `policy.git_hosts`: the job's requirements name a URL at 'evil.test'. Allowed: good.test." in said
+    )
+
+
 async def test_no_remote_with_a_password_is_shown(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither on the item, nor in its log, nor in the agent's log or journal, whatever goes wrong with it."""
     lines: list[Any] = []
@@ -205,7 +214,7 @@ async def test_no_password_is_in_what_is_attached_of_an_installation(made: World
         fetched = Fetched(made.folder, CODE_JOB)
         code = made.folder / "code"
         code.mkdir()
-        remote = f"git+file://me:s3cret@{tmp_path}/nothing"
+        remote = "git+https://me:s3cret@127.0.0.1:9/nothing"
         await asyncio.to_thread((code / "requirements.txt").write_text, f"thing @ {remote}\n")
         daemon._context.artifacts = cast(ArtifactCache, fetched)
         daemon._context.environments = Environments(
