@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 from agent.admission.slots import SlotTable
+from agent.building.credentials import Tokens
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments
@@ -61,6 +62,8 @@ class AgentContext:
     """What is to be kept bounded: the folders of artifacts and environments."""
     builds: SingleFlight = field(default_factory=SingleFlight)
     """Of images, by name."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """For the registries of clouds."""
 
     @property
     def kept_dir(self) -> Path:

@@ -115,10 +115,15 @@ class _Maker:
             if not await _is_local(self.image, backend):
                 await self._build(environment, tell)
             return None
-        credential = await asyncio.to_thread(credentials.find, repository, self.builder, environment)
-        with credentials.logged_in(repository, credential, environment) as inside:
-            found = await self._buildx(inside).pushed_digest(self.image)
-            return found or await self._build(inside, tell)
+        tokens, now = self.context.tokens, self.context.clock()
+        credential = await asyncio.to_thread(credentials.find, repository, self.builder, environment, tokens, now)
+        try:
+            with credentials.logged_in(repository, credential, environment) as inside:
+                found = await self._buildx(inside).pushed_digest(self.image)
+                return found or await self._build(inside, tell)
+        except LaunchFailed:
+            tokens.forget(repository)
+            raise
 
     async def _build(self, environment: Mapping[str, str], tell: Tell) -> str | None:
         await tell(f"building the image {self.image}")

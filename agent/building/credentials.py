@@ -10,11 +10,13 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ ACR_USER = "00000000-0000-0000-0000-000000000000"
 HUB_KEY = "https://index.docker.io/v1/"
 """What Docker Hub is called in docker's configuration."""
 EXCHANGE_SECONDS = 30
+LEFT_SECONDS = 1800
+"""A token of a cloud's that is to be used once more is good for this long: a build needs it again at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,42 @@ class Credential:
 
     user: str
     password: str = field(repr=False)
+    expires_at: float = field(default=0, compare=False)
+    """In seconds since 1970; 0 where that is not known, or never."""
 
 
-def find(repository: str, builder: DockerBuilder, environment: Mapping[str, str]) -> Credential | None:
+class Tokens:
+    """What clouds gave, by registry, while it is good for another build. For several threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Credential] = {}
+        self._asking = threading.Lock()
+
+    def get(self, host: str, now: float) -> Credential | None:
+        """Return the credential for a registry, from its cloud if need be; None if it is no cloud's. Blocks.
+
+        Raises whatever the cloud's library does.
+        """
+        with self._asking:
+            known = self._known.get(host)
+            if known and known.expires_at - now >= LEFT_SECONDS:
+                return known
+            found = _ask(host)
+            if found:
+                self._known[host] = found
+            return found
+
+    def forget(self, repository: str) -> None:
+        """Ask the cloud again next time: the registry may have refused this one."""
+        self._known.pop(split_registry(repository)[0], None)
+
+
+def find(
+    repository: str, builder: DockerBuilder, environment: Mapping[str, str], tokens: Tokens, now: float
+) -> Credential | None:
     """Return the credential for a repository; None: what docker itself knows will do. Blocks.
 
-    Raises `LaunchFailed` where one is asked for and cannot be had.
+    `now` is in seconds since 1970. Raises `LaunchFailed` where one is asked for and cannot be had.
     """
     host = split_registry(repository)[0]
     if builder.user and builder.password_file:
@@ -57,16 +91,20 @@ def find(repository: str, builder: DockerBuilder, environment: Mapping[str, str]
     if _knows(_config(config_folder(environment)), host):
         return None
     try:
-        if ecr := ECR.fullmatch(host):
-            return ecr_credential(ecr["account"], ecr["region"])
-        if ARTIFACT_REGISTRY.fullmatch(host):
-            return artifact_registry_credential()
-        if ACR.fullmatch(host):
-            return acr_credential(f"https://{host}")
+        return tokens.get(host, now)
     except ImportError as error:
         raise _failed(host, f"the Python package {error.name!r} is not installed beside the agent") from error
     except Exception as error:  # of three clouds' libraries, which share no class of errors
         raise _failed(host, f"{type(error).__name__}: {error}") from error
+
+
+def _ask(host: str) -> Credential | None:
+    if ecr := ECR.fullmatch(host):
+        return ecr_credential(ecr["account"], ecr["region"])
+    if ARTIFACT_REGISTRY.fullmatch(host):
+        return artifact_registry_credential()
+    if ACR.fullmatch(host):
+        return acr_credential(f"https://{host}")
     return None
 
 
@@ -74,16 +112,17 @@ def ecr_credential(account: str, region: str) -> Credential:
     """Ask Amazon ECR for a token. Blocks."""
     client = import_module("boto3").client("ecr", region_name=region)
     answer = client.get_authorization_token(registryIds=[account])
-    token = base64.b64decode(answer["authorizationData"][0]["authorizationToken"]).decode()
-    user, _, password = token.partition(":")
-    return Credential(user, password)
+    (data,) = answer["authorizationData"]
+    user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+    return Credential(user, password, data["expiresAt"].timestamp())
 
 
 def artifact_registry_credential() -> Credential:
     """Ask Google for an access token. Blocks."""
     credentials, _ = import_module("google.auth").default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     credentials.refresh(import_module("google.auth.transport.requests").Request())
-    return Credential("oauth2accesstoken", credentials.token)
+    expiry: datetime | None = credentials.expiry  # in UTC, which it does not say
+    return Credential("oauth2accesstoken", credentials.token, expiry.replace(tzinfo=UTC).timestamp() if expiry else 0)
 
 
 def acr_credential(registry: str) -> Credential:
@@ -97,7 +136,17 @@ def acr_credential(registry: str) -> Credential:
     }
     request = urllib.request.Request(f"{registry}/oauth2/exchange", urllib.parse.urlencode(form).encode())  # noqa: S310 -- https, and http in tests
     with urllib.request.urlopen(request, timeout=EXCHANGE_SECONDS) as answer:  # noqa: S310 -- as above
-        return Credential(ACR_USER, json.load(answer)["refresh_token"])
+        refresh_token: str = json.load(answer)["refresh_token"]
+    return Credential(ACR_USER, refresh_token, _expiry(refresh_token))
+
+
+def _expiry(token: str) -> float:
+    """Return when a JSON web token expires; 0 if it does not tell."""
+    try:
+        claims = token.split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def config_folder(environment: Mapping[str, str]) -> Path:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import stat
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,13 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agent.building.credentials import (
     ACR_USER,
+    LEFT_SECONDS,
     Credential,
+    Tokens,
     acr_credential,
     artifact_registry_credential,
     ecr_credential,
-    find,
     logged_in,
 )
+from agent.building.credentials import find as find_with
 from agent.config.builder import DockerBuilder
 from agent.errors import LaunchFailed
 from agent.redaction import SECRETS
@@ -41,6 +44,13 @@ def home(tmp_path: Path) -> dict[str, str]:
     """An environment with a docker configuration of its own."""
     (tmp_path / "home").mkdir()
     return {"DOCKER_CONFIG": str(tmp_path / "home")}
+
+
+def find(
+    repository: str, settings: DockerBuilder, home: dict[str, str], tokens: Tokens | None = None, now: float = 0
+) -> Credential | None:
+    """Return what is found, by default by an agent that has not asked any cloud yet."""
+    return find_with(repository, settings, home, tokens or Tokens(), now)
 
 
 def configure(home: dict[str, str], config: Any) -> None:
@@ -109,6 +119,43 @@ def test_clouds_are_known_by_their_hosts(
     assert asked in ([("123456789012", "eu-west-1")], [()], [("https://team.azurecr.io",)])
 
 
+def test_a_token_is_used_again_until_shortly_before_it_expires(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(account: str, region: str) -> Credential:
+        asked.append(region)
+        return Credential("AWS", f"{PASSWORD}-{len(asked)}", expires_at=10_000 * len(asked))
+
+    monkeypatch.setattr("agent.building.credentials.ecr_credential", answer)
+    tokens = Tokens()
+
+    def found(now: float, host: str = ECR_HOST) -> str:
+        credential = find(f"{host}/jobs", builder(), home, tokens, now)
+        assert credential
+        return credential.password[len(PASSWORD) :]
+
+    assert [found(now) for now in (0, 5_000, 10_000 - LEFT_SECONDS)] == ["-1"] * 3
+    assert [found(now) for now in (10_001 - LEFT_SECONDS, 10_000)] == ["-2"] * 2
+    assert found(10_000, ECR_HOST.replace("eu-", "us-")) == "-3", "another registry's is not its"
+    tokens.forget(f"{ECR_HOST}/jobs")
+    assert found(10_000) == "-4"
+    assert asked == ["eu-west-1", "eu-west-1", "us-west-1", "eu-west-1"]
+
+
+def test_a_token_that_does_not_say_when_it_expires_is_used_once(
+    home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter(("1", "2"))
+    monkeypatch.setattr("agent.building.credentials.acr_credential", lambda _: Credential("u", next(given)))
+    tokens = Tokens()
+    assert [find("team.azurecr.io/x", builder(), home, tokens) for _ in range(2)] == [
+        Credential("u", "1"),
+        Credential("u", "2"),
+    ]
+
+
 # --- how docker gets it ----------------------------------------------------------------------------------------------
 
 
@@ -165,14 +212,14 @@ async def test_ecr_gives_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "/eu-west-1/ecr/" in request.headers["Authorization"]
         assert json.loads(body) == {"registryIds": ["123456789012"]}
         token = base64.b64encode(f"AWS:{PASSWORD}".encode()).decode()
-        return {"authorizationData": [{"authorizationToken": token}]}
+        return {"authorizationData": [{"authorizationToken": token, "expiresAt": 2_000_000_000}]}
 
     async with cloud(answer) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         found = await asyncio.to_thread(ecr_credential, "123456789012", "eu-west-1")
-    assert found == Credential("AWS", PASSWORD)
+    assert (found, found.expires_at) == (Credential("AWS", PASSWORD), 2_000_000_000)
 
 
 async def test_google_gives_an_access_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,11 +241,23 @@ async def test_google_gives_an_access_token(tmp_path: Path, monkeypatch: pytest.
         }
         (tmp_path / "account.json").write_text(json.dumps(account))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+        before = time.time()
         found = await asyncio.to_thread(artifact_registry_credential)
     assert found == Credential("oauth2accesstoken", PASSWORD)
+    assert before + 3500 < found.expires_at < time.time() + 3700
 
 
-async def test_azure_exchanges_the_identity_for_a_token_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("token", "expires_at"),
+    [
+        ("head.eyJleHAiOiAyMDAwMDAwMDAwfQ.signature", 2_000_000_000),
+        ("head.W10.signature", 0),
+        (PASSWORD, 0),
+    ],
+)
+async def test_azure_exchanges_the_identity_for_a_token_of_the_registry(
+    monkeypatch: pytest.MonkeyPatch, token: str, expires_at: float
+) -> None:
     def answer(request: web.Request, body: str) -> Any:
         if request.path == "/identity":
             assert request.headers["X-IDENTITY-HEADER"] == "secret"
@@ -207,7 +266,7 @@ async def test_azure_exchanges_the_identity_for_a_token_of_the_registry(monkeypa
         assert request.path == "/oauth2/exchange"
         assert "access_token=of-the-machine" in body
         assert f"service=127.0.0.1%3A{request.url.port}" in body
-        return {"refresh_token": PASSWORD}
+        return {"refresh_token": token}
 
     for variable in ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.delenv(variable, raising=False)
@@ -215,4 +274,4 @@ async def test_azure_exchanges_the_identity_for_a_token_of_the_registry(monkeypa
         monkeypatch.setenv("IDENTITY_ENDPOINT", f"{url}/identity")
         monkeypatch.setenv("IDENTITY_HEADER", "secret")
         found = await asyncio.to_thread(acr_credential, url)
-    assert found == Credential(ACR_USER, PASSWORD)
+    assert (found, found.expires_at) == (Credential(ACR_USER, token), expires_at)
