@@ -209,9 +209,10 @@ class Daemon:
 
     async def _claim(self, queue: str, wait: float) -> tuple[Launch | None, bool]:
         async with self._room(queue):
-            launch, waited = await claim.claim(
-                self._context, queue, wait, self.launches, may_schedule=self._may_schedule
-            )
+            with self.health.polling(queue):
+                launch, waited = await claim.claim(
+                    self._context, queue, wait, self.launches, may_schedule=self._may_schedule
+                )
             if launch is not None:
                 self._take(launch)
         return launch, waited

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from agent.config.model import AgentConfig
 from agent.held import Launches
@@ -33,6 +34,8 @@ class Health:
         """Set when the agent claims nothing more."""
         self.polled_at: dict[str, float] = {}
         """When a poll of each queue was last answered."""
+        self._polls: dict[str, list[float]] = {}
+        """When each poll that is on its way was begun, by queue."""
         self.started_at = clock()
         self._looked_at = self.started_at
         self._full_at = self.started_at
@@ -46,6 +49,22 @@ class Health:
     def polled(self, queue: str) -> None:
         """The server has answered a poll of a queue, with an item or without."""
         self.polled_at[queue] = self._clock()
+
+    @contextmanager
+    def polling(self, queue: str) -> Generator[None]:
+        """Note that a poll of a queue is on its way, as long as the block runs. There may be several at once."""
+        begun = self._clock()
+        polls = self._polls.setdefault(queue, [])
+        polls.append(begun)
+        try:
+            yield
+        finally:
+            polls.remove(begun)
+
+    def seconds_polling(self, queue: str) -> float | None:
+        """Return for how long a poll of a queue has been on its way; None if none is."""
+        polls = self._polls.get(queue)
+        return self._clock() - min(polls) if polls else None
 
     def seconds_since_poll(self, queue: str) -> float | None:
         """Return how long ago the last poll of a queue was answered; None if none was."""

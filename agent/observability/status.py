@@ -32,6 +32,7 @@ def agent_status(context: AgentContext, health: Health, version: str) -> JsonObj
             {
                 "name": queue,
                 "jobs": launches.jobs(queue),
+                "polling_since": _ago(now, health.seconds_polling(queue)),
                 "polled_at": _ago(now, health.seconds_since_poll(queue)),
                 "full": health.why_full(queue),
             }

@@ -72,10 +72,7 @@ def _print(agent: Mapping[str, Any]) -> None:
     click.echo()
     print_table(
         ("QUEUE", "JOBS", "POLLED", "STATE"),
-        [
-            (queue["name"], queue["jobs"], ago(queue["polled_at"]) or "never", _state(agent, queue))
-            for queue in agent["queues"]
-        ],
+        [(queue["name"], queue["jobs"], _polled(queue), _state(agent, queue)) for queue in agent["queues"]],
         empty="It serves no queue.",
     )
     click.echo()
@@ -96,6 +93,13 @@ def _print(agent: Mapping[str, Any]) -> None:
         ],
         empty="It holds no launch.",
     )
+
+
+def _polled(queue: Mapping[str, Any]) -> str:
+    """Say for how long the server has been asked, or else when it last answered: a poll waits for an item."""
+    if since := queue.get("polling_since"):  # agents of before do not tell
+        return f"now, for {ago(since)}"
+    return f"{ago(queue['polled_at'])} ago" if queue["polled_at"] else "never"
 
 
 def _state(agent: Mapping[str, Any], queue: Mapping[str, Any]) -> str:

@@ -131,6 +131,26 @@ async def test_an_item_that_is_held_already_is_not_taken_a_second_time(
     assert [kept.run_id for kept in await context.journal.launches()] == [first.run_id]
 
 
+async def test_a_poll_that_waits_for_an_item_is_known_while_it_does(
+    context: AgentContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def pop(*_: Any, **__: Any) -> tuple[None, bool]:
+        asked.set()
+        await may_answer.wait()
+        return None, True
+
+    monkeypatch.setattr("agent.operations.pop", pop)
+    daemon = Daemon(context)
+    claiming = asyncio.create_task(daemon._claim("q", 30))
+    await asked.wait()
+    assert daemon.health.seconds_polling("q") is not None
+    may_answer.set()
+    assert await claiming == (None, True)
+    assert daemon.health.seconds_polling("q") is None
+
+
 @pytest.mark.parametrize(
     ("pushed", "kept", "began"),
     [

@@ -7,7 +7,7 @@ import socket
 import stat
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -195,6 +195,24 @@ async def test_a_draining_agent_is_alive_and_not_ready() -> None:
         assert agent.health.why_not_alive() is None
 
 
+# --- polls -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.looptime
+async def test_a_poll_that_is_on_its_way_is_known() -> None:
+    """Of several the oldest counts; and one that fails is over."""
+    health = Watched().health
+    assert health.seconds_polling("q") is None
+    with health.polling("q"):
+        await asyncio.sleep(5)
+        with suppress(TimeoutError), health.polling("q"):
+            await asyncio.sleep(2)
+            assert (health.seconds_polling("q"), health.seconds_polling("r")) == (7, None)
+            raise TimeoutError
+        assert health.seconds_polling("q") == 7
+    assert health.seconds_polling("q") is None
+
+
 # --- over HTTP -------------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +348,10 @@ async def test_the_status_tells_of_a_launch_without_its_spec() -> None:
     )
     agent.launches.add(launch).waits_for = "waiting for 2 GPUs"
     agent.health.polled("q")
-    await asyncio.sleep(10)
+    await asyncio.sleep(6)
+    poll = agent.health.polling("q")
+    poll.__enter__()
+    await asyncio.sleep(4)
     context: Any = SimpleNamespace(
         config=agent.config,
         entity="admin",
@@ -360,7 +381,13 @@ async def test_the_status_tells_of_a_launch_without_its_spec() -> None:
         "jobs": 1,
         "schedulers": 0,
         "queues": [
-            {"name": "q", "jobs": 1, "polled_at": "1970-01-01T00:01:40.000+00:00", "full": "at limit max_jobs=1"}
+            {
+                "name": "q",
+                "jobs": 1,
+                "polling_since": "1970-01-01T00:01:46.000+00:00",
+                "polled_at": "1970-01-01T00:01:40.000+00:00",
+                "full": "at limit max_jobs=1",
+            }
         ],
         "launches": [
             {
@@ -393,7 +420,15 @@ ANSWER: dict[str, Any] = {
     "limits": {"max_jobs": 2},
     "jobs": 1,
     "schedulers": 0,
-    "queues": [{"name": "q", "jobs": 1, "polled_at": None, "full": "at limit queue_limits.q=1"}],
+    "queues": [
+        {
+            "name": "q",
+            "jobs": 1,
+            "polling_since": "2020-01-01T00:00:00+00:00",
+            "polled_at": None,
+            "full": "at limit queue_limits.q=1",
+        }
+    ],
     "launches": [
         {
             "item": "item-1",
@@ -436,10 +471,29 @@ async def test_the_command_shows_the_agent_of_a_folder(folder: Path) -> None:
     assert result.return_value == 0, result.output
     assert "one (launchbay@1) of admin, up for " in result.output
     assert "ready; jobs: 1 (of 2), schedulers: 0" in result.output
-    assert re.search(r"q +1 +never +at limit queue_limits.q=1", result.output)
+    assert re.search(r"q +1 +now, for \d+d +at limit queue_limits.q=1", result.output)
     assert re.search(r"item-1 +q +3 +run-1 +preparing +\d+d +GPU-a,GPU-b +making its environment", result.output), (
         result.output
     )
+
+
+@pytest.mark.parametrize(
+    ("queue", "shown"),
+    [
+        ({"polling_since": None, "polled_at": None}, r"never"),
+        ({"polling_since": None, "polled_at": "2020-01-01T00:00:00+00:00"}, r"\d+d ago"),
+        ({"polled_at": None}, r"never"),
+    ],
+)
+async def test_the_command_tells_when_a_queue_was_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, queue: dict[str, Any], shown: str
+) -> None:
+    """The last one is of an agent that does not say whether it is asking."""
+    told = {"name": "q", "jobs": 0, "full": None, **queue}
+    monkeypatch.setitem(ANSWER, "queues", [told])
+    async with agents(folder, "one"):
+        result = await ask("--state-dir", str(folder / "agent-one"))
+    assert re.search(rf"q +0 +{shown} +claiming", result.output), result.output
 
 
 async def test_the_command_finds_the_agents_of_this_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
