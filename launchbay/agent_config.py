@@ -18,6 +18,11 @@ from backends.registry import GROUP
 
 _OPTIONS = (
     click.option("-q", "--queue", "queues", multiple=True, help="Queue to serve; may be given several times."),
+    click.option(
+        *("-r", "--resource", "resources"),
+        multiple=True,
+        help="Where it may run launches; may be given several times. Default: local-process.",
+    ),
     click.option("-e", "--entity", help="Owner of the queues. Default: the API key's user."),
     click.option("-j", "--max-jobs", type=int, help="How many launches to hold at once; -1 for no limit. Default: 1."),
     click.option(
@@ -42,6 +47,7 @@ class Given:
     """What was given on the command line."""
 
     queues: tuple[str, ...]
+    resources: tuple[str, ...]
     entity: str | None
     max_jobs: int | None
     config_file: Path | None
@@ -69,6 +75,7 @@ class Given:
     def _flags(self) -> Mapping[str, Any]:
         return {
             "queues": self.queues,
+            "resources": self.resources,
             "entity": self.entity,
             "max_jobs": self.max_jobs,
             "state_dir": self.state_dir and at_home(self.state_dir),

@@ -1,25 +1,34 @@
-"""`launchbay dev`: server, agent and a queue in one command, for a laptop.
+"""`launchbay dev`: server, agent and a queue for each backend of this machine in one command, for a laptop.
 
 Server and agent are separate processes that meet on the wire, as they do anywhere else; this one starts them, shows
 their lines, and ends them together.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from random import SystemRandom
+from typing import cast
 
 import click
 
+from agent.config.file import read
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneUnavailable
+from backends import registry
+from backends.base import BackendError, BackendUnavailable, ImageBackend
 from protocol.names import QUEUE_PROJECT
 
 DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "dev"
-QUEUE = "local-process"
+PROCESSES, CONTAINERS = "local-process", "local-container"
+"""Queues are called as their resources."""
 START_SECONDS = 30.0
+ENGINE_SECONDS = 5.0
+NO_IMAGE = "launchbay.invalid/none"
 
 
 @click.command()
@@ -33,7 +42,11 @@ START_SECONDS = 30.0
 )
 @click.option("-j", "--max-jobs", default=4, show_default=True, help="How many launches at once; -1 for no limit.")
 def command(port: int, data_dir: Path, max_jobs: int) -> int:
-    """Run a server, an agent and the queue `local-process` until Ctrl-C."""
+    """Run a server, an agent and its queues until Ctrl-C.
+
+    The queue `local-process` runs jobs as processes. Where a container engine answers, Docker or Podman, the queue
+    `local-container` runs them in containers.
+    """
     return asyncio.run(_run(port, data_dir.resolve(), max_jobs))
 
 
@@ -43,15 +56,18 @@ async def _run(port: int, data_dir: Path, max_jobs: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     base_url = f"http://127.0.0.1:{port}"
+    why_no_containers = await _why_no_containers(data_dir)
+    resources = (PROCESSES,) if why_no_containers else (PROCESSES, CONTAINERS)
     server = await _start("server", "--port", str(port), "--data-dir", str(data_dir / "server"))
     agent = None
     try:
-        key = await _ready(base_url, data_dir / "server" / "admin-api-key", server)
+        key = await _ready(base_url, data_dir / "server" / "admin-api-key", server, resources)
         environment = {**os.environ, "WANDB_BASE_URL": base_url, "WANDB_API_KEY": key}
+        served = [word for resource in resources for word in ("-q", resource, "-r", resource)]
         agent = await _start(
-            *("agent", "-q", QUEUE, "-j", str(max_jobs), "--state-dir", str(data_dir / "agent")), env=environment
+            *("agent", *served, "-j", str(max_jobs), "--state-dir", str(data_dir / "agent")), env=environment
         )
-        _say_how(base_url, data_dir)
+        _say_how(base_url, data_dir, resources, why_no_containers)
         waits = [asyncio.create_task(process.wait()) for process in (server, agent)]
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*waits, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -87,8 +103,27 @@ async def _end(process: asyncio.subprocess.Process | None) -> None:
         await process.wait()
 
 
-async def _ready(base_url: str, key_file: Path, server: asyncio.subprocess.Process) -> str:
-    """Wait until the server answers, and make the queue; returns the first user's API key."""
+async def _why_no_containers(data_dir: Path) -> str | None:
+    """Return why the agent could run no containers; None if its engine answers."""
+    settings = read(None, os.environ, {}).config.backends.get(CONTAINERS, {})
+    try:
+        backend = cast("ImageBackend", registry.load(CONTAINERS)(data_dir / "agent" / CONTAINERS, "dev", settings))
+    except BackendError as error:
+        return str(error)
+    try:
+        async with asyncio.timeout(ENGINE_SECONDS):
+            await backend.has_image(NO_IMAGE)
+    except TimeoutError:
+        return f"The container engine has not answered for {ENGINE_SECONDS:.0f} seconds."
+    except (BackendError, BackendUnavailable) as error:
+        return str(error)
+    finally:
+        await backend.close()
+    return None
+
+
+async def _ready(base_url: str, key_file: Path, server: asyncio.subprocess.Process, resources: Sequence[str]) -> str:
+    """Wait until the server answers, and make the queues; returns the first user's API key."""
     async with asyncio.timeout(START_SECONDS):
         while True:
             if server.returncode is not None:
@@ -96,29 +131,33 @@ async def _ready(base_url: str, key_file: Path, server: asyncio.subprocess.Proce
             if await asyncio.to_thread(key_file.is_file):
                 key = (await asyncio.to_thread(key_file.read_text)).strip()
                 try:
-                    await _ensure_queue(base_url, key)
+                    await _ensure_queues(base_url, key, resources)
                     return key
                 except ControlPlaneUnavailable:
                     pass
             await asyncio.sleep(0.05)
 
 
-async def _ensure_queue(base_url: str, key: str) -> None:
+async def _ensure_queues(base_url: str, key: str, resources: Sequence[str]) -> None:
     async with ControlPlane(base_url, key, random=SystemRandom()) as control:
         entity = (await control.ask("query Viewer { viewer { entity } }"))["viewer"]["entity"]
-        await control.ask(
-            """mutation UpsertRunQueue($input: UpsertRunQueueInput!) { upsertRunQueue(input: $input) { success } }""",
-            input={
-                "entityName": entity,
-                "projectName": QUEUE_PROJECT,
-                "queueName": QUEUE,
-                "resourceType": QUEUE,
-                "resourceConfig": '{"resource_args": {"local-process": {}}}',
-            },
-        )
+        for resource in resources:
+            await control.ask(
+                "mutation UpsertRunQueue($input: UpsertRunQueueInput!) { upsertRunQueue(input: $input) { success } }",
+                input={
+                    "entityName": entity,
+                    "projectName": QUEUE_PROJECT,
+                    "queueName": resource,
+                    "resourceType": resource,
+                    "resourceConfig": json.dumps({"resource_args": {resource: {}}}),
+                },
+            )
 
 
-def _say_how(base_url: str, data_dir: Path) -> None:
+def _say_how(base_url: str, data_dir: Path, queues: Sequence[str], why_no_containers: str | None) -> None:
     key_file = data_dir / "server" / "admin-api-key"
-    click.echo(f"Launchbay is running. In another terminal:\n  export WANDB_BASE_URL={base_url}")
+    click.echo(f"Launchbay is running, with the queue{'s' * (len(queues) > 1)} {' and '.join(queues)}.")
+    if why_no_containers:
+        click.echo(f"There is no queue {CONTAINERS}: {why_no_containers}")
+    click.echo(f"In another terminal:\n  export WANDB_BASE_URL={base_url}")
     click.echo(f"  export WANDB_API_KEY=$(cat {key_file})\n  launchbay status")

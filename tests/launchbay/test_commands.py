@@ -1,6 +1,7 @@
 """Commands as processes: exit codes, completion, and `dev`."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,6 +19,7 @@ import pytest
 from launchbay.cli import __version__
 from launchbay.settings import account
 from server.start import opened
+from tests import engines
 from tests.postgres import Cluster
 
 BIN = Path(sys.executable).parent
@@ -96,30 +100,64 @@ def test_users_are_only_made_where_a_server_was(tmp_path: Path) -> None:
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:
+@contextmanager
+def dev(folder: Path, **env: str) -> Generator[tuple[str, dict[str, str]]]:
+    """Run `launchbay dev` as long as the block runs: what it says at first, and the variables of its clients."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data = tmp_path / "dev"
-    with (tmp_path / "dev.log").open("wb") as log:
-        dev = subprocess.Popen(
-            [str(BIN / "launchbay"), "dev", "--port", str(port), "--data-dir", str(data)], stdout=log, stderr=log
+    data, log = folder / "dev", folder / "dev.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(BIN / "launchbay"), "dev", "--port", str(port), "--data-dir", str(data)],
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=output,
         )
     try:
         deadline = time.monotonic() + 40
-        while "Launchbay is running" not in (tmp_path / "dev.log").read_text():
-            assert dev.poll() is None, (tmp_path / "dev.log").read_text()
+        while "launchbay status" not in log.read_text():
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
         key = (data / "server" / "admin-api-key").read_text().strip()
-        env = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": key}
+        yield log.read_text(), {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": key}
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:
+    with dev(tmp_path, DOCKER_HOST=f"unix://{tmp_path}/nothing") as (said, env):
+        assert "running, with the queue local-process." in said
+        assert "There is no queue local-container: " in said
         spec = {"project": "p", "uri": "placeholder", "overrides": {"entry_point": ["sh", "-c", "echo hello"]}}
         launched = run("launch", "-q", "local-process", "-c", json.dumps(spec), "--wait", "--json", **env)
         assert launched.returncode == 7, launched.stderr  # it never calls wandb.init
         assert run("logs", json.loads(launched.stdout)["id"], **env).stdout == "hello\n"
-    finally:
-        dev.send_signal(signal.SIGINT)
-        assert dev.wait(30) == 0
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_dev_runs_containers_where_an_engine_answers(tmp_path: Path) -> None:
+    if why := engines.missing(["dockerd", "containerd", "docker-init"]):
+        pytest.skip(f"no Docker Engine here: {why}; on Debian, apt-get install docker.io busybox-static")
+    with engines.running_docker() as engine:
+        with engine.client() as client:
+            engines.import_image(client, "localhost/hello:latest", ["CMD echo hello from a container"])
+        with dev(tmp_path, DOCKER_HOST=engine.url) as (said, env):
+            assert "running, with the queues local-process and local-container." in said
+            subprocess.run(
+                [str(BIN / "wandb"), "launch", "-q", "local-container", "-d", "localhost/hello:latest", "-p", "p"],
+                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **env},
+                cwd=tmp_path,
+                capture_output=True,
+                timeout=60,
+                check=True,
+            )
+            queues = json.loads(run("status", "--json", **env).stdout)["queues"]
+            (item,) = (item for queue in queues for item in queue["items"])
+            assert run("logs", "-f", item["id"], **env).stdout == "hello from a container\n"
+    gc.collect()  # the docker package leaves the sockets of failed connections to it
 
 
 def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
