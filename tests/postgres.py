@@ -5,7 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -52,6 +52,17 @@ class Cluster:
     def drop(self, url: str) -> None:
         """Remove a database, whoever still uses it."""
         self.sql(f'DROP DATABASE "{_name(url)}" WITH (FORCE)')
+
+    def empty(self, url: str, tables: Sequence[str]) -> None:
+        """Make a database as it was before anybody used it, also one that somebody still uses."""
+        others = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        statements = [
+            f"SELECT pg_terminate_backend(pid) FROM {others}",  # noqa: S608 -- all of it is ours
+            "SET session_replication_role = replica",  # no foreign key is checked
+            *(f'DELETE FROM "{table}"' for table in tables),  # noqa: S608
+            "SELECT setval(oid, 1, false) FROM pg_class WHERE relkind = 'S'",
+        ]
+        self.sql("; ".join(statements), _name(url))
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Run a statement; returns what it prints."""

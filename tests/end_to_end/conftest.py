@@ -2,8 +2,8 @@
 
 Tests keep apart by using projects of their own, so one server of each kind serves all modules. A test runs twice: with
 the newest client and SQLite, and with the older client and PostgreSQL. One that is marked `newest_client`, with the
-reason why the older one has nothing to say, runs with the newest client on both engines; if it is also marked
-`one_engine`, only on SQLite.
+reason why the older one has nothing to say, runs with the newest client on SQLite; if it is also marked `both_engines`,
+on PostgreSQL, too. What the engines do differently is for the tests of the server.
 """
 
 import os
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers of tests that stay with one client."""
     config.addinivalue_line("markers", "newest_client(reason): does not run with the older client")
     config.addinivalue_line("markers", "older_client: runs with the older client only")
-    config.addinivalue_line("markers", "one_engine: what it does differently from other tests is the client's part")
+    config.addinivalue_line("markers", "both_engines: with the newest client alone, and on PostgreSQL, too")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("older_client") is not None:
         kinds = [older]
     elif metafunc.definition.get_closest_marker("newest_client") is not None:
-        kinds = newest[:1] if metafunc.definition.get_closest_marker("one_engine") else newest
+        kinds = newest if metafunc.definition.get_closest_marker("both_engines") else newest[:1]
     else:
         kinds = [newest[0], older]
     metafunc.parametrize("server", kinds, indirect=True, scope="session")

@@ -1,16 +1,19 @@
 """Agents and commands as separate processes, for tests of the launch path."""
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launchbay.items import ITEM_FIELDS
 from tests.end_to_end.conftest import LiveServer
 
 BIN = Path(sys.executable).parent
@@ -47,9 +50,28 @@ def run(server: LiveServer, *command: str, check: bool = True, **env: str) -> su
     return done
 
 
+def ask(server: LiveServer, query: str, **variables: Any) -> Any:
+    """Ask the server itself: tests wait much, and commands that do nothing but look would keep the machine busy."""
+    key = base64.b64encode(f"api:{server.api_key}".encode()).decode()
+    request = urllib.request.Request(
+        f"{server.base_url}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Authorization": f"Basic {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
+        return json.load(answer)["data"]
+
+
 def make_queue(server: LiveServer, name: str) -> None:
     """Make a local-process queue."""
-    run(server, "launchbay", "queue", "create", name)
+    ask(
+        server,
+        """mutation($name: String!) { upsertRunQueue(input: {
+             entityName: "admin", projectName: "model-registry", queueName: $name, resourceType: "local-process",
+             resourceConfig: "{\\"resource_args\\": {\\"local-process\\": {}}}"
+           }) { success } }""",
+        name=name,
+    )
 
 
 def push(server: LiveServer, queue: str, launch_spec: dict[str, Any], *arguments: str) -> str:
@@ -59,9 +81,8 @@ def push(server: LiveServer, queue: str, launch_spec: dict[str, Any], *arguments
 
 
 def item(server: LiveServer, item_id: str) -> dict[str, Any]:
-    """Return an item as `launchbay status` tells it."""
-    status = json.loads(run(server, "launchbay", "status", "--json", "-n", "100").stdout)
-    return next(found for queue in status["queues"] for found in queue["items"] if found["id"] == item_id)
+    """Return an item with all that commands tell of it."""
+    return ask(server, f"query($id: ID!) {{ runQueueItem(id: $id) {{ {ITEM_FIELDS} }} }}", id=item_id)["runQueueItem"]
 
 
 def wait_for(server: LiveServer, item_id: str, *states: str) -> dict[str, Any]:

@@ -39,7 +39,6 @@ def test_our_agent_stops_when_told_and_leaves_what_runs_to_the_next(server: Live
     assert "is next" in why["waitingReason"] or "No agent serves this queue" in why["waitingReason"]
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one sends the same requests")
 def test_the_stock_agent_stops_when_told(server: LiveServer, tmp_path: Path) -> None:
     make_queue(server, "told-stock")

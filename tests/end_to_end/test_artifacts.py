@@ -126,7 +126,6 @@ def test_artifacts_are_changed_and_deleted(server: LiveServer) -> None:
 
 
 @pytest.mark.newest_client("test_jobs has that for both")
-@pytest.mark.one_engine
 def test_jobs_are_made_of_code_and_of_images(server: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("print('training')\n")
     (tmp_path / "requirements.txt").write_text("")

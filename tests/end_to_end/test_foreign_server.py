@@ -14,7 +14,6 @@ from tests.end_to_end.processes import INIT_AND_LOG, agent, push, python, run, s
 pytestmark = [
     pytest.mark.end_to_end,
     pytest.mark.newest_client("it is our own agent that meets the foreign server"),
-    pytest.mark.one_engine,
 ]
 
 PROJECT = "foreign"

@@ -25,7 +25,6 @@ with wandb.init() as run:
 
 @pytest.mark.skipif(SSHD is None, reason="sshd is not installed: on Debian, apt-get install openssh-server")
 @pytest.mark.newest_client("it is our own agent that fetches")
-@pytest.mark.one_engine
 def test_a_job_from_git_runs_and_its_run_tells_the_commit(server: LiveServer, tmp_path: Path) -> None:
     repository = make_repository(tmp_path / "served", "code")
     first = repository.commit(

@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import SCRIPT_SECONDS, LiveServer
 from tests.end_to_end.git_remote import GitRemote, git, git_remote
 from tests.end_to_end.processes import run
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.one_engine]
+pytestmark = pytest.mark.end_to_end
 
 CAPTURE = {"WANDB_DISABLE_JOB_CREATION": "false"}
 NO_GIT = {"WANDB_DISABLE_GIT": "true"}

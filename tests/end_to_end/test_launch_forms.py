@@ -19,7 +19,6 @@ from tests.end_to_end.processes import BIN, agent, background, logs, run, until,
 
 pytestmark = [
     pytest.mark.end_to_end,
-    pytest.mark.one_engine,
     pytest.mark.newest_client("the older one sends the same requests; test_older_client and test_jobs launch with it"),
 ]
 

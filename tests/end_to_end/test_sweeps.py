@@ -81,7 +81,6 @@ def _points(seen: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return sorted((point["a"], point["b"]) for point in seen)
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one sends the same requests")
 def test_two_agents_side_by_side_go_through_a_grid_once(server: LiveServer) -> None:
     project = "sweep-grid"
@@ -119,7 +118,6 @@ def test_an_agent_takes_as_many_runs_as_it_was_told_to(server: LiveServer, metho
     assert sorted(found["runs"]) == sorted(["finished", value, sweep] for value in seen)
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one does the same, and waits long in between")
 def test_run_cap_lets_the_agent_go(server: LiveServer) -> None:
     config = {"method": "random", "run_cap": 2, "parameters": {"a": {"min": 1, "max": 9}}}
@@ -167,7 +165,6 @@ def test_the_command_line_makes_a_sweep_and_runs_its_program(server: LiveServer,
     assert sorted(found["runs"]) == [["finished", 1, sweep], ["finished", 2, sweep]]
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one sends the same requests")
 def test_a_sweep_is_changed_paused_resumed_and_stopped_by_command(server: LiveServer, tmp_path: Path) -> None:
     project = "sweep-states"
@@ -188,7 +185,6 @@ def test_a_sweep_is_changed_paused_resumed_and_stopped_by_command(server: LiveSe
     assert _said(server.run_script(AGENT, sweep, project, "0")) == []
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one sends the same requests")
 def test_a_canceled_sweep_stops_its_runs_and_lets_the_agent_go(server: LiveServer) -> None:
     project = "sweep-cancel"
@@ -204,7 +200,6 @@ def test_a_canceled_sweep_stops_its_runs_and_lets_the_agent_go(server: LiveServe
     assert _state(server, project, sweep) == "CANCELED"
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one cannot list the agents of a sweep")
 def test_an_agent_leaves_when_its_sweep_is_deleted(server: LiveServer) -> None:
     project = "sweep-deleted"
@@ -236,6 +231,7 @@ print(json.dumps([
     return _said(server.run_script(code))
 
 
+@pytest.mark.both_engines
 @pytest.mark.newest_client("the older one cannot list the agents of a sweep")
 def test_sweeps_are_listed_and_have_agents_with_their_runs(server: LiveServer) -> None:
     project = "sweep-list"
@@ -262,7 +258,6 @@ def test_a_config_that_cannot_work_is_refused_in_the_servers_words(server: LiveS
     assert "no grid can go through them" in done.stderr
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one's launch agent leaves the quotes of the scheduler's arguments")
 @pytest.mark.timeout(300)
 def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveServer, tmp_path: Path) -> None:

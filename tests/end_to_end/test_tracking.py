@@ -187,7 +187,6 @@ def test_the_public_api_lists_changes_and_deletes(server: LiveServer) -> None:
     assert "deleted" in found["deleted id"]
 
 
-@pytest.mark.one_engine
 @pytest.mark.newest_client("the older one asks every 15 seconds; the sweeps' tests see it stop")
 def test_a_stopped_run_is_killed(server: LiveServer) -> None:
     with server.started_script(STOPPABLE, "stop") as process:

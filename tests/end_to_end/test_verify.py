@@ -9,7 +9,6 @@ pytestmark = pytest.mark.end_to_end
 
 
 @pytest.mark.newest_client("the older one checks the same, and waits long in between")
-@pytest.mark.one_engine
 def test_wandb_verify_is_content_with_login_runs_files_and_artifacts(server: LiveServer) -> None:
     """It also asks for HTTPS and cross-origin access, which are the operator's, and for sweeps, which come later."""
     said = run(server, "wandb", "verify", "--host", server.base_url, check=False).stdout
