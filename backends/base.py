@@ -122,6 +122,9 @@ class StartRequest:
     """What it only reads beside its code, for backends on this machine: in a container at the same paths, read-only."""
     gpus: Sequence[str] = ()
     """The GPUs that it was given, by identity, for backends on this machine."""
+    cpus: float = 0
+    memory: int = 0
+    """How much of this machine it was given, for backends on it; memory in bytes. 0: it has asked for nothing."""
     image: str | None = None
     code: "Code | None" = None
     """What its platform is to fetch before it runs, for backends that can."""

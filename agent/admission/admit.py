@@ -44,6 +44,8 @@ async def admit(
         request,
         environment=_with_slots(request.environment, launch.assigned, inventory, in_container=in_container),
         gpus=launch.assigned.gpus,
+        cpus=launch.assigned.cpus,
+        memory=launch.assigned.memory,
         labels={**request.labels, **labels_of(launch.assigned)},
     )
 

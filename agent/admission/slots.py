@@ -1,7 +1,7 @@
 """Slots: which launch has what of this machine. Derived from the launches held, never counted.
 
 Launches are served in the order in which they ask: were small ones let past, a large one might wait for ever. A GPU is
-shown to its launch alone. CPUs and memory are what launches agree on among themselves; nothing here enforces them.
+shown to its launch alone. CPUs and memory are what launches agree on; holding them to it is their backend's part.
 """
 
 import asyncio

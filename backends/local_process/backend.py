@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from backends.base import (
     BackendError,
     Capabilities,
@@ -23,13 +25,17 @@ from backends.base import (
 )
 from backends.hints import Hints
 from backends.local_process import records
-from backends.local_process.keeper import files
+from backends.local_process.control_groups import ControlGroups, NoControlGroups, find
+from backends.local_process.keeper import files, groups
 from backends.local_process.keeping import Keeper
 from backends.local_process.records import Process, Record
 from backends.local_process.watching import ExitWatch
 
 if TYPE_CHECKING:
     from backends.local_process.keeper.files import Status
+    from backends.local_process.keeper.wire import Group
+
+log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 64 * 1024
 FOLLOW_SECONDS = (0.05, 1.0)
@@ -59,7 +65,9 @@ class LocalProcessBackend:
         self._changed: set[Handle] = set()
         """Launches to read again."""
         self._next_listing = 0.0
+        self._first = asyncio.Lock()
         self._is_swept = False
+        self._control_groups: ControlGroups | None = None
         self._kills: dict[Handle, asyncio.TimerHandle] = {}
 
     @property
@@ -86,9 +94,7 @@ class LocalProcessBackend:
         known: dict[Handle, Observation] = {handle: live.observation for handle, live in self._live.items()}
         known.update(self._ended)
         changed = None if now >= self._next_listing else frozenset(self._changed)
-        if not self._is_swept:
-            await asyncio.to_thread(records.sweep, self._root)
-            self._is_swept = True
+        await self._begin()
         if changed is not None and not changed:
             return known
         present, read = await asyncio.to_thread(records.look, self._root, known.keys(), changed)
@@ -164,6 +170,8 @@ class LocalProcessBackend:
             kill.cancel()
         self._kills.clear()
         self._watch.close()
+        if self._control_groups:
+            await asyncio.to_thread(self._control_groups.close)
 
     async def _start(self, handle: Handle, request: StartRequest, environment: Mapping[str, str]) -> None:
         def ended(status: "Status | None") -> None:
@@ -173,10 +181,46 @@ class LocalProcessBackend:
                 self._keep(handle, records.from_status(status))
 
         status, is_told = await self._keeper.start(
-            self._folder(handle), request.command, environment, _place(request), request.labels, ended
+            self._folder(handle),
+            request.command,
+            environment,
+            _place(request),
+            request.labels,
+            await self._groups_of(request),
+            ended,
         )
         self._keep(handle, records.from_status(status), is_told=is_told)
         self._hints.publish(handle)
+
+    async def _begin(self) -> None:
+        """Look around once, before anything is told or started."""
+        async with self._first:
+            if self._is_swept:
+                return
+            await asyncio.to_thread(records.sweep, self._root)
+            try:
+                self._control_groups = await asyncio.to_thread(_open_control_groups, self._root)
+            except (NoControlGroups, OSError) as error:
+                log.info("jobs are not held to the CPUs and memory that they ask for", why=str(error))
+            else:
+                log.info("jobs are held to what they ask for", of=sorted(self._control_groups.parents))
+            self._is_swept = True
+
+    async def _groups_of(self, request: StartRequest) -> "list[Group]":
+        """Return the control groups that a launch needs: none if nothing of this machine was given to it alone.
+
+        Joining one makes a start slower, by milliseconds where the machine is busy.
+        """
+        if not (request.cpus or request.memory or request.gpus):
+            return []
+        await self._begin()
+        if (ours := self._control_groups) is None:
+            return []
+        try:
+            await asyncio.to_thread(ours.make)
+        except OSError as error:
+            raise BackendError(f"The launch {request.name} cannot get a control group: {error}.") from error
+        return ours.of(request.name, request.cpus, request.memory)
 
     def _started(self, handle: Handle, task: asyncio.Task[None]) -> None:
         del self._starting[handle]
@@ -231,6 +275,17 @@ class LocalProcessBackend:
                 return None
             self._keep(handle, record)
         return self._live.get(handle)
+
+
+def _open_control_groups(root: Path) -> ControlGroups:
+    """Make ready for groups of launches, and remove those of launches that nobody knows any more."""
+    found = find(root)
+    found.make()
+    for name, folders in found.all():
+        # A keeper of an earlier agent's writes its record before it makes a group, and has it locked.
+        if records.read(root / name) is None:
+            groups.remove(folders)
+    return found
 
 
 def _check(request: StartRequest, environment: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from backends.local_process.keeper import wire
 
 if TYPE_CHECKING:
     from backends.local_process.keeper.files import Status
-    from backends.local_process.keeper.wire import Reply, Request
+    from backends.local_process.keeper.wire import Group, Reply, Request
 
 PROGRAM = Path(keeper.__file__).with_name("__main__.py")
 START_SECONDS = 60.0
@@ -50,6 +50,7 @@ class Keeper:
         environment: Mapping[str, str],
         working_dir: Path | None,
         labels: Mapping[str, str],
+        groups: "Sequence[Group]",
         ended: "Callable[[Status | None], None]",
     ) -> "tuple[Status, bool]":
         """Have a launch started in its folder; return its status, and whether `ended` is still to be called.
@@ -66,6 +67,7 @@ class Keeper:
             "environment": dict(environment),
             "working_dir": str(working_dir) if working_dir else None,
             "labels": dict(labels),
+            "groups": list(groups),
         }
         self._ends[number] = ended
         reply = await self._exchange(number, json.dumps(request).encode())

@@ -7,14 +7,14 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.base import Handle, Observation, Phase
-from backends.local_process.keeper import files
+from backends.local_process.keeper import files, groups
 
 if TYPE_CHECKING:
     from backends.local_process.keeper.files import Status
@@ -68,6 +68,8 @@ class Record:
     keeper: Process | None = None
     """The process that will write the end."""
     job: Process | None = None
+    groups: Sequence[str] = ()
+    """The folders of its control groups."""
 
 
 def read(folder: Path) -> Record | None:
@@ -84,6 +86,9 @@ def read(folder: Path) -> Record | None:
     record = from_status(files.read_status(str(folder)) or status)
     if record.observation.phase.is_terminal:
         return record
+    # Its keeper is gone. Until we have seen to what the job has left behind, it is not over.
+    if not groups.remove(record.groups):
+        return record
     stopped = (folder / files.STOP_MARKER).exists()
     phase, message = (Phase.STOPPED, "") if stopped else (Phase.LOST, LOST)
     return Record(replace(record.observation, phase=phase, message=message))
@@ -95,13 +100,14 @@ def from_status(status: "Status") -> Record:
     job = Process(status.get("pid", 0), status.get("pid_started", 0))
     started_at = status.get("started_at")
     if status.get("state") != "ended":
-        return Record(Observation(Phase.RUNNING, started_at=started_at, labels=_labels(status)), keeper, job)
+        running = Observation(Phase.RUNNING, started_at=started_at, labels=_labels(status))
+        return Record(running, keeper, job, status.get("groups", ()))
     code, number = status.get("exit_code"), status.get("signal")
     phase = Phase.STOPPED if status.get("stopped") else Phase.FAILED if code else Phase.FINISHED
     observation = Observation(
         phase,
         exit_code=code,
-        reason=f"signal:{_name_of(number)}" if number else status.get("reason", ""),
+        reason=status.get("reason") or (f"signal:{_name_of(number)}" if number else ""),
         message=status.get("message", ""),
         started_at=started_at,
         ended_at=status.get("ended_at"),

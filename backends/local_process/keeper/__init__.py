@@ -1,7 +1,8 @@
 """The keeper: one process per agent that is the parent of all its jobs, and outlives it. `__main__` is its program.
 
 It is started as a program of its own with the standard library alone, and this folder as its path: `python -E -s -S`.
-So its modules import one another by their bare names. The agent uses `files` and `wire`, which import none of them.
+So its modules import one another by their bare names. The agent uses `files`, `groups` and `wire`, which import none of
+them.
 
 Environment and secrets of a job come only through a socket: never on a command line, never in a file. When the agent is
 gone the keeper goes on, until its last job has ended and that is written down. The next agent starts its own keeper;

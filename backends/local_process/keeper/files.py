@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         """What the lines of a launch's record say together. Each group is a line."""
 
         labels: dict[str, str]
+        groups: list[str]
+        """The folders of its control groups, from before they are made."""
 
         state: str
         """`running` or `ended`. Without it nothing was started yet."""

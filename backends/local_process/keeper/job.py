@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 
+import groups
 from files import WORK
 
 TYPE_CHECKING = False
@@ -27,8 +28,10 @@ def become(request: Request, record: int, output: int, report: int, go: int, top
     What goes wrong is said through `report`, too; that pipe ends empty when the job's program runs. `top` is the
     highest open file.
     """
-    code, doing, program, folder = 126, "bad_working_dir", "", ""
+    code, doing, program, folder = 126, "bad_control_group", "", ""
     try:
+        groups.join(request["groups"])
+        doing = "bad_working_dir"
         program, folder = request["command"][0], request["working_dir"] or f"{request['folder']}/{WORK}"
         signal.set_wakeup_fd(-1)
         os.setsid()
@@ -53,7 +56,11 @@ def become(request: Request, record: int, output: int, report: int, go: int, top
     except (OSError, ValueError) as error:
         if doing == "not_executable" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
             code, doing = 127, "not_found"
-        what = f"the folder {folder!r}" if doing == "bad_working_dir" else repr(program)
+        what = repr(program)
+        if doing == "bad_working_dir":
+            what = f"the folder {folder!r}"
+        elif doing == "bad_control_group":
+            what = f"the control group {getattr(error, 'filename', '')!r}"
         text = f"The job could not be started: {what}: {getattr(error, 'strerror', None) or error}."[:TEXT_LIMIT]
         os.write(2, text.encode(errors="replace") + b"\n")
         os.write(report, json.dumps({"reason": doing, "message": text}, ensure_ascii=False).encode(errors="replace"))

@@ -45,6 +45,8 @@ class Keeper:
         self._unsent: list[bytes] = []
         """Replies for which the agent has made no room yet."""
         self._is_blocked = False
+        self._above_groups: set[str] = set()
+        """The folders in which launches have got control groups."""
         self.watch(requests.fileno(), self._receive)
 
     def serve(self, woken: int) -> None:
@@ -60,6 +62,9 @@ class Keeper:
                 heapq.heappop(self._timers)[2].advance()
             while self._take_request():
                 pass
+        for folder in self._above_groups:
+            with contextlib.suppress(OSError):  # it has launches of another keeper in it
+                os.rmdir(folder)
 
     # --- for launches ------------------------------------------------------------------------------------------------
 
@@ -133,6 +138,7 @@ class Keeper:
             return False
         del self._received[:size]
         self._launches.add(launch)
+        self._above_groups.update(os.path.dirname(group["folder"]) for group in request["groups"])
         launch.advance()
         return True
 

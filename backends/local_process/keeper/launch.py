@@ -7,8 +7,10 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import time
 
+import groups
 import job
 from files import OUTPUT, STOP_MARKER, add_line, open_record, read_status, start_ticks
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 LOCK_RETRY_SECONDS = 0.005
 WRITE_RETRY_SECONDS = 1.0
+EMPTY_RETRY_SECONDS = 0.005
+"""How soon to look whether what was killed in a control group is gone. Each time twice as late, up to a second."""
 REPORT_BYTES = 4096
 """More than any report; a pipe passes that much in one piece."""
 OVERLOADED = {
@@ -36,8 +40,8 @@ OVERLOADED = {
 class Launch:
     """A state machine whose state is what it does next.
 
-    `_claim` the record, `_fork`, see it `_ready` to run, see that it has `_begun`, `_idle` while it runs, and write its
-    `_end`. It never waits: the keeper calls `advance` when there is something to do.
+    `_claim` the record, `_fork`, see it `_ready` to run, see that it has `_begun`, `_idle` while it runs, `_empty` its
+    control groups, and write its `_end`. It never waits: the keeper calls `advance` when there is something to do.
     """
 
     def __init__(self, keeper: Keeper, request: Request) -> None:
@@ -47,6 +51,9 @@ class Launch:
         self._request: Request | None = request
         self._record = self._report = self._go = -1
         self._pid = 0
+        self._groups: list[str] = []
+        """The folders of its control groups, once they are made."""
+        self._pause = EMPTY_RETRY_SECONDS
         self._failure = b""
         self._status: Status = {}
         """What the record says. The job does not run until that has a state."""
@@ -63,6 +70,7 @@ class Launch:
                 return
             again = isinstance(error, OSError) and error.errno in OVERLOADED
             text = f"{type(error).__name__}: {error}"[: job.TEXT_LIMIT]
+            groups.remove(self._groups)
             self._keeper.reply({"id": self._id, "error": text, "again": again})
             self._leave()  # a job's process that waits for the word sees its pipe end
 
@@ -73,6 +81,9 @@ class Launch:
                 self.advance()
         if "state" in self._status:
             why: dict[str, str] = json.loads(self._failure or b"{}")
+            if code and (killed := groups.why_killed(self._groups)):
+                who = "It" if code == -signal.SIGKILL else "One of its processes"
+                why = {"reason": "oom_killed", "message": f"{who} was killed because {killed}"}
             self._end_line = {
                 "state": "ended",
                 "exit_code": 128 - code if code < 0 else code,
@@ -82,8 +93,10 @@ class Launch:
                 "message": why.get("message", ""),
                 "ended_at": time.time(),
             }
-            self._next = Launch._end
+            self._next = Launch._empty
             self.advance()
+        else:
+            groups.remove(self._groups)
 
     def _claim(self) -> None:
         """Take the lock; or tell the status that the launch has already, once the keeper that has the lock wrote it."""
@@ -100,7 +113,10 @@ class Launch:
             self._leave()
         elif is_locked:
             assert self._request is not None
-            self._note({"labels": self._request["labels"]})
+            line: Status = {"labels": self._request["labels"]}
+            if wanted := self._request["groups"]:
+                line["groups"] = [group["folder"] for group in wanted]
+            self._note(line)
             # After a fork, every page that is touched is copied. So what has come together forks in a row.
             self._next = Launch._fork
             self._keeper.call_later(0, self)
@@ -112,6 +128,8 @@ class Launch:
         request, self._request = self._request, None  # the environment has secrets
         assert request is not None
         its: list[int] = []
+        self._groups = [group["folder"] for group in request["groups"]]
+        groups.make(request["groups"])
         try:
             its.append(output := os.open(f"{self._folder}/{OUTPUT}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
             self._report, report = os.pipe()
@@ -162,6 +180,16 @@ class Launch:
 
     def _idle(self) -> None:
         """Nothing is left to do. What calls all the same was due already when it became so."""
+
+    def _empty(self) -> None:
+        """See to it that nothing is left in its control groups, not even what has left its process group."""
+        if groups.remove(self._groups):
+            self._groups = []
+            self._next = Launch._end
+            self.advance()
+        else:
+            self._keeper.call_later(self._pause, self)
+            self._pause = min(2 * self._pause, 1.0)
 
     def _end(self) -> None:
         self._note(self._end_line)

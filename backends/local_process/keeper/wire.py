@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
     from backends.local_process.keeper.files import Status
 
+    class Group(TypedDict):
+        """A control group of a launch: its folder, and what is written to which of the kernel's files in it."""
+
+        folder: str
+        settings: dict[str, str]
+
     class Request(TypedDict):
         """What the agent asks for. `folder` is the launch's."""
 
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
         environment: dict[str, str]
         working_dir: str | None
         labels: dict[str, str]
+        groups: list[Group]
 
     class Reply(TypedDict, total=False):
         """Either the status of the launch, or what went wrong and whether asking again can help.
