@@ -1,10 +1,13 @@
 """Code from git: fetched once from real servers, whole or not at all, with one clear error for all that goes wrong."""
 
 import asyncio
+import hashlib
 import os
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -418,6 +421,55 @@ async def test_many_small_files_are_too_big_as_well(place: Place) -> None:
     commit = git(served, "commit-tree", "-m", "bomb", tree)
     git(served, "update-ref", "refs/heads/main", commit)
     assert "is bigger than `limits.total`" in str(await place.refused(commit, limits={"total": "16MiB"}))
+
+
+async def test_a_file_that_asks_for_any_amount_of_memory_gets_a_little(place: Place) -> None:
+    """A difference says how big its result will be, and git asks for that much before it reads on."""
+    served = place.repository.served
+    claimed = 6 << 30
+    files = enumerate(_put_difference(served, claimed))
+    tree = made(served, "mktree", given="".join(f"100644 blob {name}\t{number}\n" for number, name in files))
+    commit = git(served, "commit-tree", "-m", "bomb", tree)
+    git(served, "update-ref", "refs/heads/main", commit)
+    error = str(await place.refused(commit, limits={"file": None, "total": None}))
+    assert f"Out of memory, malloc failed (tried to allocate {claimed + 1} bytes)" in error
+
+
+def _put_difference(served: Path, size: int) -> list[str]:
+    """Put a pack with two files into a repository, the second as a difference that claims this many bytes.
+
+    Returns their names. The second's is made up: to know the true one, one would need the bytes.
+    """
+    base, name = b"base", hashlib.sha1(b"anything", usedforsecurity=False).digest()
+    base_name = hashlib.sha1(b"blob %d\0%s" % (len(base), base), usedforsecurity=False).digest()
+    difference = _number(len(base)) + _number(size) + b"\1x"  # and one byte is all that comes
+    plain, refers = 3, 7
+    entries = {
+        base_name: bytes([plain << 4 | len(base)]) + zlib.compress(base),
+        name: bytes([refers << 4 | len(difference)]) + base_name + zlib.compress(difference),
+    }
+    pack, offsets = b"PACK" + struct.pack("!II", 2, len(entries)), dict[bytes, int]()
+    for each, entry in entries.items():
+        offsets[each] = len(pack)
+        pack += entry
+    pack += hashlib.sha1(pack, usedforsecurity=False).digest()
+    names = sorted(entries)
+    index = b"\377tOc" + struct.pack("!I", 2)
+    index += struct.pack("!256I", *(sum(each[0] <= first for each in names) for first in range(256)))
+    index += b"".join(names)
+    index += struct.pack(f"!{len(names)}I", *(zlib.crc32(entries[each]) for each in names))
+    index += struct.pack(f"!{len(names)}I", *(offsets[each] for each in names))
+    index += pack[-20:]
+    index += hashlib.sha1(index, usedforsecurity=False).digest()
+    path = served / "objects" / "pack" / f"pack-{pack[-20:].hex()}"
+    path.with_suffix(".pack").write_bytes(pack)
+    path.with_suffix(".idx").write_bytes(index)
+    return [base_name.hex(), name.hex()]
+
+
+def _number(number: int) -> bytes:
+    """Write a number as git does: seven bits a byte, the lowest first, and a mark where more follow."""
+    return (bytes([number & 0x7F | 0x80]) + _number(number >> 7)) if number > 0x7F else bytes([number])
 
 
 def made(folder: Path, *arguments: str, given: str) -> str:
