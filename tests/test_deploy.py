@@ -25,6 +25,8 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 PROGRAM = "/opt/launchbay/bin/launchbay"
 EXPOSURE = {"agent": 30, "server": 20}
 """The most that systemd may find exposed, of 100. Jobs run in the agent's sandbox and need more."""
+KNOWN_SINCE = {"DelegateSubgroup": 254}
+"""By key, the first systemd that knows it. An older one says so and goes on without."""
 
 
 def unit(name: str) -> Path:
@@ -159,7 +161,10 @@ def analyze(verb: str, name: str, folder: Path, *options: str) -> subprocess.Com
         pytest.skip("systemd-analyze is not installed: on Debian, apt-get install systemd")
     here = Path(sys.executable).with_name("launchbay")
     copy = folder / unit(name).name
-    copy.write_text(unit(name).read_text().replace(PROGRAM, str(here)))
+    told = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    unknown = [key for key, since in KNOWN_SINCE.items() if int(told.split()[1]) < since]
+    lines = [line for line in unit(name).read_text().splitlines() if line.partition("=")[0] not in unknown]
+    copy.write_text("\n".join(lines).replace(PROGRAM, str(here)))
     return subprocess.run(
         ["systemd-analyze", verb, "--no-pager", *options, str(copy)], capture_output=True, text=True, check=False
     )
