@@ -135,7 +135,7 @@ def _own(root: Path) -> dict[str, Path]:
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             top, point = mounts.get(controller, ("", ""))
-            inside = os.path.relpath(path, top) if top else ".."
+            inside = os.path.relpath(path, top) if top and not path.startswith("/..") else ".."
             if not inside.startswith(".."):  # else it is not in sight from here
                 own[controller] = root / point.lstrip("/") / inside
     return own

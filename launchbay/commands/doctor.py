@@ -68,6 +68,7 @@ CHECKS = (
     Check("queues", server_checks.queues, _always),
     Check("state folder", machine_checks.state_folder, _always),
     Check("local-process", machine_checks.local_process, _local),
+    Check("limits", machine_checks.limits, _local),
     Check("uv", machine_checks.uv, _local),
     Check("git", machine_checks.git, _git),
     Check("GPUs", machine_checks.gpus, _gpus),

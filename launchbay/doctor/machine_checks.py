@@ -17,6 +17,7 @@ from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
 from agent.observability.status_app import ask_status
 from agent.opening import default_state_dir
 from agent.sources.git_fetch import OLDEST_GIT
+from backends.local_process.control_groups import NoControlGroups, find
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped, warning
 
 
@@ -70,6 +71,17 @@ async def local_process(_: Surroundings) -> Finding:
             "Needs Linux 5.3, and a container whose seccomp profile allows pidfd_open.",
         )
     return ok("processes start, and pidfds tell when they end")
+
+
+async def limits(_: Surroundings) -> Finding:
+    """Whether the kernel would hold jobs to what they ask for. An agent that is a service may have what we have not."""
+    try:
+        found = await asyncio.to_thread(find, Path())
+    except NoControlGroups as error:
+        return skipped(f"nothing would hold the jobs of an agent that is started here to what they ask for: {error}")
+    return ok(
+        f"an agent that is started here has the kernel hold jobs to what they ask for: {', '.join(found.parents)}"
+    )
 
 
 async def uv(_: Surroundings) -> Finding:

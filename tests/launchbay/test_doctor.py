@@ -24,6 +24,7 @@ from agent.held import Launches
 from agent.observability.health import Health
 from agent.observability.metrics import Metrics
 from agent.observability.status_app import serving
+from backends.local_process.control_groups import ControlGroups, NoControlGroups
 from launchbay.commands.doctor import CHECKS
 from launchbay.doctor import machine_checks, platform_checks, server_checks
 from launchbay.doctor.checks import Check, Finding, Surroundings, Verdict, absent, broken, ok, run_checks
@@ -257,6 +258,22 @@ async def test_missing_pidfds_are_a_warning(tmp_path: Path, monkeypatch: pytest.
     found = await machine_checks.local_process(around(tmp_path))
     assert found.verdict is Verdict.WARNING
     assert "Operation not permitted" in found.found
+
+
+async def test_whether_jobs_are_held_is_said_and_never_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = dict.fromkeys(("memory", "cpu"), tmp_path)
+    monkeypatch.setattr(machine_checks, "find", lambda _: ControlGroups(parents, is_unified=True))
+    found = await machine_checks.limits(around(tmp_path))
+    assert (found.verdict, found.found.endswith("to what they ask for: memory, cpu")) == (Verdict.OK, True)
+
+    def find_none(_: Path) -> ControlGroups:
+        raise NoControlGroups("there are none")
+
+    monkeypatch.setattr(machine_checks, "find", find_none)
+    found = await machine_checks.limits(around(tmp_path))
+    assert (found.verdict, found.found.endswith("to what they ask for: there are none")) == (Verdict.SKIPPED, True)
 
 
 async def test_uv_is_found(tmp_path: Path) -> None:
