@@ -221,7 +221,7 @@ async def test_gpus_are_given_by_identity_and_counted_as_docker_spells_them(made
     for gpus, given in (("all", ("GPU-a", "GPU-b")), ("device=1", ("GPU-b",)), (1, ("GPU-a",)), (None, ())):
         args = {} if gpus is None else {"--gpus": gpus, "m": "1g"}
         request = (await launched(made, IMAGE, args=args, inventory=box)).started
-        assert request.gpus == given
+        assert (request.gpus, request.cpus, request.memory) == (given, 0, 0 if gpus is None else 2**30)
         assert NVIDIA_VARIABLE not in request.environment, "its engine shows it these alone"
         assert request.environment.get("NVIDIA_VISIBLE_DEVICES") == (None if given else "void")
         assert request.labels["gpus"] == ",".join(given)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from backends.testing.contract import LIMIT_SECONDS, end_of, output_of
 from backends.testing.shell import ShellHarness, sh
 
 MEBIBYTE = 2**20
+GREEDY = f"""{sys.executable} -I -S -c 'b"x" * (128 << 20)'"""
+"""A command that needs 128 MiB of memory, and no more even if nothing holds it."""
 DAEMON = "setsid sh -c 'trap \"\" TERM; echo $$; : >up; while :; do sleep 1; done' & : <up"
 """A step of a job that leaves a process behind, out of its process group and deaf to a polite stop, and says which."""
 
@@ -112,7 +115,7 @@ async def test_who_was_given_nothing_gets_no_group(backend: Backend, here: Contr
 
 
 async def test_more_memory_than_asked_for_is_the_end_and_told_as_that(backend: Backend, here: ControlGroups) -> None:
-    seen = await end_of(backend, await launch(backend, "exec tail /dev/zero", memory=32 * MEBIBYTE))
+    seen = await end_of(backend, await launch(backend, f"exec {GREEDY}", memory=32 * MEBIBYTE))
     assert (seen.phase, seen.exit_code, seen.reason) == (Phase.FAILED, 137, "oom_killed")
     assert seen.message == (
         "It was killed because it needed more than the 32 MiB of memory that it asked for. Ask for more (`memory` in "
@@ -127,8 +130,8 @@ async def test_memory_for_no_program_at_all(backend: Backend, here: ControlGroup
 
 async def test_a_process_of_a_job_that_is_killed_for_memory(backend: Backend, here: ControlGroups) -> None:
     """The job may cope; if it does not, that is why."""
-    fails = await launch(backend, "tail /dev/zero || exit 3", name="fails", memory=32 * MEBIBYTE)
-    copes = await launch(backend, "tail /dev/zero || exit 0", name="copes", memory=32 * MEBIBYTE)
+    fails = await launch(backend, f"{GREEDY} || exit 3", name="fails", memory=32 * MEBIBYTE)
+    copes = await launch(backend, f"{GREEDY} || exit 0", name="copes", memory=32 * MEBIBYTE)
     seen = await end_of(backend, fails)
     assert (seen.phase, seen.exit_code, seen.reason) == (Phase.FAILED, 3, "oom_killed")
     assert seen.message.startswith("One of its processes was killed because it needed more than the 32 MiB")
@@ -234,7 +237,7 @@ async def test_groups_that_a_job_makes_in_its_own_go_with_it(
 
 async def test_a_restarted_agent_adopts_a_launch_with_its_groups(harness: ShellHarness, here: ControlGroups) -> None:
     first = harness.open()
-    handle = await launch(first, "mkfifo up", DAEMON, "exec tail /dev/zero 2>&1 <up", memory=64 * MEBIBYTE)
+    handle = await launch(first, "mkfifo up", DAEMON, "exec sleep 1000", memory=64 * MEBIBYTE)
     await first_number(first, handle)
     await first.close()
     again = harness.open()
@@ -283,7 +286,7 @@ async def test_groups_of_launches_that_nobody_knows_are_removed_at_the_start(
 async def test_a_group_of_a_start_that_was_cut_short_is_used(backend: Backend, here: ControlGroups) -> None:
     here.make()
     groups.make(here.of("launch-1", 0.5, 32 * MEBIBYTE))
-    seen = await end_of(backend, await launch(backend, "exec tail /dev/zero", cpus=0.5, memory=32 * MEBIBYTE))
+    seen = await end_of(backend, await launch(backend, f"exec {GREEDY}", cpus=0.5, memory=32 * MEBIBYTE))
     assert seen.reason == "oom_killed"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.local_process.control_groups import NoControlGroups, find
 from tests.agent.test_environments import make_package, waiting
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
@@ -252,6 +253,20 @@ def test_a_running_launch_is_stopped_on_request(server: LiveServer, queue: str, 
     found = wait_for(server, item_id, "RUNNING")
     assert run(server, "launchbay", "stop", f"{PROJECT}/{found['associatedRunId']}").stdout
     assert wait_for(server, item_id, "KILLED", "FAILED", "FINISHED", "CRASHED")["state"] == "KILLED"
+
+
+@ours
+@pytest.mark.usefixtures("working_agent")
+def test_a_job_gets_the_memory_that_it_asks_for_and_no_more(server: LiveServer, queue: str, tmp_path: Path) -> None:
+    try:
+        find(tmp_path)
+    except NoControlGroups as error:
+        pytest.skip(f"{error}: run the tests in such a group, or as root where control groups are of version 1")
+    asks = {"resource_args": {"local-process": {"memory": "64MiB", "cpus": 0.5}}}
+    item_id = push(server, queue, spec(python("print('begins'); b'x' * (256 << 20)"), PROJECT, **asks))
+    found = wait_for(server, item_id, "FAILED", "FINISHED")
+    assert "needed more than the 64 MiB of memory that it asked for" in found["error"]["message"]
+    assert "begins" in logs(server, item_id)
 
 
 @ours

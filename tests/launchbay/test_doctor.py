@@ -263,7 +263,7 @@ async def test_missing_pidfds_are_a_warning(tmp_path: Path, monkeypatch: pytest.
 async def test_whether_jobs_are_held_is_said_and_never_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parents = dict.fromkeys(("memory", "cpu"), tmp_path)
+    parents = {"memory": tmp_path, "cpu": tmp_path}
     monkeypatch.setattr(machine_checks, "find", lambda _: ControlGroups(parents, is_unified=True))
     found = await machine_checks.limits(around(tmp_path))
     assert (found.verdict, found.found.endswith("to what they ask for: memory, cpu")) == (Verdict.OK, True)
