@@ -296,6 +296,12 @@ async def test_the_folder_around_the_groups_is_made_again(backend: Backend, here
     assert (await end_of(backend, await launch(backend, "exit 5", cpus=1))).exit_code == 5
 
 
+def test_who_finds_that_folder_gone_asks_for_the_start_again(here: ControlGroups) -> None:
+    """A keeper that leaves may remove it in the moment between the agent's look and its own keeper's."""
+    with pytest.raises(BlockingIOError):
+        groups.make(here.of("launch-1", 1, 0))
+
+
 async def test_a_limit_that_the_kernel_refuses_is_an_error_and_starts_nothing(
     backend: Backend, here: ControlGroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
