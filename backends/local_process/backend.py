@@ -194,6 +194,8 @@ class LocalProcessBackend:
 
     async def _begin(self) -> None:
         """Look around once, before anything is told or started."""
+        if self._is_swept:
+            return
         async with self._first:
             if self._is_swept:
                 return
