@@ -43,12 +43,9 @@ class ControlGroups:
     def make(self) -> None:
         """Make the folders in which launches get theirs, unless they are there. Raises `OSError`."""
         for parent in self._folders():
-            if parent.is_dir():
-                continue
-            if self.is_unified:
-                _enable(parent.parent, self.parents)
             parent.mkdir(exist_ok=True)
             if self.is_unified:
+                _enable(parent.parent, self.parents)
                 _enable(parent, self.parents)
 
     def of(self, name: str, cpus: float, memory: int) -> "list[Group]":
@@ -160,7 +157,9 @@ def _check_writable(folder: Path) -> None:
 
 def _enable(folder: Path, controllers: Mapping[str, Path]) -> None:
     """Have the groups in a folder be held by these controllers."""
-    (folder / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in controllers))
+    switches = folder / "cgroup.subtree_control"
+    if not controllers.keys() <= set(_text(switches).split()):
+        switches.write_text(" ".join(f"+{controller}" for controller in controllers))
 
 
 def _attribute(folder: Path, name: str) -> bytes:

@@ -296,6 +296,19 @@ async def test_the_folder_around_the_groups_is_made_again(backend: Backend, here
     assert (await end_of(backend, await launch(backend, "exit 5", cpus=1))).exit_code == 5
 
 
+async def test_who_cannot_join_does_not_run(
+    backend: Backend, here: ControlGroups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path / "no group of the kernel's")
+    monkeypatch.setattr(ControlGroups, "of", lambda *_: [{"folder": folder, "settings": {}}])
+    handle = await launch(backend, "echo ran", cpus=1)
+    seen = await end_of(backend, handle)
+    assert (seen.phase, seen.exit_code, seen.reason) == (Phase.FAILED, 126, "bad_control_group")
+    assert seen.message.startswith("The job could not be started: the control group")
+    assert folder in seen.message
+    assert b"ran" not in (await output_of(backend, handle)).splitlines()
+
+
 def test_who_finds_that_folder_gone_asks_for_the_start_again(here: ControlGroups) -> None:
     """A keeper that leaves may remove it in the moment between the agent's look and its own keeper's."""
     with pytest.raises(BlockingIOError):

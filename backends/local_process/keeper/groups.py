@@ -125,7 +125,7 @@ def _read(path: str) -> bytes:
 def _numbers(path: str) -> dict[str, int]:
     """Return what stands in lines of a name and a number."""
     pairs = [line.split() for line in _read(path).decode().splitlines()]
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
 def _lines(path: str) -> list[int]:

@@ -28,10 +28,8 @@ def become(request: Request, record: int, output: int, report: int, go: int, top
     What goes wrong is said through `report`, too; that pipe ends empty when the job's program runs. `top` is the
     highest open file.
     """
-    code, doing, program, folder = 126, "bad_control_group", "", ""
+    code, doing, program, folder = 126, "bad_working_dir", "", ""
     try:
-        groups.join(request["groups"])
-        doing = "bad_working_dir"
         program, folder = request["command"][0], request["working_dir"] or f"{request['folder']}/{WORK}"
         signal.set_wakeup_fd(-1)
         os.setsid()
@@ -48,6 +46,8 @@ def become(request: Request, record: int, output: int, report: int, go: int, top
         if not request["working_dir"] and not os.path.isdir(folder):
             os.mkdir(folder)
         os.chdir(folder)
+        doing = "bad_control_group"
+        groups.join(request["groups"])
         doing = "not_executable"
         os.write(report, READY)
         if not os.read(go, 1):
