@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from agent.observability.status_app import SOCKET
+from backends.local_process.control_groups import CONTROLLERS
 from launchbay.cli import launchbay as cli
 from launchbay.exits import DRAINED_WITH_WORK, STOPPED_WORK, USAGE
 
@@ -202,6 +203,14 @@ def test_running_launches_outlive_the_agents_service() -> None:
         "DeviceAllow",
     }
     assert not takes & agent.keys()
+
+
+def test_the_agent_may_divide_the_control_group_of_its_unit() -> None:
+    agent = settings("agent")
+    assert set(agent["Delegate"][0].split()) == set(CONTROLLERS)
+    # In the unit's own group, the agent could not be started again while jobs still run in groups of theirs.
+    assert agent["DelegateSubgroup"] == ["agent"]
+    assert "ProtectControlGroups" not in agent
 
 
 def test_exit_codes_that_a_unit_names_are_those_of_the_agent() -> None:
