@@ -280,13 +280,14 @@ class LocalProcessBackend:
 
 
 def _open_control_groups(root: Path) -> ControlGroups:
-    """Make ready for groups of launches, and remove those of launches that nobody knows any more."""
+    """See that groups can be made, and remove those of launches that nobody knows any more."""
     found = find(root)
     found.make()
     for name, folders in found.all():
         # A keeper of an earlier agent's writes its record before it makes a group, and has it locked.
         if records.read(root / name) is None:
             groups.remove(folders)
+    found.close()  # made again when a launch needs it: an agent that is killed before leaves nothing
     return found
 
 

@@ -325,6 +325,13 @@ async def test_a_limit_that_the_kernel_refuses_is_an_error_and_starts_nothing(
     assert await output_of(backend, Handle("launch-1")) == b""
 
 
+async def test_an_agent_that_starts_nothing_makes_nothing(harness: ShellHarness, here: ControlGroups) -> None:
+    backend = harness.open()
+    await backend.observe()
+    assert not any(parent.exists() for parent in here.parents.values())
+    await backend.close()
+
+
 async def test_nothing_is_left_once_agent_and_keeper_are_gone(harness: ShellHarness, here: ControlGroups) -> None:
     backend = harness.open()
     await launch(backend, "sleep 0.2", cpus=1)
