@@ -18,6 +18,7 @@ from agent.building.buildx import Build, Buildx, find_buildx
 from agent.building.context import Recipe, choose, fill
 from agent.building.dockerfile import images_of
 from agent.config.builder import DockerBuilder, docker_builder
+from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, LaunchFailed
 from agent.images import brings_dockerfile, is_built, named_base_image
@@ -108,10 +109,11 @@ class _Maker:
 
     async def ensure(self, tell: Tell) -> str | None:
         """See to it that the image exists; returns its digest, if it is in a registry."""
-        environment = _environment(self.context, self.resolved)
+        resource = self.resolved.spec.resource
+        environment = engine_environment(self.context.config, resource, self.context.process_environment)
         repository = self.builder.destination
         if repository is None:
-            backend = cast("ImageBackend", self.context.backends[self.resolved.spec.resource])
+            backend = cast("ImageBackend", self.context.backends[resource])
             if not await _is_local(self.image, backend):
                 await self._build(environment, tell)
             return None
@@ -230,9 +232,8 @@ def _base_image(context: AgentContext, resolved: Resolved) -> str | None:
     return image
 
 
-def _environment(context: AgentContext, resolved: Resolved) -> Mapping[str, str]:
-    """Return what the build runs with: its engine is the one where the launch will run."""
-    block: JsonObject = context.config.backends.get(resolved.spec.resource, {})
+def engine_environment(config: AgentConfig, resource: str, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what builds run with: their engine is the one where launches of the resource run."""
+    block: JsonObject = config.backends.get(resource, {})
     engine: Json = block.get("engine")
-    more = {"DOCKER_HOST": engine} if isinstance(engine, str) and engine else {}
-    return {**context.process_environment, **more}
+    return {**environment, **({"DOCKER_HOST": engine} if isinstance(engine, str) and engine else {})}

@@ -29,10 +29,12 @@ LOOK_SECONDS = 60.0
 SHOWN_CHARS = 1000
 _STEP = re.compile(r"^ > (.+):\r?$", re.MULTILINE)
 _ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
+_FIELD = re.compile(r"^(Name|Driver|Status|Error):[ \t]+(.+?)\s*$", re.MULTILINE)
 _WRAPPED = re.compile(
     r"^(?:failed to (?:build|solve|create LLB definition)(?: with frontend [\w.]+)?: |rpc error: code = \w+ desc = )+"
 )
 """What programs put before the cause that one of them has found."""
+_NOT_LET_IN = re.compile(r"\b40[13]\b|unauthorized|denied|forbidden|no basic auth", re.IGNORECASE)
 _ELSEWHERE = re.compile(
     r"dial tcp|connection refused|i/o timeout|no such host|TLS handshake|no space left|unexpected status"
 )
@@ -54,6 +56,19 @@ class Build:
     platform: str | None = None
     keeps_cache: bool = False
     """Whether the steps are kept in the repository as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderFacts:
+    """What the plugin says of a builder."""
+
+    name: str
+    driver: str
+    """`docker` is the engine's own, `remote` one that somebody else runs; the plugin starts the others when needed."""
+    status: str
+    """Of its first node, as `running`; empty if nobody knows."""
+    error: str
+    """Why nobody knows."""
 
 
 class Buildx:
@@ -101,13 +116,38 @@ class Buildx:
         why = _last_error(text) or f"{PLUGIN} ended with code {code}"
         if code > 0 and re.search(r"not found|manifest unknown|name unknown|does not exist", why, re.IGNORECASE):
             return None
+        what, todo = (
+            (
+                "does not let this agent look for",
+                "Log in there with `docker login` as the agent's user, or correct `user` and `password_file` in its "
+                "block `builder`.",
+            )
+            if _NOT_LET_IN.search(why)
+            else ("does not say whether it has", "See that it can be reached from here (builder.destination).")
+        )
         raise LaunchFailed(
-            f"The registry does not say whether it has the image {image}: {why}. See that it can be reached from here, "
-            "and that this agent may push to it (builder.destination).",
+            f"The registry {what} the image {image}: {why}. {todo}",
             log=bytes(output),
             stage="build",
             reason="registry",
             cause=Cause.INFRASTRUCTURE,
+        )
+
+    async def inspect(self) -> BuilderFacts:
+        """Return what is known of the builder; `LaunchFailed` if there is none. Starts nothing."""
+        output = bytearray()
+        code = await self._run(("inspect", *self._instance[1:]), Path("/"), output.extend)
+        text = output.decode(errors="replace")
+        fields = dict(reversed(_FIELD.findall(text)))  # of a name that comes several times, the first counts
+        if code != 0 or "Name" not in fields:
+            raise LaunchFailed(
+                f"{self._program} knows no such builder: {_last_error(text) or f'it ended with code {code}'}.",
+                stage="build",
+                reason="builder",
+                cause=Cause.INFRASTRUCTURE,
+            )
+        return BuilderFacts(
+            fields["Name"], fields.get("Driver", ""), fields.get("Status", ""), fields.get("Error", "")[:SHOWN_CHARS]
         )
 
     async def _run(self, words: Sequence[str], folder: Path, on_output: Callable[[bytes], object]) -> int:

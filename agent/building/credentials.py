@@ -87,7 +87,8 @@ def find(
         try:
             return Credential(builder.user, builder.password_file.read_text("utf-8").strip())
         except (OSError, UnicodeDecodeError) as error:
-            raise _failed(host, f"`builder.password_file` cannot be read: {type(error).__name__}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise _failed(host, f"`builder.password_file` ({builder.password_file}) cannot be read: {why}") from error
     if _knows(_config(config_folder(environment)), host):
         return None
     try:

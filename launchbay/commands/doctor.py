@@ -15,7 +15,7 @@ from agent.control_plane import ControlPlane
 from agent.errors import ConfigError
 from launchbay import exits
 from launchbay.agent_config import Given, check_usable, configuration_options
-from launchbay.doctor import machine_checks, platform_checks, server_checks
+from launchbay.doctor import building_checks, machine_checks, platform_checks, server_checks
 from launchbay.doctor.checks import Check, Finding, Surroundings, Verdict, broken, ok, run_checks, skipped, warning
 from launchbay.output import json_option, print_json, print_table
 from launchbay.settings import BASE_URL, DEFAULT_BASE_URL, account
@@ -34,7 +34,11 @@ def _local(config: AgentConfig) -> bool:
 
 
 def _docker(config: AgentConfig) -> bool:
-    return "local-container" in config.resources or _names(config, config.builder, "docker")
+    return "local-container" in config.resources or _building(config)
+
+
+def _building(config: AgentConfig) -> bool:
+    return _names(config, config.builder, "docker")
 
 
 def _kubernetes(config: AgentConfig) -> bool:
@@ -73,6 +77,8 @@ CHECKS = (
     Check("git", machine_checks.git, _git),
     Check("GPUs", machine_checks.gpus, _gpus),
     Check("Docker", platform_checks.docker, _docker),
+    Check("buildx", building_checks.buildx, _building),
+    Check("registry", building_checks.registry, _building),
     Check("Kubernetes", platform_checks.kubernetes, _kubernetes),
     Check("AWS", platform_checks.aws, _aws),
     Check("Google Cloud", platform_checks.google, _google),

@@ -12,6 +12,7 @@ from typing import Any, cast
 import aiohttp
 import yaml
 
+from agent.building.build import engine_environment
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped
 from protocol.json_types import dig
 
@@ -21,12 +22,12 @@ DOCKER_SOCKET = Path("/var/run/docker.sock")
 
 
 async def docker(around: Surroundings) -> Finding:
-    """Whether a Docker engine answers."""
-    host = around.environment.get("DOCKER_HOST", "")
+    """Whether the engine answers on which containers run, and images are built."""
+    host = engine_environment(around.config, "local-container", around.environment).get("DOCKER_HOST", "")
     if host and not host.startswith(("unix://", "tcp://")):
-        return skipped(f"DOCKER_HOST is {host.partition('://')[0]}://..., which is not looked at")
+        return skipped(f"the engine is at {host.partition('://')[0]}://..., which is not looked at")
     if host.startswith("tcp://") and around.environment.get("DOCKER_TLS_VERIFY"):
-        return skipped("DOCKER_HOST is reached by TLS, which is not looked at")
+        return skipped("the engine is reached by TLS, which is not looked at")
     sockets = [Path(host.removeprefix("unix://"))] if host.startswith("unix://") else list(_docker_sockets(around))
     if host.startswith("tcp://"):
         return await _docker_version(host.replace("tcp", "http", 1), None, host)

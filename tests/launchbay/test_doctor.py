@@ -346,6 +346,9 @@ async def test_a_docker_engine_is_found_at_its_socket(tmp_path: Path) -> None:
         for environment in ({"DOCKER_HOST": f"unix://{path}"}, {"XDG_RUNTIME_DIR": str(tmp_path)}):
             found = await platform_checks.docker(around(tmp_path, environment=environment))
             assert found == ok(f"{path} answers: version 27.1.0, API 1.46")
+        named = {"local-container": {"engine": f"unix://{path}"}}
+        found = await platform_checks.docker(around(tmp_path, backends=named))
+        assert found == ok(f"{path} answers: version 27.1.0, API 1.46")
 
 
 @pytest.mark.usefixtures("no_docker")

@@ -74,9 +74,7 @@ def engine() -> Generator[Engine]:
 @contextmanager
 def registry(folder: Path, *, is_private: bool = False) -> Generator[str]:
     """Run a registry while the block runs; gives its host. A private one is for `USER` with `PASSWORD` alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     lines = ["version: 0.1", "log: {level: warn}", f"http: {{addr: '{host}'}}"]
     lines += [f"storage: {{filesystem: {{rootdirectory: '{folder / 'blobs'}'}}}}"]
     if is_private:
@@ -87,6 +85,13 @@ def registry(folder: Path, *, is_private: bool = False) -> Generator[str]:
     address = (host.partition(":")[0], int(host.partition(":")[2]))
     with _running(["docker-registry", "serve", str(folder / "config.yml")], folder, lambda: _listens(address)):
         yield host
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def missing() -> str | None:

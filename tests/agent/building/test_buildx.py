@@ -161,7 +161,7 @@ async def test_a_private_registry_is_asked_with_the_login(
 ) -> None:
     repository = f"{private_registry}/jobs"
     build = wanted(tmp_path, f"{repository}:1", f"FROM scratch\nCOPY {DOCKERFILE} /", repository)
-    with pytest.raises(LaunchFailed, match="does not say whether it has") as error:
+    with pytest.raises(LaunchFailed, match="does not let this agent look") as error:
         await buildx(engine.environment).pushed_digest(build.image)
     assert error.value.cause is Cause.INFRASTRUCTURE
     with logged_in(repository, Credential(parts.USER, parts.PASSWORD), engine.environment) as inside:
