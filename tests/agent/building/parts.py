@@ -10,7 +10,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,28 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+@contextmanager
+def buildkit(name: str, environment: Mapping[str, str]) -> Generator[None]:
+    """Run BuildKit's own daemon, which has built nothing yet, as a builder of the plugin's while the block runs."""
+    plugin = str(find_buildx(environment))
+    with tempfile.TemporaryDirectory(prefix="launchbay-buildkit-", dir="/tmp") as given:
+        folder = Path(given)
+        path = folder / "buildkitd.sock"
+        command = [
+            *("buildkitd", "--root", str(folder / "root"), "--addr", f"unix://{path}", "--containerd-worker=false"),
+            # Without a network of its own, and without overlay mounts, which not every machine has.
+            *("--oci-worker-net", "host", "--oci-worker-snapshotter", "native"),
+        ]
+        with _running(command, folder, lambda: _answers(path)):
+            words = ["create", "--name", name, "--driver", "remote", f"unix://{path}"]
+            subprocess.run([plugin, *words], env=environment, check=True, capture_output=True)
+            try:
+                yield
+            finally:
+                subprocess.run([plugin, "rm", name], env=environment, check=False, capture_output=True)
+        _unmount(folder)
 
 
 def missing() -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import os
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -236,6 +237,34 @@ async def test_an_image_goes_to_its_registry_and_comes_back_from_there(
         await asyncio.to_thread(pull, engine, first)
 
 
+@pytest.mark.skipif(shutil.which("buildkitd") is None, reason="not installed: buildkitd")
+async def test_steps_that_were_kept_in_the_registry_are_not_run_by_a_builder_that_is_new(
+    made: World, engine: parts.Engine, job: Job, private_registry: str, tmp_path: Path
+) -> None:
+    repository = f"{private_registry}/team/jobs"
+    base = f"{private_registry}/team/base:1"
+    await asyncio.to_thread(push, engine, parts.SHELL, base)
+    (tmp_path / "password").write_text(parts.PASSWORD)
+    builder = {"type": "docker", "destination": repository, "user": parts.USER, "cache": "registry"}
+    builder["password_file"] = str(tmp_path / "password")
+    slow = "RUN cat /proc/sys/kernel/random/uuid > /stamp"
+    stamps: list[str] = []
+    for name, last in (("one", "WORKDIR /one"), ("another", "COPY train.sh /another/")):
+        (job.folder / "code" / "Dockerfile.wandb").write_text(f"FROM {base}\n{slow}\n{last}\n")
+        with parts.buildkit(name, engine.environment):
+            given = {**builder, "buildx_instance": name}
+            async with agent(made, engine, job, builder=given, state=name) as daemon:
+                await made.in_state(await made.push(**LAUNCH), "FAILED", "FINISHED")
+                await made.goodbye(daemon)
+        image = made.platform.started[-1].image or ""
+        assert image.startswith(f"{repository}:")
+        await asyncio.to_thread(pull, engine, image, {"username": parts.USER, "password": parts.PASSWORD})
+        stamps.append(await run_in(engine, image, "cat", "/stamp"))
+    assert stamps[0] == stamps[1]
+    first, second = (request.image for request in made.platform.started)
+    assert first != second
+
+
 @pytest.mark.parametrize(
     ("builder", "words"),
     [
@@ -279,11 +308,23 @@ def nothing_left(made: World) -> bool:
     return not list((made.folder / "state" / "work").glob("*"))
 
 
-def pull(engine: parts.Engine, image: str) -> None:
-    """Pull an image without a login."""
+def push(engine: parts.Engine, image: str, name: str) -> None:
+    """Push an image of an engine to the private registry, under another name."""
     client = engine.client()
     try:
-        client.images.pull(image)
+        repository, _, tag = name.rpartition(":")
+        client.api.tag(image, repository, tag)
+        said = client.api.push(name, auth_config={"username": parts.USER, "password": parts.PASSWORD})
+        assert '"error"' not in said, said
+    finally:
+        client.close()
+
+
+def pull(engine: parts.Engine, image: str, login: dict[str, str] | None = None) -> None:
+    """Pull an image, without a login unless one is given."""
+    client = engine.client()
+    try:
+        client.images.pull(image, auth_config=login)
     finally:
         client.close()
 
