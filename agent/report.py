@@ -156,7 +156,7 @@ def _with_last_lines(message: str, evidence: bytes) -> str:
     text = evidence[-LAST_BYTES:].decode(errors="replace")
     lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]  # a progress bar is one line
     last = [line[:LAST_CHARS] for line in lines if line][-LAST_LINES:]
-    if not last or message in text:
+    if message in text or all(line.strip() in message for line in last):
         return message
     return "\n".join([f"{message} Last lines:", *(f"    {line}" for line in last)])
 

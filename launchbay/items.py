@@ -88,4 +88,4 @@ def shown_job(item: Mapping[str, Any]) -> str:
 def shown_reason(item: Mapping[str, Any]) -> str:
     """Return in a line why an item failed, or why it is not running yet. `launchbay logs` shows all of a failure."""
     why = item["error"]["message"] if item["error"] else item["waitingReason"] or ""
-    return why.split("\n", 1)[0]
+    return why.split("\n", 1)[0].removesuffix(" Last lines:")

@@ -6,6 +6,7 @@ import getpass
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -112,18 +113,30 @@ class HttpServer:
         return web.Response(status=int(headers.pop("Status", "200").split()[0]), headers=headers, body=body)
 
 
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate of 127.0.0.1 that nobody knows; returns its file, and that of its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+        *("-keyout", str(key), "-out", str(certificate), "-subj", "/CN=test", "-days", "2"),
+        *("-addext", "subjectAltName=IP:127.0.0.1"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
 @asynccontextmanager
-async def http_server(root: Path) -> AsyncGenerator[HttpServer]:
-    """Serve the repositories of a folder while the block runs."""
+async def http_server(root: Path, tls: ssl.SSLContext | None = None) -> AsyncGenerator[HttpServer]:
+    """Serve the repositories of a folder while the block runs, with TLS over https."""
     server = HttpServer(root)
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         yield server
     finally:
         await runner.cleanup()

@@ -31,8 +31,8 @@ def _sentence(config: AgentConfig, remote: GitRemote, reference: str, kind: Kind
             return f"{_authentication(config, remote, detail)} Or there is no such repository."
         case Kind.CERTIFICATE:
             return (
-                f"The certificate of the git remote {at} is not trusted{detail}. Whoever runs the agent can name more "
-                "authorities by SSL_CERT_FILE in its environment."
+                f"The certificate of the git remote {at} is not trusted{detail}. Whoever runs the agent can name a "
+                "file with the authorities to trust, by SSL_CERT_FILE in its environment."
             )
         case Kind.HOST_KEY:
             return (

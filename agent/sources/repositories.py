@@ -80,6 +80,9 @@ class Repositories:
         self._own = own
         self._agents_environment = environment
         self._environment = {name: value for name, value in environment.items() if name in OWN_VARIABLES}
+        if authorities := self._environment.get("SSL_CERT_FILE"):
+            # What Python and uv go by; git, as Debian builds it, knows only its own name for it.
+            self._environment.setdefault("GIT_SSL_CAINFO", authorities)
         self._slots = asyncio.Semaphore(PARALLEL_FETCHES)
 
     def remove_leftovers(self) -> None:

@@ -104,5 +104,6 @@ async def test_what_goes_wrong_is_on_the_item_with_gits_words(place: Place) -> N
     assert "has no 'no-such-branch'" in item["error"]["message"]
     item = await place.launch("1" * 40)
     assert "has no '1111" in item["error"]["message"]
+    assert "not our ref" in item["error"]["message"], "git's own word, which that sentence does not have"
     output = await place.world.output(item["id"])
     assert b"not our ref" in output

@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
+import ssl
 import struct
 import subprocess
 import sys
@@ -23,7 +25,17 @@ from agent.policy import Refused
 from agent.sources.git_fetch import Kind, understood
 from agent.sources.repositories import Checkout, Repositories
 from protocol.job_file import GitSource
-from tests.git_servers import SSHD, HttpServer, Repository, SshServer, git, http_server, make_repository, ssh_server
+from tests.git_servers import (
+    SSHD,
+    HttpServer,
+    Repository,
+    SshServer,
+    git,
+    http_server,
+    make_certificate,
+    make_repository,
+    ssh_server,
+)
 
 TOKEN = "a-token-that-nobody-may-see"
 
@@ -117,6 +129,24 @@ async def test_a_commit_is_fetched_once_and_then_without_any_network(place: Plac
     assert place.kept() == [found.folder.parent, found.folder.parent.with_suffix(".ready")]
     assert list(found.folder.parent.iterdir()) == [found.folder], "and nothing but the code"
     assert place.launch.uses == (found.folder.parent.name,)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with the program openssl")
+async def test_over_https_git_believes_whom_the_agent_believes(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with http_server(tmp_path / "served", tls) as server:
+        place = Place(tmp_path, server, make_repository(tmp_path / "served", "code"))
+        commit = place.repository.commit({"train.py": "1"})
+        error = await place.refused(commit)
+        assert (error.reason, error.cause) == ("git:certificate", Cause.INFRASTRUCTURE)
+        assert "SSL_CERT_FILE" in str(error)
+        server.password = TOKEN
+        variables = {"PATH": os.environ["PATH"], "SSL_CERT_FILE": str(certificate), "GIT_TOKEN": TOKEN}
+        place.cache = place.with_variables(variables)
+        found = await place.get(commit, hosts={"127.0.0.1": {"token_env": "GIT_TOKEN"}})
+        assert (found.folder / "train.py").read_text() == "1"
 
 
 async def test_a_branch_is_looked_up_each_time_and_fetched_when_it_has_moved(place: Place) -> None:

@@ -30,6 +30,7 @@ from launchbay.doctor import machine_checks, platform_checks, server_checks
 from launchbay.doctor.checks import Check, Finding, Surroundings, Verdict, absent, broken, ok, run_checks
 from protocol.names import QUEUE_PROJECT
 from server.start import ServerSettings, running
+from tests.git_servers import make_certificate
 
 BIN = Path(sys.executable).parent
 NOWHERE = "http://127.0.0.1:1"
@@ -442,16 +443,8 @@ async def test_kubernetes_may_be_absent_or_broken(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with the program openssl")
 async def test_the_api_servers_certificate_is_checked_by_the_kubeconfig(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", key, "-out", certificate, "-subj", "/CN=test", "-days", "2"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(tmp_path)
+    certificate = certificate.rename(tmp_path / "ca.pem")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     path = tmp_path / ".kube" / "config"

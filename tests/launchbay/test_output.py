@@ -9,8 +9,14 @@ import pytest
 from launchbay.cli import COMMANDS, launchbay
 from launchbay.errors import NotThere
 from launchbay.inputs import key_values, read_mapping
-from launchbay.items import looks_like_item, run_path
+from launchbay.items import looks_like_item, run_path, shown_reason
 from launchbay.output import ago, print_table
+
+
+def test_a_failure_is_one_line_without_its_evidence() -> None:
+    item = {"error": {"message": "It ended with code 3. Its log says why. Last lines:\n    KeyError: 'x'"}}
+    assert shown_reason(item) == "It ended with code 3. Its log says why."
+    assert shown_reason({"error": None, "waitingReason": None}) == ""
 
 
 @pytest.mark.parametrize(
