@@ -5,10 +5,11 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 from agent import policy
+from agent.beginning import begins_in
 from agent.building.build import build, is_wanted
 from agent.caches.image_environments import Place
 from agent.context import AgentContext
@@ -63,6 +64,7 @@ class _Ground:
     """What a launch on this machine stands on."""
 
     working_dir: Path | None = None
+    subfolder: str = ""
     folders: Sequence[Path] = ()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -103,7 +105,7 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         environment={**ground.variables, **environment},
         secrets={"WANDB_API_KEY": spec.api_key or context.server.api_key},
         working_dir=ground.working_dir,
-        subfolder=spec.overrides.working_dir or "" if ground.working_dir else "",
+        subfolder=ground.subfolder,
         folders=ground.folders,
         image=resolved.runs_in,
         labels={
@@ -123,12 +125,12 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
 
 async def _as_process(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> _Ground:
     folder = context.folder_of(launch.name)
-    requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
+    subfolder, requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
     if requirements:
         await asyncio.to_thread(policy.check_requirements, context.config.policy, requirements, on_this_machine=True)
     folders = [await context.environments.ensure(requirements, launch, tell)] if requirements else []
     base = job_base_environment(context.process_environment, context.config.job_environment)
-    return _Ground(folder, folders, _with_python(base, resolved, folders))
+    return _Ground(folder, subfolder, folders, _with_python(base, resolved, folders))
 
 
 async def _in_container(
@@ -141,15 +143,15 @@ async def _in_container(
     if resolved.image is not None or resolved.base_image is None:
         return _Ground(variables=base)
     folder = context.folder_of(launch.name)
-    requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
+    subfolder, requirements = await asyncio.to_thread(_fill_working_folder, folder, launch, resolved)
     if requirements is None:
-        return _Ground(folder, (), base)
+        return _Ground(folder, subfolder, (), base)
     await asyncio.to_thread(policy.check_requirements, context.config.policy, requirements, on_this_machine=False)
     place = Place(
         backend, resolved.base_image, read_options(resolved.resource_args), context.server.base_url, context.owner
     )
     environment = await context.image_environments.ensure(place, requirements, launch, tell)
-    return _Ground(folder, environment.folders, {**base, **environment.variables})
+    return _Ground(folder, subfolder, environment.folders, {**base, **environment.variables})
 
 
 def uses_by(labels: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -165,11 +167,12 @@ def job_base_environment(own: Mapping[str, str], more: tuple[str, ...]) -> dict[
     return {"PYTHONUNBUFFERED": "1", **seen}
 
 
-def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Requirements | None:
+def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> tuple[str, Requirements | None]:
     """Copy the code into a folder of the launch's own: what a job writes must not reach the cache.
 
-    Returns its requirements, if it has any.
+    Returns in which folder of it the job begins, and its requirements, if it has any.
     """
+    beginning = begins_in(resolved.spec, resolved.job, resolved.code_folder)
     # An earlier agent may have got this far already, so that the job is running in there.
     if launch.stage is not Stage.STARTING or not folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
@@ -177,17 +180,18 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Re
         if resolved.code_folder:
             copy_code(resolved.code_folder, folder)
             if resolved.job and (notebook := notebook_of(resolved.job)):
-                convert_notebook(folder, notebook)
+                convert_notebook(folder, str(PurePosixPath(beginning, notebook)))
         else:
             folder.mkdir()
-    _check_subfolder(folder, resolved.spec.overrides.working_dir)
+    subfolder = resolved.spec.overrides.working_dir or beginning
+    _check_subfolder(folder, subfolder)
     if is_scheduler(resolved.spec) and not resolved.job:
         if (OWN_COMMANDS / "wandb").exists() and not resolved.runs_in:
-            return None
+            return subfolder, None
         (folder / REQUIREMENTS).write_text(SCHEDULER_REQUIREMENTS)
-        return Requirements(folder / REQUIREMENTS)
+        return subfolder, Requirements(folder / REQUIREMENTS)
     job = resolved.job
-    return find_requirements(
+    return subfolder, find_requirements(
         resolved.code_folder,
         job.build_context if job else None,
         resolved.job_folder,
@@ -195,10 +199,10 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> Re
     )
 
 
-def _check_subfolder(folder: Path, subfolder: str | None) -> None:
+def _check_subfolder(folder: Path, subfolder: str) -> None:
     """Refuse to begin where there is no folder of the job's."""
-    begins_in = (folder / (subfolder or "")).resolve()
-    if not begins_in.is_dir() or not begins_in.is_relative_to(folder.resolve()):
+    there = (folder / subfolder).resolve()
+    if not there.is_dir() or not there.is_relative_to(folder.resolve()):
         raise LaunchFailed(
             f"`overrides.working_dir` is {subfolder!r}, and the job's code has no such folder. Push the launch again "
             "with a folder of the code, or without the key."

@@ -25,9 +25,13 @@ def launch_command(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
 
 
 def notebook_of(job: JobFile) -> str | None:
-    """Return the path, in the code, of the notebook that becomes a script before the job runs."""
+    """Return the path, from where the job begins, of the notebook that becomes a script before it runs.
+
+    The client says which jobs are notebooks, but not where it makes one on the command line; Python itself reads none.
+    """
     last = job.entry_point[-1] if job.entry_point else ""
-    return last if job.notebook and last.endswith(NOTEBOOK) else None
+    is_notebook = job.notebook or (len(job.entry_point) == 2 and job.entry_point[0].startswith("python"))
+    return last if is_notebook and last.endswith(NOTEBOOK) else None
 
 
 def _own_entry_point(job: JobFile) -> tuple[str, ...]:

@@ -31,7 +31,8 @@ _STEP = re.compile(r"^ > (.+):\r?$", re.MULTILINE)
 _ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
 _FIELD = re.compile(r"^(Name|Driver|Status|Error):[ \t]+(.+?)\s*$", re.MULTILINE)
 _WRAPPED = re.compile(
-    r"^(?:failed to (?:build|solve|create LLB definition)(?: with frontend [\w.]+)?: |rpc error: code = \w+ desc = )+"
+    r"^(?:failed to (?:build|solve|create LLB definition)(?: with frontend [\w.]+)?: |rpc error: code = \w+ desc = "
+    r"|executor failed running \[.*\]: |process \".*\" did not complete successfully: )+"
 )
 """What programs put before the cause that one of them has found."""
 _NOT_LET_IN = re.compile(r"\b40[13]\b|unauthorized|denied|forbidden|no basic auth", re.IGNORECASE)
@@ -39,6 +40,14 @@ _ELSEWHERE = re.compile(
     r"dial tcp|connection refused|i/o timeout|no such host|TLS handshake|no space left|unexpected status"
 )
 """Not the job's fault, whatever step it happens in."""
+_SAID = re.compile(r"^------\r?\n > \[.*\n((?:(?!------).*\n)*)", re.MULTILINE)
+"""The end of a failed step's own output, which the plugin shows once more."""
+_NO_NETWORK = re.compile(
+    r"^.*(?:error sending request for url|Failed to establish a new connection|Temporary failure (?:in name )?resol"
+    r"|Could not resolve host).*$",
+    re.MULTILINE,
+)
+"""What uv, pip, apt, git and curl say where they reach nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +228,10 @@ def _build_failed(wanted: Build, text: str, code: int) -> LaunchFailed:
     advice = (
         "Correct the Dockerfile or the requirements" if is_own_fault else "See that builds work on the agent's machine"
     )
+    if is_own_fault and (lost := _NO_NETWORK.search("\n".join(_SAID.findall(text)))):
+        is_own_fault = False
+        why = f"{why} ({lost[0].strip()[:SHOWN_CHARS]})"
+        advice = "See that steps of builds reach what they ask for, from the agent's machine"
     return LaunchFailed(
         f"Building the image {wanted.image} failed{where}: {why}. {advice}; the whole log is attached.",
         stage="build",

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from uv import find_uv_bin
 
+from agent.beginning import begins_in
 from agent.building.dockerfile import SOURCE, UV, Installation, generate
 from agent.config.forms import size_text
 from agent.copying import copy_code
@@ -115,11 +116,12 @@ def fill(folder: Path, recipe: Recipe, limit: int) -> None:
 
 def _notebook(resolved: Resolved, code: Path) -> str | None:
     """Return the job's notebook, by its path in the folder that goes into the context; None if that has none."""
-    path = notebook_of(resolved.job) if resolved.job else None
+    name = notebook_of(resolved.job) if resolved.job else None
     assert resolved.code_folder is not None
-    if path is None or not (resolved.code_folder / path).is_relative_to(code):
+    if name is None:
         return None
-    return (resolved.code_folder / path).relative_to(code).as_posix()
+    path = resolved.code_folder / begins_in(resolved.spec, resolved.job, resolved.code_folder) / name
+    return path.relative_to(code).as_posix() if path.is_relative_to(code) else None
 
 
 def _generated(resolved: Resolved, base_image: str | None) -> Recipe:
@@ -139,8 +141,17 @@ def _generated(resolved: Resolved, base_image: str | None) -> Recipe:
         base_image=base_image,
         user_id=_user_id(resolved),
         installation=installation,
+        beginning=_beginning(resolved),
     )
     return Recipe(dockerfile, code, SOURCE, more, is_generated=True, requirements=wanted)
+
+
+def _beginning(resolved: Resolved) -> str:
+    """Return where in its code a job begins, as a line of a Dockerfile may have it."""
+    found = begins_in(resolved.spec, resolved.job, resolved.code_folder)
+    if not re.fullmatch(r"[\w./ +@=,-]*", found):
+        raise _failed(f"The job's build context {found!r} cannot be named in a Dockerfile. Call the folder otherwise.")
+    return found
 
 
 def _names_files(requirements: Path) -> bool:

@@ -37,8 +37,13 @@ class Installation:
     """Whether what cannot be installed is announced and left out: frozen requirements are of another machine."""
 
 
-def generate(*, python: str, base_image: str | None, user_id: int, installation: Installation | None) -> str:
-    """Return a Dockerfile. `python` is a version as `3.11`; the base image must have a Debian-like system."""
+def generate(
+    *, python: str, base_image: str | None, user_id: int, installation: Installation | None, beginning: str = ""
+) -> str:
+    """Return a Dockerfile. `python` is a version as `3.11`; the base image must have a Debian-like system.
+
+    `beginning` is the folder of the code in which its commands run; empty for its top.
+    """
     # The first has compilers, the second is small, and both are of one release of Debian: what was compiled runs there.
     build = base_image or f"python:{python}-bookworm"
     base = base_image or f"python:{python}-slim-bookworm"
@@ -55,7 +60,7 @@ def generate(*, python: str, base_image: str | None, user_id: int, installation:
         *_user(user_id),
         f"ENV PATH={_PREFIX}/env/bin:$PATH VIRTUAL_ENV={_PREFIX}/env PYTHONUNBUFFERED=1 HOME={HOME}",
         f"COPY --chown={user_id}:0 {SOURCE}/ {HOME}/",
-        f"WORKDIR {HOME}",
+        f"WORKDIR {HOME}/{beginning}".rstrip("/"),
         f"USER {user_id}:0",
     ]
     return "\n".join(lines) + "\n"

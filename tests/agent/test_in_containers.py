@@ -159,6 +159,25 @@ async def test_an_image_runs_as_it_is(made: World) -> None:
     assert (request.image, request.command, request.args) == ("evil.test/x", ("run", "-x"), ())
 
 
+@pytest.mark.parametrize(
+    ("program", "overrides", "begins_in"),
+    [
+        ("train.py", {}, "src/deep"),
+        ("src/deep/train.py", {}, ""),
+        ("train.py", {"entry_point": ["python3", "src/deep/train.py"]}, ""),
+        ("train.py", {"working_dir": "src"}, "src"),
+        ("pkg.train", {}, "src/deep"),
+    ],
+)
+async def test_the_entry_point_counts_from_the_build_context(
+    made: World, program: str, overrides: dict[str, Any], begins_in: str
+) -> None:
+    job = {**CODE_JOB, "source": {**CODE_JOB["source"], "build_context": "src/deep", "entrypoint": ["python", program]}}
+    files = {"src/deep/train.py": "", "train.py": ""}
+    request = (await launched(made, {"overrides": overrides}, job=job, files=files)).started
+    assert request.subfolder == begins_in
+
+
 async def test_every_override_is_honored(made: World) -> None:
     overrides = {
         "entry_point": ["python3", "other.py"],

@@ -93,7 +93,14 @@ def test_images_own_program_runs_unless_another_is_named(
     assert keeps_entry_point(spec, job) is keeps
 
 
-def test_a_notebook_is_one_only_where_the_job_says_so() -> None:
+def test_a_notebook_is_what_the_job_or_python_itself_would_run_as_one() -> None:
     assert notebook_of(NOTEBOOK) == "s/a.ipynb"
+    for words, found in (
+        (["python3.11", "s/a.ipynb"], "s/a.ipynb"),
+        (["papermill", "s/a.ipynb"], None),
+        (["python", "-m", "papermill", "s/a.ipynb"], None),
+    ):
+        source: dict[str, Json] = {"git": {"remote": "r"}, "entrypoint": words}
+        assert notebook_of(parse_job_file({"source_type": "repo", "source": source})) == found
     assert notebook_of(CODE) is None
     assert notebook_of(CODE_WITHOUT_ENTRY) is None

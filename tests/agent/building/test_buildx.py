@@ -5,6 +5,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ async def test_a_failing_step_is_quoted_and_the_job_is_at_fault(engine: parts.En
     with pytest.raises(LaunchFailed) as error:
         await buildx(engine.environment).build(wanted(tmp_path, "x:1", dockerfile), output.extend)
     assert "failed at step '[3/3] RUN env && echo out of coffee && exit 7'" in str(error.value)
-    assert "exit code: 7" in str(error.value)
+    assert "coffee && exit 7': exit code: 7. Correct the Dockerfile" in str(error.value)
     assert (error.value.stage, error.value.cause) == ("build", Cause.WORKLOAD)
     assert b"out of coffee" in output
     assert SECRET.encode() not in output
@@ -99,6 +100,20 @@ async def test_other_failures_say_why(
     with pytest.raises(LaunchFailed, match=words) as error:
         await buildx(engine.environment).build(wanted(tmp_path, "x:1", dockerfile), lambda _: None)
     assert error.value.cause is cause
+
+
+async def test_a_step_that_reaches_nobody_is_not_the_jobs_fault(
+    engine: parts.Engine, python_image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "requirements.txt").write_text("--index-url http://127.0.0.1:9/simple\nthing\n")
+    recipe = choose(launch(tmp_path / "code"), python_image)
+    recipe = replace(recipe, dockerfile=recipe.dockerfile.replace("uv pip install", "UV_HTTP_RETRIES=0 uv pip install"))
+    await asyncio.to_thread(fill, tmp_path / "context", recipe, LIMIT)
+    built = Build(tmp_path / "context", tmp_path / "metadata.json", "launchbay/thing:2")
+    with pytest.raises(LaunchFailed, match=r"exit code: \d+ \(.*127\.0\.0\.1:9.*\)\. See that steps") as error:
+        await buildx(engine.environment).build(built, lambda _: None)
+    assert error.value.cause is Cause.INFRASTRUCTURE
 
 
 async def test_an_engine_that_is_away_is_not_the_jobs_fault(engine: parts.Engine, tmp_path: Path) -> None:

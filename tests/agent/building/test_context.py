@@ -269,4 +269,17 @@ def test_a_notebook_becomes_a_script(code: Path, tmp_path: Path, with_dockerfile
     scripts = list((tmp_path / "context").rglob("a.py"))
     assert [path.read_text() for path in scripts] == ["print(1)\n"]
     assert not (code / "sub" / "a.py").exists(), "the cache is as it was"
-    assert choose(launch(code, entrypoint=entry_point), None).notebook is None
+    assert choose(launch(code, entrypoint=["jupyter", "sub/a.ipynb"]), None).notebook is None
+    if not with_dockerfile:
+        inside = launch(code, entrypoint=["python", "a.ipynb"], build_context="sub")
+        assert choose(inside, None).notebook == "sub/a.ipynb", "also where the job does not say that it is one"
+
+
+def test_commands_run_in_the_build_context(code: Path) -> None:
+    (code / "sub" / "train.py").write_text("")
+    assert "\nWORKDIR /home/launch/sub\n" in text_of(launch(code, build_context="sub"))
+    from_the_top = launch(code, build_context="sub", entrypoint=["python", "sub/train.py"])
+    assert "\nWORKDIR /home/launch\n" in text_of(from_the_top), "as agents before this one had it"
+    (code / "a\nRUN x").mkdir()
+    with pytest.raises(LaunchFailed, match="cannot be named in a Dockerfile"):
+        text_of(launch(code, build_context="a\nRUN x", entrypoint=["python", "-m", "x"]))
