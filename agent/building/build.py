@@ -31,6 +31,7 @@ from protocol.image_names import parse_image
 from protocol.json_types import Json, JsonObject
 
 LOG_PAUSE_SECONDS = 0.3
+AGAIN_SECONDS = 2.0
 NOOP = "Attempted build with noop builder. Specify a builder in your launch config"
 
 log = structlog.get_logger(__name__)
@@ -114,7 +115,7 @@ class _Maker:
         repository = self.builder.destination
         if repository is None:
             backend = cast("ImageBackend", self.context.backends[resource])
-            if not await _is_local(self.image, backend):
+            if not await _is_local(self.image, backend, tell):
                 await self._build(environment, tell)
             return None
         tokens, now = self.context.tokens, self.context.clock()
@@ -211,17 +212,24 @@ async def _send(context: AgentContext, launch: Launch, said: _Said) -> None:
         log.warning("the server does not take the output of the build", error=str(error))
 
 
-async def _is_local(image: str, backend: ImageBackend) -> bool:
-    try:
-        return await backend.has_image(image)
-    except (BackendError, BackendUnavailable) as error:
-        raise LaunchFailed(
-            f"The container engine does not say whether it has the image {image}: {error} See that it runs on the "
-            "agent's machine.",
-            stage="build",
-            reason="builder",
-            cause=Cause.INFRASTRUCTURE,
-        ) from error
+async def _is_local(image: str, backend: ImageBackend, tell: Tell) -> bool:
+    """Whether the engine has an image. One that is away is waited for."""
+    told = ""
+    while True:
+        try:
+            return await backend.has_image(image)
+        except BackendUnavailable as error:
+            if str(error) != told:
+                told = str(error)
+                await tell(f"waiting: {error}")
+            await asyncio.sleep(AGAIN_SECONDS)
+        except BackendError as error:
+            raise LaunchFailed(
+                f"The container engine does not say whether it has the image {image}: {error}",
+                stage="build",
+                reason="builder",
+                cause=Cause.INFRASTRUCTURE,
+            ) from error
 
 
 def _base_image(context: AgentContext, resolved: Resolved) -> str | None:

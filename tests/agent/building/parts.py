@@ -95,7 +95,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def buildkit(name: str, environment: Mapping[str, str]) -> Generator[None]:
+def buildkit(name: str, environment: Mapping[str, str]) -> Generator["subprocess.Popen[bytes]"]:
     """Run BuildKit's own daemon, which has built nothing yet, as a builder of the plugin's while the block runs."""
     plugin = str(find_buildx(environment))
     with tempfile.TemporaryDirectory(prefix="launchbay-buildkit-", dir="/tmp") as given:
@@ -106,11 +106,11 @@ def buildkit(name: str, environment: Mapping[str, str]) -> Generator[None]:
             # Without a network of its own, and without overlay mounts, which not every machine has.
             *("--oci-worker-net", "host", "--oci-worker-snapshotter", "native"),
         ]
-        with _running(command, folder, lambda: _answers(path)):
+        with _running(command, folder, lambda: _answers(path)) as process:
             words = ["create", "--name", name, "--driver", "remote", f"unix://{path}"]
             subprocess.run([plugin, *words], env=environment, check=True, capture_output=True)
             try:
-                yield
+                yield process
             finally:
                 subprocess.run([plugin, "rm", name], env=environment, check=False, capture_output=True)
         _unmount(folder)
@@ -186,7 +186,7 @@ def _libraries(files: list[Path]) -> set[Path]:
 
 
 @contextmanager
-def _running(command: list[str], folder: Path, is_ready: Callable[[], bool]) -> Generator[None]:
+def _running(command: list[str], folder: Path, is_ready: Callable[[], bool]) -> Generator["subprocess.Popen[bytes]"]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
@@ -195,7 +195,7 @@ def _running(command: list[str], folder: Path, is_ready: Callable[[], bool]) -> 
             if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{command[0]} does not start: {(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
-        yield
+        yield process
     finally:
         process.terminate()
         try:

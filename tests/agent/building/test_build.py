@@ -16,7 +16,7 @@ import pytest
 from agent.caches.artifacts import ArtifactCache, ArtifactVersion
 from agent.daemon import Daemon
 from agent.resolve import JOB_FILE
-from backends.base import Capabilities
+from backends.base import BackendUnavailable, Capabilities
 from backends.fake import Behavior, FakeBackend, FakePlatform
 from backends.local_container.engine import DockerEngine
 from backends.registry import load
@@ -291,6 +291,30 @@ async def test_the_base_images_of_a_dockerfile_are_under_the_policy(made: World,
         message = (await made.in_state(await made.push(**LAUNCH), "FAILED"))["error"]["message"]
     assert "Refused by `policy.images`" in message
     assert "'evil.test/x'" in message
+
+
+async def test_an_engine_that_is_away_is_waited_for(
+    made: World, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.building.build.AGAIN_SECONDS", 0.05)
+    is_away = True
+
+    async def has_image(_: object, image: str) -> bool:
+        if is_away:
+            raise BackendUnavailable("The container engine cannot be reached.")
+        return bool(image)
+
+    monkeypatch.setattr(OnEngine, "has_image", has_image)
+    async with agent(made, parts.Engine("unix:///nowhere", tmp_path), job):
+        item = await made.push(**LAUNCH)
+
+        async def waits() -> bool:
+            return "waiting: The container engine" in ((await made.item(item))["waitingReason"] or "")
+
+        await until(waits, "it is told what the launch waits for")
+        is_away = False
+        await made.in_state(item, "FAILED", "FINISHED")
+    assert len(made.platform.started) == 1
 
 
 async def test_backends_that_need_no_image_build_none(made: World, job: Job, tmp_path: Path) -> None:

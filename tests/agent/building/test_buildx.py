@@ -3,6 +3,8 @@
 import asyncio
 import io
 import os
+import shutil
+import socket
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,6 +122,24 @@ async def test_an_engine_that_is_away_is_not_the_jobs_fault(engine: parts.Engine
     away = {**engine.environment, "DOCKER_HOST": f"unix://{tmp_path}/nowhere"}
     with pytest.raises(LaunchFailed, match="nowhere") as error:
         await buildx(away).build(wanted(tmp_path, "x:1", f"FROM {parts.SHELL}"), lambda _: None)
+    assert error.value.cause is Cause.INFRASTRUCTURE
+
+
+@pytest.mark.skipif(shutil.which("buildkitd") is None, reason="not installed: buildkitd")
+async def test_a_builder_that_dies_in_the_middle_is_not_the_jobs_fault(engine: parts.Engine, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, parts.buildkit("mortal", engine.environment) as process:
+        # A registry that takes calls and never answers.
+        build = wanted(tmp_path, "x:1", f"FROM 127.0.0.1:{silent.getsockname()[1]}/x:1\n")
+        heard = bytearray()
+
+        def kill_in_the_middle(data: bytes) -> None:
+            heard.extend(data)
+            if b"load metadata" in heard:
+                process.kill()
+
+        program = Buildx(find_buildx(engine.environment), engine.environment, "mortal")
+        with pytest.raises(LaunchFailed, match="See that builds work on the agent's machine") as error:
+            await program.build(build, kill_in_the_middle)
     assert error.value.cause is Cause.INFRASTRUCTURE
 
 
