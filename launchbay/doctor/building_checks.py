@@ -1,6 +1,7 @@
 """Checks of what builds images: the buildx plugin with its builder, and the registry to which images are pushed."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from agent.building import credentials
@@ -60,7 +61,8 @@ async def registry(around: Surroundings) -> Finding:
     if repository is None:
         return skipped("images stay in the engine: `builder.destination` is not set")
     environment = _environment(around)
-    credential = await asyncio.to_thread(credentials.find, repository, settings, environment)
+    fresh, now = credentials.Tokens(), time.time()
+    credential = await asyncio.to_thread(credentials.find, repository, settings, environment, fresh, now)
     with credentials.logged_in(repository, credential, environment) as inside:
         await Buildx(find_buildx(around.environment), inside, settings.buildx_instance).pushed_digest(
             f"{repository}:{PROBE_TAG}"

@@ -108,7 +108,7 @@ def test_on_is_a_key_of_retry_rules_and_off_still_means_false(tmp_path: Path) ->
         ("timeouts: {strat: 3}", "`timeouts.strat` is not a known key. Did you mean `timeouts.start`?"),
         (
             "timeouts: {xyzzy: 3}",
-            "`timeouts.xyzzy` is not a known key. Known keys of `timeouts`: prepare, admit, schedule, pull, start, run.",
+            "`timeouts.xyzzy` is not a known key. Known keys of `timeouts`: prepare, admit, schedule, pull, start,",
         ),
         ("retries: [{on: [workload], attempt: 1}]", "`retries.0.attempt` is not a known key. Did you mean"),
         ("slots: {max_jobs: 3}", "`slots.max_jobs` is not a known key. Did you mean `max_jobs`?"),
