@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from server.database.postgresql import PostgresDatabase, parse_url
-from tests import postgres
+from tests import clusters, postgres
+from tests.cluster.control_plane import ControlPlane
 
 # The asyncio plugin looks for a current event loop beside those of the tests, makes one if there is none, and leaves it
 # open. So there is one, and it is closed.
@@ -43,3 +44,21 @@ def migrated(cluster: postgres.Cluster) -> str:
 
     asyncio.run(migrate())
     return url
+
+
+@pytest.fixture(scope="session")
+def kube_cluster() -> Iterator[clusters.Cluster]:
+    """A Kubernetes cluster of one node, which all workers share."""
+    if why := clusters.missing():
+        pytest.skip(why)
+    with clusters.running() as running:
+        yield running
+
+
+@pytest.fixture
+def control_plane() -> Iterator[ControlPlane]:
+    """An API server and its store alone, for one test."""
+    if why := clusters.missing_control_plane():
+        pytest.skip(why)
+    with clusters.running_control_plane() as running:
+        yield running

@@ -128,11 +128,11 @@ def import_image(
 ) -> None:
     """Make an image of busybox alone."""
     repository, _, tag = name.rpartition(":")
-    client.import_image_from_data(_root(files or {}), repository=repository, tag=tag, changes=list(changes))
+    client.import_image_from_data(busybox_root(files or {}), repository=repository, tag=tag, changes=list(changes))
 
 
-def _root(files: Mapping[str, bytes]) -> bytes:
-    """Return a root file system as an archive."""
+def busybox_root(files: Mapping[str, bytes]) -> bytes:
+    """Return a root file system of busybox and some more files, as an archive."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, mode in (("bin", 0o755), ("usr/bin", 0o755), ("tmp", 0o1777), ("etc", 0o755)):

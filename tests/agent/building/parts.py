@@ -130,15 +130,25 @@ def missing() -> str | None:
 
 def make_shell_image(client: docker.DockerClient) -> None:
     """Make an image with a shell, of this machine's files."""
-    _make_image(client, SHELL, [])
+    _import(client, SHELL, _root([]))
 
 
 def make_python_image(client: docker.DockerClient) -> None:
     """Make an image with Python, a shell and what uv needs, of this machine's files."""
-    _make_image(client, PYTHON, [Path(sysconfig.get_path("stdlib"))])
+    _import(client, PYTHON, python_root())
 
 
-def _make_image(client: docker.DockerClient, name: str, folders: Sequence[Path]) -> None:
+def python_root() -> bytes:
+    """Return a root file system with Python, a shell and what uv needs, of this machine's files, as an archive."""
+    return _root([Path(sysconfig.get_path("stdlib"))])
+
+
+def _import(client: docker.DockerClient, name: str, root: bytes) -> None:
+    repository, _, tag = name.rpartition(":")
+    client.api.import_image_from_data(root, repository=repository, tag=tag)
+
+
+def _root(folders: Sequence[Path]) -> bytes:
     shells = [Path(found) for program in PROGRAMS if (found := shutil.which(program))]
     python = Path(sys.executable).resolve()
     programs = [*shells, *([python] if folders else [])]
@@ -160,8 +170,7 @@ def _make_image(client: docker.DockerClient, name: str, folders: Sequence[Path])
         entry = _entry("etc/passwd", tarfile.REGTYPE)
         entry.size, entry.mode = len(users), 0o644
         tar.addfile(entry, io.BytesIO(users))
-    repository, _, tag = name.rpartition(":")
-    client.api.import_image_from_data(output.getvalue(), repository=repository, tag=tag)
+    return output.getvalue()
 
 
 def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
