@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,13 @@ def write_all(folder: Path) -> list[Path]:
     """Write the archives of the images that every cluster has."""
     pause = shutil.which("catatonit")
     assert pause
-    links = {f"usr/local/bin/{name}": "python3.11" for name in ("python", "python3")}
+    listed = subprocess.run([engines.BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    applets = {f"bin/{name}": "busybox" for name in listed if name != "busybox"}
+    pythons = {f"usr/local/bin/{name}": "python3.11" for name in ("python", "python3")}
     return [
         write(folder / "pause.tar", PAUSE, [_layer({"pause": Path(pause).read_bytes()}, {})], ["/pause", "-P"]),
-        write(folder / "busybox.tar", BUSYBOX, [engines.busybox_root({})], ["sh"]),
-        write(folder / "python.tar", PYTHON, [parts.python_root(), _layer({}, links)], ["python3"]),
+        write(folder / "busybox.tar", BUSYBOX, [engines.busybox_root({}), _layer({}, applets)], ["sh"]),
+        write(folder / "python.tar", PYTHON, [parts.python_root(), _layer({}, pythons)], ["python3"]),
     ]
 
 

@@ -1,4 +1,8 @@
-"""A node for tests: kubelet on containerd, with a bridge that leads to this machine and nowhere else."""
+"""A node for tests: kubelet on containerd, with a network that leads to this machine and nowhere else.
+
+The bridge of the pods is in a network namespace, where are none of the rules that others on this machine have for what
+it forwards. One link leads from it to the machine, at whose end are the machine's addresses.
+"""
 
 import json
 import os
@@ -11,16 +15,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import images, programs
+from tests.cluster import images, names, programs
 from tests.cluster.control_plane import START_SECONDS, ControlPlane, Daemon
 
 NAME = "launchbay-test"
 SOCKET = "containerd.sock"
+BRIDGE = "pods"
 CNI_PLUGINS = Path("/usr/lib/cni")
 CGROUPS = Path("/sys/fs/cgroup")
 # The kubelet sets these for the whole machine.
 KERNEL_SETTINGS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
-LOG_LINKS = Path("/var/log/containers")
+# Where kubelet and containerd write, whatever they are told.
+LOG_LINKS, NETWORK_RECORDS = Path("/var/log/containers"), Path("/var/lib/cni/results")
 CONTAINERD = """
 version = 2
 root = "{folder}/containerd"
@@ -38,7 +44,7 @@ disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.tracing.
   restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{plugins}"
+    bin_dir = "{folder}/plugins"
     conf_dir = "{folder}/cni"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{folder}/registries"
@@ -54,7 +60,9 @@ def missing() -> str | None:
     """Return why no node can be started here; None if it can."""
     if os.geteuid() != 0:
         return "a node is for root"
-    absent = [name for name in ("runc", "ip", "setpriv", "busybox", "catatonit") if shutil.which(name) is None]
+    absent = [
+        name for name in ("runc", "ip", "nsenter", "setpriv", "busybox", "catatonit") if shutil.which(name) is None
+    ]
     if not (CNI_PLUGINS / "bridge").exists():
         absent.append("containernetworking-plugins")
     return f"not installed: {', '.join(absent)}" if absent else None
@@ -62,14 +70,14 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class Place:
-    """What a cluster has of its machine, by its number: a folder, a bridge, cgroups, and networks."""
+    """What a cluster has of its machine, by its number: a folder, a link, cgroups, and networks."""
 
     number: int
     folder: Path
 
     @property
-    def bridge(self) -> str:
-        """The bridge that the pods are at."""
+    def link(self) -> str:
+        """The link to the pods, and the network namespace with their bridge."""
         return f"launchbay-k{self.number}"
 
     @property
@@ -98,12 +106,16 @@ class Place:
         return f"{self.services}.1"
 
     def prepare(self) -> None:
-        """Make the folder, the bridge and the cgroups."""
+        """Make the folder, the link and the cgroups."""
         self.folder.mkdir(mode=0o700)
-        _ip("link", "add", self.bridge, "type", "bridge")
-        _ip("address", "add", f"{self.machine}/24", "dev", self.bridge)
-        _ip("address", "add", f"{self.api_address}/32", "dev", self.bridge)
-        _ip("link", "set", self.bridge, "up")
+        _ip("netns", "add", self.link)
+        _ip("link", "add", self.link, "type", "veth", "peer", "machine", "netns", self.link)
+        _ip("address", "add", f"{self.machine}/24", "dev", self.link)
+        _ip("address", "add", f"{self.api_address}/32", "dev", self.link)
+        _ip("-netns", self.link, "link", "add", BRIDGE, "type", "bridge")
+        _ip("-netns", self.link, "link", "set", "machine", "master", BRIDGE, "up")
+        _ip("-netns", self.link, "link", "set", BRIDGE, "up")
+        _ip("link", "set", self.link, "up")
         for hierarchy in _hierarchies():
             group = hierarchy / self.cgroup
             group.mkdir()
@@ -122,18 +134,30 @@ class Place:
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in sorted((each for each in mounts if each.startswith(f"{self.folder}/")), key=len, reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=False)
-        if Path(f"/sys/class/net/{self.bridge}").exists():
-            _ip("link", "delete", self.bridge)
-        for group in self.cgroups():
-            group.rmdir()
-        for link in LOG_LINKS.glob("*") if LOG_LINKS.is_dir() else ():
+        if Path("/sys/class/net", self.link).exists():
+            _ip("link", "delete", self.link)
+        if Path("/run/netns", self.link).exists():
+            _ip("netns", "delete", self.link)
+        while groups := self.cgroups():
+            for group in groups:
+                with suppress(OSError):  # as long as the last process is on its way out
+                    group.rmdir()
+            assert time.monotonic() < deadline, f"control groups do not go: {groups}"
+        for link in LOG_LINKS.glob("*"):
             if link.is_symlink() and str(link.readlink()).startswith(f"{self.folder}/"):
                 link.unlink()
+        for file in NETWORK_RECORDS.glob("*"):
+            with suppress(FileNotFoundError):  # as another cluster's, which goes just now
+                if f'"{self.folder}/' in file.read_text():
+                    file.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _processes(self) -> set[int]:
         """Return the processes of pods, and those that name the folder on their command line."""
-        found = {int(line) for group in self.cgroups() for line in (group / "cgroup.procs").read_text().split()}
+        found: set[int] = set()
+        for group in self.cgroups():
+            with suppress(OSError):  # it has gone
+                found.update(map(int, (group / "cgroup.procs").read_text().split()))
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if f"{self.folder}/".encode() in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
@@ -179,6 +203,7 @@ def running(place: Place, plane: ControlPlane) -> Generator[Daemon]:
         stack.callback(containerd.kill)
         containerd.start()
         containerd.wait_until(lambda: _ctr(socket, "version").returncode == 0, "ready")
+        stack.enter_context(names.served(place.machine, plane.get))
         stack.callback(kubelet.kill)
         kubelet.start()
         import_images(socket, images.write_all(folder))
@@ -212,11 +237,11 @@ def _containerd(place: Place, socket: Path) -> list[str]:
     folder = place.folder
     network = {
         "cniVersion": "0.4.0",
-        "name": place.bridge,
+        "name": place.link,
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": place.bridge,
+                "bridge": BRIDGE,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": str(folder / "addresses"),
@@ -226,10 +251,16 @@ def _containerd(place: Place, socket: Path) -> list[str]:
             }
         ],
     }
+    (folder / "plugins").mkdir()
+    for name in ("host-local", "loopback"):
+        (folder / "plugins" / name).symlink_to(CNI_PLUGINS / name)
+    bridge = folder / "plugins/bridge"
+    bridge.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{place.link} {CNI_PLUGINS}/bridge "$@"\n')
+    bridge.chmod(0o755)
     (folder / "cni").mkdir()
     (folder / "cni/bridge.conflist").write_text(json.dumps(network))
     config = folder / "containerd.toml"
-    text = CONTAINERD.format(folder=folder, socket=socket, pause=images.PAUSE, plugins=CNI_PLUGINS)
+    text = CONTAINERD.format(folder=folder, socket=socket, pause=images.PAUSE)
     config.write_text(text)
     return [str(programs.folder() / "containerd"), "--config", str(config), "--log-level", "warn"]
 
@@ -263,9 +294,8 @@ def _kubelet(place: Place, plane: ControlPlane, socket: Path) -> list[str]:
         "imageGCHighThresholdPercent": 100,
         # Of the machine's firewall nothing is touched.
         "makeIPTablesUtilChains": False,
-        # Nobody listens there, so that names are not found at once, and not after a while.
         "clusterDNS": [place.machine],
-        "clusterDomain": "cluster.local",
+        "clusterDomain": names.DOMAIN,
         "resolvConf": str(folder / "resolv.conf"),
         "podLogsDir": str(folder / "logs"),
         "volumePluginDir": str(folder / "volume-plugins"),

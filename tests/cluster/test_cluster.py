@@ -32,9 +32,12 @@ def pod(name: str, image: str, *command: str) -> str:
 def run_pod(cluster: Cluster, namespace: str, image: str, *command: str) -> str:
     """Run a pod to its good end; returns what it printed."""
     cluster.kubectl("apply", "--namespace", namespace, "--filename", "-", given=pod("a-pod", image, *command))
-    done = "--for=jsonpath={.status.phase}=Succeeded"
-    cluster.kubectl("wait", "pod/a-pod", done, "--timeout=90s", "--namespace", namespace)
-    return cluster.kubectl("logs", "a-pod", "--namespace", namespace)
+    ended = "{.status.containerStatuses[0].state.terminated.exitCode}"
+    cluster.kubectl("wait", "pod/a-pod", f"--for=jsonpath={ended}", "--timeout=90s", "--namespace", namespace)
+    said = cluster.kubectl("logs", "a-pod", "--namespace", namespace)
+    status = cluster.kubectl("get", "pod/a-pod", "--namespace", namespace, "--output", f"jsonpath={ended}")
+    assert status == "0", said
+    return said
 
 
 def test_a_pod_runs_and_its_log_can_be_read(kube_cluster: Cluster, namespace: str) -> None:
@@ -66,7 +69,7 @@ def test_a_pod_talks_to_a_server_of_this_machine(kube_cluster: Cluster, namespac
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://{kube_cluster.machine}:{server.server_port}"
-        said = run_pod(kube_cluster, namespace, BUSYBOX, "busybox", "wget", "-q", "-O", "-", url)
+        said = run_pod(kube_cluster, namespace, BUSYBOX, "wget", "-q", "-O", "-", url)
         server.shutdown()
         thread.join()
     assert said == "hello from the machine"
@@ -90,6 +93,28 @@ print(json.load(urllib.request.urlopen(request, context=context))["status"]["use
     assert run_pod(kube_cluster, namespace, PYTHON, "python", "-c", program) == f"{user}\n"
     with pytest.raises(AssertionError, match=f'User "{user}" cannot list resource "secrets"'):
         kube_cluster.kubectl("get", "secrets", "--as", user, "--namespace", namespace)
+
+
+def test_a_pod_reaches_another_by_the_name_of_its_service(kube_cluster: Cluster, namespace: str) -> None:
+    web = json.loads(pod("web", PYTHON, "python", "-m", "http.server", "8080"))
+    web["metadata"]["labels"] = {"app": "web"}
+    web["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+    spec = {"selector": {"app": "web"}, "ports": [{"port": 8080}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec}
+    for manifest in (web, service):
+        kube_cluster.kubectl("apply", "--namespace", namespace, "--filename", "-", given=json.dumps(manifest))
+    kube_cluster.kubectl("wait", "pod/web", "--for=condition=Ready", "--timeout=90s", "--namespace", namespace)
+    program = """
+import socket, urllib.request
+print(urllib.request.urlopen("http://web:8080/etc/", timeout=20).read())
+try:
+    socket.getaddrinfo("web.example", 80)
+except OSError as error:
+    print(error)
+"""
+    said = run_pod(kube_cluster, namespace, PYTHON, "python", "-c", program)
+    assert "passwd" in said
+    assert "Name or service not known" in said
 
 
 def test_pod_security_refuses_what_is_not_restricted(kube_cluster: Cluster) -> None:
@@ -130,5 +155,6 @@ def test_what_a_killed_cluster_left_is_removed_by_the_next() -> None:
         assert (daemon.wait(30), in_pod.wait(30)) == (-signal.SIGKILL, -signal.SIGKILL)
         assert str(place.folder) not in Path("/proc/mounts").read_text()
         assert not place.folder.exists()
-        assert not Path("/sys/class/net", place.bridge).exists()
+        assert not Path("/sys/class/net", place.link).exists()
+        assert not Path("/run/netns", place.link).exists()
         assert place.cgroups() == []
