@@ -115,7 +115,8 @@ async def launch(
     backend: Backend, harness: ContainerHarness, *steps: str, name: str = "launch-1", **more: Any
 ) -> Handle:
     """Start a launch that does these steps of a shell; `more` are fields of its request, and resource args."""
-    fields = {key: more.pop(key) for key in tuple(more) if key in StartRequest.__dataclass_fields__}
+    named = StartRequest.__dataclass_fields__.keys() - {"cpus", "memory"}  # which are for processes
+    fields = {key: more.pop(key) for key in tuple(more) if key in named}
     request = harness.complete(StartRequest(name, sh(*steps), {}))
     return await backend.start(replace(request, resource_args={**request.resource_args, **more}, **fields))
 
