@@ -4,7 +4,7 @@
 are JSON as the API server writes it.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -12,6 +12,9 @@ from backends.base import BackendError, BackendUnavailable
 
 KubeObject: TypeAlias = dict[str, Any]
 """An object of the cluster, as JSON."""
+
+Trim: TypeAlias = Callable[[KubeObject], KubeObject]
+"""Returns of an object what is to be kept of it. May change what it is given."""
 
 Propagation: TypeAlias = Literal["Foreground", "Background", "Orphan"]
 
@@ -21,18 +24,25 @@ class KubeRefused(BackendError):
 
     code = "kubernetes_refused"
 
-    def __init__(self, message: str, *, status: int, reason: str = "") -> None:
+    def __init__(self, message: str, *, status: int, reason: str = "", about: str = "") -> None:
         super().__init__(message)
         self.status = status
         """HTTP status: 403 for what is forbidden, by rights, quota or an admission webhook; 422 for a bad object."""
         self.reason = reason
         """The server's word for it, as `Forbidden` or `Invalid`."""
+        self.about = about
+        """The name of the object that it is about, where the server tells it."""
 
 
 class KubeUnavailable(BackendUnavailable):
     """The API server did not answer, or is overloaded, or does not know who we are just now (401)."""
 
     code = "kubernetes_unavailable"
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """In how many seconds the server wants to be asked again, where it says so."""
 
 
 class WatchExpired(KubeUnavailable):
@@ -82,7 +92,7 @@ class WatchEvent:
 
 
 class KubeApi(Protocol):
-    """A cluster. Every call may raise `KubeUnavailable`, and what changes something `KubeRefused`."""
+    """A cluster. Every call may raise `KubeUnavailable`, and `KubeRefused`, as for what we have no right to."""
 
     @property
     def default_namespace(self) -> str:
@@ -94,6 +104,10 @@ class KubeApi(Protocol):
 
         Raises `KubeRefused` (404) if the cluster has no such kind, naming what is near.
         """
+        ...
+
+    async def find_kind(self, api_version: str, kind: str) -> Kind | None:
+        """Find a kind likewise; return None if the cluster has no such kind."""
         ...
 
     async def apply(self, kind: Kind, namespace: str, manifest: KubeObject, *, dry_run: bool = False) -> KubeObject:
@@ -109,19 +123,31 @@ class KubeApi(Protocol):
         ...
 
     async def get(self, kind: Kind, namespace: str, name: str) -> KubeObject | None:
-        """Return an object; None if there is none."""
+        """Return an object; None only if the server says that there is none."""
         ...
 
-    async def list(self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "") -> Listing:
-        """Return all objects that the selectors choose, asking page by page."""
+    async def list(
+        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", trim: Trim | None = None
+    ) -> Listing:
+        """Return all objects that the selectors choose, as they were at one moment; of each what `trim` returns.
+
+        An empty namespace stands for all of them. Objects are asked for and trimmed page by page, so that many fit
+        into memory.
+        """
+        ...
+
+    async def has_any(self, kind: Kind, namespace: str, *, labels: str = "") -> bool:
+        """Return whether there is any object that the selector chooses."""
         ...
 
     def watch(
         self, kind: Kind, namespace: str, resource_version: str, *, labels: str = ""
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent]:
         """Yield changes after a version, with bookmarks, until the server ends the watch, which is nothing unusual.
 
-        Raises `WatchExpired` for 410. Never ends by a time limit of the client's; who listens to a silent one decides.
+        The first is a bookmark of that version, once the server watches. Raises `WatchExpired` for 410. Never ends by
+        a time limit of the client's; who listens to a silent one decides. Who leaves before the end closes it
+        (`contextlib.aclosing`), as with `log`.
         """
         ...
 
@@ -138,8 +164,12 @@ class KubeApi(Protocol):
         """Delete an object, of this UID if one is given. Returns whether there was one."""
         ...
 
-    def log(self, namespace: str, pod: str, container: str, *, follow: bool = False) -> AsyncIterator[bytes]:
-        """Yield a container's output from its beginning, as it comes; nothing if it has not begun or is gone."""
+    def log(
+        self, namespace: str, pod: str, container: str, *, follow: bool = False, since: str = ""
+    ) -> AsyncGenerator[bytes]:
+        """Yield a container's output as it comes, each line after its time (RFC 3339 with nanoseconds) and a space:
+        from the beginning, or from the second of the time `since` on; nothing if it has not begun or is gone.
+        """
         ...
 
     async def may(self, verb: str, kind: Kind, namespace: str, *, subresource: str = "") -> bool:
