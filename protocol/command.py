@@ -15,13 +15,17 @@ def keeps_entry_point(spec: LaunchSpec, job: JobFile | None) -> bool:
 def launch_command(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
     """Return entry point and arguments: the spec's override, else the job's own; empty means the image's default."""
     entry_point = spec.overrides.entry_point or (_own_entry_point(job) if job else ())
+    is_image = isinstance(spec.source, ImageSource) or (job is not None and isinstance(job.source, ImageJobSource))
+    if not entry_point and not is_image:
+        raise SpecError("There is no command to run: the job has no entry point. Give one with --entry-point.")
+    return (*entry_point, *launch_args(spec, job))
+
+
+def launch_args(spec: LaunchSpec, job: JobFile | None) -> tuple[str, ...]:
+    """Return the arguments, which are the last words of the command: the spec's own, else those of an image's job."""
     image = job.source if job and isinstance(job.source, ImageJobSource) else None
     args = spec.overrides.args or (image.args if image else ())
-    if not entry_point and not image and not isinstance(spec.source, ImageSource):
-        raise SpecError("There is no command to run: the job has no entry point. Give one with --entry-point.")
-    if is_scheduler(spec):
-        args = without_stray_quotes(args)
-    return (*entry_point, *args)
+    return without_stray_quotes(args) if is_scheduler(spec) else tuple(args)
 
 
 def notebook_of(job: JobFile) -> str | None:

@@ -38,6 +38,11 @@ def launch_name(item_id: str, attempt: int) -> str:
     return f"launch-{hashlib.sha256(item_id.encode()).hexdigest()[:16]}-{attempt}"
 
 
+def is_launch_name(name: str) -> bool:
+    """Whether launches are called like this, so that something with this name may be another launch's."""
+    return re.fullmatch(r"launch-[0-9a-f]{16}-[0-9]+", name) is not None
+
+
 def run_id(random: Random) -> str:
     """Return a fresh run id."""
     return "".join(random.choices(RUN_ID_CHARS, k=RUN_ID_LENGTH))

@@ -1,8 +1,10 @@
 """Which command a launch runs."""
 
+from typing import cast
+
 import pytest
 
-from protocol.command import keeps_entry_point, launch_command, notebook_of
+from protocol.command import keeps_entry_point, launch_args, launch_command, notebook_of
 from protocol.errors import SpecError
 from protocol.job_file import JobFile, parse_job_file
 from protocol.json_types import Json
@@ -60,6 +62,11 @@ def test_command(
     source: dict[str, Json], job: JobFile | None, overrides: dict[str, Json], words: tuple[str, ...]
 ) -> None:
     assert command(source, job, **overrides) == words
+    spec = parse_launch_spec({"entity": "e", "project": "p", **source, "overrides": overrides})
+    args = launch_args(spec, job)
+    assert args == words[len(words) - len(args) :]  # they are the last words
+    given = cast("list[str]", overrides.get("args") or ["--old"] * (job is IMAGE_WITH_ARGS))
+    assert len(args) == len(given)
 
 
 @pytest.mark.parametrize(
