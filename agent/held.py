@@ -16,6 +16,7 @@ class Held:
         self.launch = launch
         self.stop = asyncio.Event()
         self.stop_sent = False
+        """Whether the backend has taken the order to stop this attempt."""
         self.ending = False
         """Whether what the backend said of the end of this attempt is being seen to."""
         self.driving: asyncio.Task[None] | None = None

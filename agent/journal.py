@@ -191,13 +191,17 @@ def _launch(values: dict[str, Any]) -> Launch:
     launch = Launch(**{name: value for name, value in values.items() if name in known})
     launch.stage = Stage(launch.stage)
     launch.stop = StopReason(launch.stop) if launch.stop else None
-    end: dict[str, Any] | None = values.get("end")
-    if end:
-        launch.end = End(**end)
-        launch.end = replace(launch.end, outcome=Outcome(launch.end.outcome), cause=Cause(launch.end.cause))
+    launch.end, launch.verdict = _end(values.get("end")), _end(values.get("verdict"))
     uses: list[str] | None = values.get("uses")
     launch.uses = None if uses is None else tuple(uses)
     assigned: dict[str, Any] | None = values.get("assigned")
     if assigned:
         launch.assigned = Assigned(tuple(assigned["gpus"]), assigned["cpus"], assigned["memory"])
     return launch
+
+
+def _end(values: dict[str, Any] | None) -> End | None:
+    if not values:
+        return None
+    end = End(**values)
+    return replace(end, outcome=Outcome(end.outcome), cause=Cause(end.cause))

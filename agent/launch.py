@@ -79,6 +79,8 @@ class StopReason(StrEnum):
     PULL_TIMEOUT = "timeout:pull"
     START_TIMEOUT = "timeout:start"
     RUN_TIMEOUT = "timeout:run"
+    HOPELESS = "hopeless"
+    """Its platform says that it cannot start as things are."""
     DRAIN = "drain"
     """The agent was told twice to end."""
 
@@ -139,6 +141,9 @@ class Launch:
     """None until it was given its place on this machine, and where the agent does not manage that."""
     end: End | None = None
     stop: StopReason | None = None
+    verdict: End | None = None
+    """How it is to end once it has stopped, of one that is stopped because it cannot start or has had its time. What
+    was the matter nobody can tell any more once it is gone."""
     tries: dict[str, int] = field(default_factory=dict[str, int])
     """How many retries each cause has had."""
     not_before: float = 0

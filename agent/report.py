@@ -158,7 +158,8 @@ def _with_last_lines(message: str, evidence: bytes) -> str:
     last = [line[:LAST_CHARS] for line in lines if line][-LAST_LINES:]
     if message in text or all(line.strip() in message for line in last):
         return message
-    return "\n".join([f"{message} Last lines:", *(f"    {line}" for line in last)])
+    told = f"{message}\n" if "\n" in message else f"{message} "
+    return "\n".join([f"{told}Last lines:", *(f"    {line}" for line in last)])
 
 
 async def _attach(context: AgentContext, launch: Launch, content: bytes) -> list[str]:

@@ -5,7 +5,7 @@ event that was lost or came twice changes nothing.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from agent.config.model import Timeouts
@@ -32,6 +32,8 @@ class Stop:
 
     launch: Launch
     reason: StopReason
+    end: End | None = None
+    """How it is to end then, where nobody asked for the stop."""
 
 
 Action: TypeAlias = Settle | Stop
@@ -44,12 +46,12 @@ def decide(held: Iterable[Launch], observed: Snapshot, now: float, timeouts: Tim
         if launch.stage is not Stage.STARTED or launch.handle is None:
             continue
         seen = observed.get(launch.handle)
-        if seen is None:
-            actions.append(Settle(launch, _vanished(launch.stop, timeouts)))
-        elif seen.phase.is_terminal:
-            actions.append(Settle(launch, end_of(seen, launch.stop, timeouts)))
-        elif reason := launch.stop or _overdue(launch, seen, now, timeouts):
-            actions.append(Stop(launch, reason))
+        if seen is None or seen.phase.is_terminal:
+            actions.append(Settle(launch, _settled(launch, seen, timeouts)))
+        elif launch.stop is not None:
+            actions.append(Stop(launch, launch.stop))
+        elif reason := _overdue(launch, seen, now, timeouts):
+            actions.append(Stop(launch, reason, _verdict(seen, reason, timeouts)))
     return actions
 
 
@@ -73,14 +75,15 @@ def end_of(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> En
         case Phase.STOPPED:
             return _stopped(seen, stop, timeouts)
         case Phase.PREEMPTED:
-            message = seen.message or "The platform took it away."
+            message = _told(seen.message or "The platform took it away.", seen)
             return End(Outcome.PREEMPTED, message, code, seen.reason, "run", Cause.PREEMPTED)
         case Phase.LOST:
             message = seen.message or "The process is gone and left no exit status. Was the machine restarted?"
+            message = _told(message, seen)
             return End(Outcome.LOST, message, code, seen.reason, "run", Cause.NODE_LOST)
         case Phase.FAILED:
             cause = Cause.INFRASTRUCTURE if seen.is_platforms_fault else Cause.WORKLOAD
-            return End(Outcome.FAILED, _failure(seen), code, seen.reason, "run", cause)
+            return End(Outcome.FAILED, _told(_failure(seen), seen), code, seen.reason, "run", cause)
         case Phase.QUEUED | Phase.STARTING | Phase.RUNNING:
             raise ValueError(f"{seen.phase} is not an end")
 
@@ -107,6 +110,8 @@ def _deadlines(launch: Launch, seen: Observation, timeouts: Timeouts) -> Iterato
         case Phase.QUEUED:
             limits = [(since, StopReason.ADMIT_TIMEOUT)]
         case Phase.STARTING:
+            if seen.hopeless_at is not None:
+                yield seen.hopeless_at, StopReason.HOPELESS
             limits = [(started_at, StopReason.START_TIMEOUT)]
             if seen.step in _STEPS:
                 limits.append((since, _STEPS[seen.step]))
@@ -123,6 +128,21 @@ def _overdue(launch: Launch, seen: Observation, now: float, timeouts: Timeouts) 
     return next((reason for deadline, reason in sorted(_deadlines(launch, seen, timeouts)) if now >= deadline), None)
 
 
+def _settled(launch: Launch, seen: Observation | None, timeouts: Timeouts) -> End:
+    has_stopped = launch.stop is not None if seen is None else seen.phase is Phase.STOPPED
+    if launch.verdict is not None and has_stopped and not launch.is_unwanted:
+        code = seen.exit_code if seen and launch.verdict.exit_code is None else launch.verdict.exit_code
+        return replace(launch.verdict, exit_code=code)
+    return _vanished(launch.stop, timeouts) if seen is None else end_of(seen, launch.stop, timeouts)
+
+
+def _verdict(seen: Observation, reason: StopReason, timeouts: Timeouts) -> End:
+    """Return how a launch is to end that is stopped for this reason, by what is seen of it now."""
+    if reason is StopReason.HOPELESS:
+        return end_of(replace(seen, phase=Phase.FAILED), None, timeouts)
+    return _stopped(replace(seen, exit_code=None), reason, timeouts)
+
+
 def _stopped(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> End:
     code = seen.exit_code
     match stop:
@@ -134,7 +154,10 @@ def _stopped(seen: Observation, stop: StopReason | None, timeouts: Timeouts) -> 
         ):
             why = f" {seen.message}" if seen.message else ""
             message = f"{_WAITED_FOR[stop]} {_limit(stop, timeouts)} ({_key(stop)} of the agent).{why}"
-            return End(Outcome.FAILED, message, code, stop, "run", Cause.INFRASTRUCTURE)
+            return End(Outcome.FAILED, _told(message, seen), code, stop, "run", Cause.INFRASTRUCTURE)
+        case StopReason.HOPELESS:
+            message = "The job could not start as things were, and was stopped."
+            return End(Outcome.FAILED, message, code, stop, "run")
         case StopReason.DRAIN:
             message = "The agent was told to end and to stop what it runs. Push the launch again."
             return End(Outcome.STOPPED, message, code, stop, "run")
@@ -163,6 +186,11 @@ def _failure(seen: Observation) -> str:
     if seen.reason.startswith("signal:"):
         return f"The job was ended by {seen.reason.removeprefix('signal:')} (exit code {seen.exit_code})."
     return f"The job ended with exit code {seen.exit_code}. Its log says why."
+
+
+def _told(message: str, seen: Observation) -> str:
+    """Return a message with what the platform has said lately below it: only the first line is seen everywhere."""
+    return "\n".join([message, *(f"    {line}" for line in seen.details)])
 
 
 def _vanished(stop: StopReason | None, timeouts: Timeouts) -> End:

@@ -28,6 +28,7 @@ async def test_launches_come_back_as_they_stood(tmp_path: Path) -> None:
     second.stage, second.resource, second.handle = Stage.ENDED, "local-process", Handle("h")
     second.end = End(Outcome.FAILED, "because", 3, "signal:SIGKILL", "run", Cause.NODE_LOST)
     second.stop, second.log_offset = StopReason.RUN_TIMEOUT, 17
+    second.verdict = End(Outcome.FAILED, "It ran too long.", None, "timeout:run", "run", Cause.WORKLOAD)
     second.enqueued_at, second.claimed_at = 5.25, 7
     second.use("one", "other")
     second.assigned, second.tries = Assigned(("GPU-1",), 2.5, 1024), {"preempted": 2}

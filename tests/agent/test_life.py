@@ -13,6 +13,7 @@ from agent.admission.inventory import Gpu, Inventory
 from agent.control_plane import ControlPlane
 from agent.launch import Assigned, Stage
 from agent.observability.metrics import Metrics
+from agent.prepare import prepare
 from backends.base import Handle, Phase, StartRequest
 from backends.fake import Behavior, FakeBackend
 from tests.agent.gate import gate
@@ -154,6 +155,28 @@ async def test_a_start_that_was_cut_short_leaves_nothing_running(
         await until(gone, "nothing is left on the platform")
 
 
+async def test_a_launch_whose_services_are_waited_for_can_be_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = asyncio.Event()
+
+    async def with_services(*launch: Any) -> StartRequest:
+        return replace(await prepare(*launch), services=[{"config": {"kind": "Deployment"}}])
+
+    async def wait(self: FakeBackend, request: StartRequest) -> Handle:
+        waiting.set()
+        return await asyncio.Future[Handle]()
+
+    monkeypatch.setattr("agent.drive.prepare", with_services)
+    monkeypatch.setattr(FakeBackend, "start", wait)
+    async with world.agent():
+        item_id = await world.push()
+        await asyncio.wait_for(waiting.wait(), LIMIT_SECONDS)
+        await world.stop(item_id)
+        await world.in_state(item_id, "STOPPED")
+    assert world.platform.snapshot() == {}
+
+
 async def test_a_retry_survives_the_agent(world: World) -> None:
     world.behave("p", Behavior(seconds=0.05, exit_code=75), Behavior(seconds=0.05))
     rule = {"on": [{"exit_code": [75]}], "first_seconds": 2, "longest_seconds": 2}
@@ -176,6 +199,31 @@ async def test_a_launch_that_runs_too_long_fails_by_its_timeout(world: World) ->
         item = await world.in_state(await world.push(), "FAILED")
     assert "ran longer than 0.3 seconds" in item["error"]["message"]
     assert "timeouts.run" in item["error"]["message"]
+
+
+async def test_a_launch_that_cannot_start_is_stopped_and_told_as_what_it_is(world: World) -> None:
+    world.behave("p", Behavior(waits_for="pulling"))
+    async with world.agent():
+        item_id = await world.push()
+
+        async def waiting() -> list[Handle]:
+            return list(world.platform.snapshot())
+
+        (handle,) = await until(waiting, "the platform has it")
+        world.platform.say(
+            handle,
+            reason="image_pull",
+            message="The image train:v9 cannot be pulled: not found.",
+            hopeless_at=0.0,
+            details=("Failed: Failed to pull image",),
+        )
+        item = await world.in_state(item_id, "FAILED")
+
+        async def gone() -> bool:
+            return not world.platform.snapshot()
+
+        await until(gone, "nothing is left on the platform")
+    assert item["error"]["message"].startswith("The image train:v9 cannot be pulled: not found.\n    Failed: Failed")
 
 
 async def test_a_queue_has_a_limit_of_its_own(world: World) -> None:

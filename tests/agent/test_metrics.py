@@ -13,6 +13,7 @@ from agent.admission.inventory import Gpu, Inventory
 from agent.held import Launches
 from agent.launch import Assigned, Cause, Launch, Outcome, Stage
 from agent.observability.metrics import Metrics
+from backends.base import Observation, Phase
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "launchbay-agent.json"
 NAME = re.compile(r"\b(?:launchbay_agent|process)_\w+")
@@ -41,6 +42,22 @@ def test_launches_are_derived_from_what_is_held() -> None:
     launches.remove(first)
     launches.remove(second)
     assert value(metrics, "places_taken") == 0
+
+
+def test_why_launches_wait_on_their_platform_is_derived_from_what_is_seen() -> None:
+    launches = Launches()
+    metrics = Metrics(launches)
+    held = [launches.add(launch(number, Stage.STARTED)) for number in range(3)]
+    for each in held:
+        each.launch.resource = "kubernetes"
+    held[0].see(Observation(Phase.STARTING, reason="image_pull"))
+    held[1].see(Observation(Phase.STARTING, reason="image_pull"))
+    labels = {"resource": "kubernetes", "phase": "starting", "reason": "image_pull"}
+    assert value(metrics, "platform_launches", **labels) == 2
+    held[0].see(Observation(Phase.RUNNING))
+    held[1].see(Observation(Phase.FAILED, 1))
+    assert value(metrics, "platform_launches", **labels) is None
+    assert value(metrics, "platform_launches", resource="kubernetes", phase="running", reason="") == 1
 
 
 def test_a_queue_that_is_polled_has_a_series_for_each_stage() -> None:
@@ -106,7 +123,7 @@ def everything() -> Metrics:
     """Return metrics of which every one has a sample."""
     launches = Launches()
     metrics = Metrics(launches)
-    launches.add(launch())
+    launches.add(launch()).see(Observation(Phase.STARTING, reason="image_pull"))
     metrics.limits(1, Inventory())
     metrics.polled("q", "item")
     metrics.stage_took(Stage.CLAIMED, 1)

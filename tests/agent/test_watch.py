@@ -5,7 +5,7 @@ import re
 import pytest
 
 from agent.config.model import Timeouts
-from agent.launch import MOVES, Cause, Launch, Outcome, Stage, StopReason
+from agent.launch import MOVES, Cause, End, Launch, Outcome, Stage, StopReason
 from agent.watch import Action, Settle, Stop, decide, end_of, next_deadline
 from backends.base import Handle, Observation, Phase, Step
 
@@ -73,6 +73,11 @@ def launch(
         pytest.param(
             launch(), Observation(Phase.STARTING, step=Step.PULL, since=0), None, id="a step without a limit of its own"
         ),
+        pytest.param(launch(), Observation(Phase.STARTING, hopeless_at=NOW + 1), None, id="may yet be put right"),
+        pytest.param(
+            launch(), Observation(Phase.STARTING, hopeless_at=NOW), StopReason.HOPELESS, id="cannot start as it is"
+        ),
+        pytest.param(launch(), Observation(Phase.RUNNING, hopeless_at=0), None, id="what runs is not hopeless"),
         pytest.param(launch(Stage.PREPARING, handle=None), None, None, id="not started yet"),
         pytest.param(launch(Stage.STARTING, handle=None), None, None, id="just being started"),
         pytest.param(launch(Stage.ENDED), Observation(Phase.RUNNING), None, id="already settled"),
@@ -81,6 +86,55 @@ def launch(
 def test_decide(held: Launch, seen: Observation | None, expected: Outcome | StopReason | None) -> None:
     actions = decide([held], {HANDLE: seen} if seen else {}, NOW, TIMEOUTS)
     assert [_short(action) for action in actions] == ([expected] if expected else [])
+
+
+HOPELESS = Observation(
+    Phase.STARTING,
+    127,
+    "start_failed",
+    "There is no such program.",
+    hopeless_at=NOW,
+    details=("Failed: no such program",),
+)
+
+
+@pytest.mark.parametrize("gone", [None, Observation(Phase.STOPPED, 137, "signal:SIGKILL")], ids=["gone", "stopped"])
+def test_what_cannot_start_is_stopped_and_ends_as_what_it_was(gone: Observation | None) -> None:
+    """Once it is stopped, nobody can see any more what was the matter."""
+    held = launch()
+    [action] = decide([held], {HANDLE: HOPELESS}, NOW, TIMEOUTS)
+    assert isinstance(action, Stop)
+    held.stop, held.verdict = action.reason, action.end
+    [settled] = decide([held], {HANDLE: gone} if gone else {}, NOW, TIMEOUTS)
+    message = "There is no such program.\n    Failed: no such program"
+    assert settled == Settle(held, End(Outcome.FAILED, message, 127, "start_failed", "run", Cause.WORKLOAD))
+    held.stop = ASKED
+    [settled] = decide([held], {HANDLE: gone} if gone else {}, NOW, TIMEOUTS)
+    assert isinstance(settled, Settle)
+    assert settled.end.outcome is Outcome.STOPPED, "somebody wanted it stopped meanwhile"
+
+
+@pytest.mark.parametrize("gone", [None, Observation(Phase.STOPPED, 143)], ids=["gone", "stopped"])
+def test_what_has_had_its_time_tells_what_it_waited_for(gone: Observation | None) -> None:
+    held = launch()
+    waiting = Observation(Phase.STARTING, message="0/3 nodes are available.", step=Step.SCHEDULE, since=NOW - 10)
+    [action] = decide([held], {HANDLE: waiting}, NOW, TIMEOUTS)
+    assert isinstance(action, Stop)
+    held.stop, held.verdict = action.reason, action.end
+    [settled] = decide([held], {HANDLE: gone} if gone else {}, NOW, TIMEOUTS)
+    assert isinstance(settled, Settle)
+    assert (settled.end.outcome, settled.end.reason) == (Outcome.FAILED, "timeout:schedule")
+    assert settled.end.cause is Cause.INFRASTRUCTURE
+    assert settled.end.message.endswith("(timeouts.schedule of the agent). 0/3 nodes are available.")
+    assert settled.end.exit_code == (gone.exit_code if gone else None)
+
+
+def test_what_ended_by_itself_meanwhile_ended_so() -> None:
+    held = launch(stop=StopReason.HOPELESS)
+    held.verdict = End(Outcome.FAILED, "It cannot start.")
+    [settled] = decide([held], {HANDLE: Observation(Phase.FINISHED, 0)}, NOW, TIMEOUTS)
+    assert isinstance(settled, Settle)
+    assert settled.end.outcome is Outcome.FINISHED
 
 
 def _short(action: Action) -> Outcome | StopReason:
@@ -102,6 +156,8 @@ def test_the_next_deadline_is_the_first() -> None:
     }
     assert next_deadline(launches, seen, TIMEOUTS) == 540
     assert next_deadline(launches, seen, Timeouts(start=None, run=None)) is None
+    seen[HANDLE] = Observation(Phase.STARTING, started_at=520, hopeless_at=530)
+    assert next_deadline(launches, seen, TIMEOUTS) == 530
     assert next_deadline([launch(stop=ASKED)], seen, TIMEOUTS) is None, "it has been told already"
 
 
