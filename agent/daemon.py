@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -20,13 +21,14 @@ from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.drive import Driver
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
-from agent.launch import Launch, Stage, StopReason
+from agent.launch import End, Launch, Stage, StopReason
 from agent.observability.health import Health
+from agent.redaction import SECRETS
 from agent.retention import keep_for_a_while
 from agent.supervise import supervise
 from agent.tidy import tidy_strays
 from agent.watch import Settle, decide, next_deadline
-from backends.base import Backend, BackendUnavailable
+from backends.base import Backend, BackendError, BackendUnavailable
 
 LONG_POLL_SECONDS = 25.0
 SHARED_POLL_SECONDS = 1.0
@@ -294,12 +296,15 @@ class Daemon:
                 held.ending = True
                 held.driving = self._spawn(self._driver.end(held, action.end))
             elif not held.stop_sent and action.launch.handle is not None:
-                held.stop_sent = True
                 if held.launch.stop is None:
-                    held.launch.stop = action.reason
+                    held.launch.stop, held.launch.verdict = action.reason, _kept(action.end)
                     await self._context.journal.record(held.launch)
                 log.info("stopping", reason=action.reason, **action.launch.log_fields)
-                await backend.stop(action.launch.handle, config.stopped_run_timeout)
+                try:
+                    await backend.stop(action.launch.handle, config.stopped_run_timeout)
+                    held.stop_sent = True
+                except (BackendError, BackendUnavailable) as error:
+                    log.warning("cannot stop it yet, asking again", error=str(error), **action.launch.log_fields)
         deadline = next_deadline(started, observed, config.timeouts)
         return OBSERVE_SECONDS if deadline is None else min(OBSERVE_SECONDS, max(0.0, deadline - now))
 
@@ -374,6 +379,11 @@ class Daemon:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a task of the daemon failed", exc_info=error)
+
+
+def _kept(end: End | None) -> End | None:
+    """Return an end as it may be written down."""
+    return end and replace(end, message=SECRETS.text(end.message))
 
 
 async def _any_of(*events: asyncio.Event, within: float | None = None) -> bool:

@@ -185,7 +185,11 @@ class Driver:
         launch.resource = resolved.spec.resource
         held.waits_for = ""  # what it waits for from now on its platform says
         # From here on a stop goes through the backend: a start that was cut short might have happened all the same.
-        await start(context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told)
+        starting = start(
+            context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told
+        )
+        # Services may take their time; that one waits for them no longer is seen to below.
+        await (_unless(held.stop, starting) if request.services else starting)
         if not launch.tries:
             context.metrics.enqueued_to_started(launch.queue, max(0.0, context.clock() - launch.known_since))
         log.info("started", run=launch.run_id)
@@ -204,7 +208,7 @@ class Driver:
             context.move(launch, Stage.ENDED)
             await self._settle(held)
             return
-        launch.stop = None  # it may have been for its time
+        launch.stop = launch.verdict = None  # it may have been for its time
         launch.tries[retry.budget] = retry.number
         launch.not_before = retry.not_before
         context.move(launch, Stage.RETRYING)

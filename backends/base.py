@@ -14,6 +14,11 @@ from typing import NewType, Protocol, TypeAlias
 from protocol.errors import LaunchbayError
 from protocol.json_types import JsonObject
 
+CODE_VARIABLE = "LAUNCHBAY_CODE"
+"""Variable by which `launchbay fetch-code` is told what to fetch: `Code.source`, as JSON."""
+CACHE_VARIABLE = "LAUNCHBAY_CACHE"
+"""Variable with a folder in which packages are kept for other launches, if there is one."""
+
 Handle = NewType("Handle", str)
 """What a backend needs to find a launch again after a restart of the agent. Opaque to the agent, which keeps it."""
 
@@ -93,6 +98,11 @@ class Observation:
     """Of what is starting."""
     since: float | None = None
     """Since when it is queued, or in its step. Seconds since the epoch."""
+    hopeless_at: float | None = None
+    """Of what waits and cannot start as things are: when to give it up, in seconds since the epoch. The exit code is
+    then the one that it would have ended with, if any."""
+    details: Sequence[str] = ()
+    """What the platform has said of it lately, line by line, for people who look into it."""
     ended_at: float | None = None
     image: str = ""
     """The image that runs, by its digest, where the platform tells it. May come later than the rest."""
@@ -111,7 +121,11 @@ class StartRequest:
     environment: Mapping[str, str]
     """Plain variables of the job."""
     args: Sequence[str] = ()
-    """Where `command` is empty: arguments for the image's own program, in place of those that the image has for it."""
+    """The launch's own arguments: the last words of `command`. Where that is empty, they are for the image's own
+    program, in place of those that the image has for it.
+    """
+    command_yields: bool = False
+    """Whether nobody but the job names the program: where the queue's resource args name another, that one runs."""
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     """Variables of the job whose values must not stand in plain sight: not on a command line, not in a log."""
     working_dir: Path | None = None

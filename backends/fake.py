@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from backends.base import (
     BackendError,
@@ -83,6 +84,12 @@ class FakePlatform:
         launch = self._launches[handle]
         launch.observation = replace(launch.observation, phase=Phase.RUNNING, message="", started_at=self._clock())
         _wake(launch)
+        self.hints.publish(handle)
+
+    def say(self, handle: Handle, **said: Any) -> None:
+        """Say something else of a launch: fields of its observation."""
+        launch = self._launches[handle]
+        launch.observation = replace(launch.observation, **said)
         self.hints.publish(handle)
 
     def end(self, handle: Handle, exit_code: int = 0, *, reason: str = "", message: str = "") -> None:

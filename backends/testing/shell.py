@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from backends import registry
-from backends.base import Backend, StartRequest
+from backends.base import Backend, Handle, StartRequest
 from backends.testing.contract import Program
 from protocol.json_types import JsonObject
 
+OWNER = "test"
 AGENT = """
 import asyncio, json, sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from backends.base import StartRequest
 
 async def main():
     order = json.loads(sys.stdin.readline())
-    backend = registry.load(order["resource"])(Path(order["state_dir"]), "doomed", order["config"])
+    backend = registry.load(order["resource"])(Path(order["state_dir"]), order["owner"], order["config"])
     await backend.start(StartRequest(**order["request"], environment={}))
     print("started", flush=True)
     await asyncio.sleep(60)
@@ -36,6 +37,7 @@ class ShellHarness:
     exact_environment: ClassVar[bool] = True
     code_folder: ClassVar[str | None] = None
     many: ClassVar[int] = 50
+    lag: ClassVar[float] = 0.0
 
     def __init__(self, resource: str, state_dir: Path, config: JsonObject | None = None) -> None:
         self.state_dir = state_dir
@@ -44,7 +46,7 @@ class ShellHarness:
 
     def open(self) -> Backend:
         """See `Harness.open`."""
-        return registry.load(self._resource)(self.state_dir, "test", self._config)
+        return registry.load(self._resource)(self.state_dir, OWNER, self._config)
 
     def complete(self, request: StartRequest) -> StartRequest:
         """See `Harness.complete`."""
@@ -58,12 +60,17 @@ class ShellHarness:
         """See `Harness.missing_program`."""
         return ["no-such-program", "--flag"]
 
+    def handle(self, name: str) -> Handle:
+        """See `Harness.handle`."""
+        return Handle(name)
+
     async def start_and_crash(self, request: StartRequest) -> None:
         """See `Harness.start_and_crash`. The agent is a process of its own, and killed."""
         order = {
             "resource": self._resource,
             "config": self._config,
             "state_dir": str(self.state_dir),
+            "owner": OWNER,
             "request": {
                 "name": request.name,
                 "command": list(request.command),

@@ -19,17 +19,19 @@ from agent.claim import claim
 from agent.config.model import AgentConfig
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
-from agent.daemon import Daemon
+from agent.daemon import OBSERVE_SECONDS, Daemon
 from agent.errors import LaunchFailed
 from agent.held import Launches
 from agent.journal import Identity, Journal
-from agent.launch import Launch, Stage
+from agent.launch import Launch, Stage, StopReason
 from agent.observability.metrics import Metrics
 from agent.observability.tracing import NoTracer
 from agent.operations import QueueItem, ServerFacts
 from agent.prepare import backend_for
 from agent.sources.repositories import Repositories
-from backends.base import Handle, Observation, Phase, Snapshot
+from agent.supervise import supervise
+from backends.base import BackendError, BackendUnavailable, Handle, Observation, Phase, Snapshot, StartRequest
+from backends.fake import FakeBackend, FakePlatform
 from protocol.launch_spec import parse_launch_spec
 
 
@@ -101,6 +103,43 @@ async def test_a_launch_that_starts_during_a_look_is_not_taken_for_lost(context:
     backend.go.set()
     await looking
     assert [held.launch.stage for held in daemon.launches] == [Stage.STARTED, Stage.STARTED]
+
+
+class DeafToStops(FakeBackend):
+    """A backend that some orders to stop do not reach at first."""
+
+    def __init__(self, platform: FakePlatform, error: Exception) -> None:
+        super().__init__(platform)
+        self.asked: list[tuple[Handle, float]] = []
+        self._errors = {Handle("deaf"): [error, error, error]}
+
+    async def stop(self, handle: Handle, grace_seconds: float) -> None:
+        """Fail three times for one launch; the job takes no notice."""
+        self.asked.append((handle, asyncio.get_running_loop().time()))
+        if errors := self._errors.get(handle):
+            raise errors.pop()
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("error", [BackendUnavailable("cannot reach it"), BackendError("may not")])
+async def test_a_stop_that_did_not_reach_the_backend_is_sent_again_and_holds_nothing_up(
+    context: AgentContext, error: Exception
+) -> None:
+    platform = FakePlatform()
+    backend = DeafToStops(platform, error)
+    daemon = Daemon(context)
+    for name in ("deaf", "other"):
+        platform.start(StartRequest(name, ["train"], {}))
+        daemon.launches.add(launch(name, Stage.STARTED)).launch.stop = StopReason.REQUEST
+    watching = asyncio.create_task(supervise("watch", daemon._watching("local-process", backend)))
+    await asyncio.sleep(10 * OBSERVE_SECONDS)
+    watching.cancel()
+    await asyncio.wait([watching])
+    begun = backend.asked[0][1]
+    assert [when - begun for handle, when in backend.asked if handle == "other"] == [0]
+    # The hint that every backend gives at first is a reason to look, too.
+    again = [when - begun for handle, when in backend.asked if handle == "deaf"]
+    assert again == pytest.approx([0, 0, OBSERVE_SECONDS, 2 * OBSERVE_SECONDS])
 
 
 def _always() -> bool:

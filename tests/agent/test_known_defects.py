@@ -28,7 +28,11 @@ it.
 | 4.5 jobs inherit the agent's environment | test_a_job_sees_of_the_agents_variables_what_is_harmless_or_listed |
 | | backends/test_local_process.py: test_job_inherits_nothing_from_the_agent |
 | 4.7 a launch may have secrets, namespaces and roles of a cluster | test_policy.py: TestResourceArgs |
+| | test_cluster_policy.py: test_what_is_not_the_launchs_own_is_asked_for_by_its_name |
+| | test_cluster_policy.py: test_only_kinds_that_run_pods_are_launches_or_beside_them |
 | | test_what_a_launch_may_not_ask_for_reaches_no_platform |
+| 4.8 documented configs are refused | test_cluster_policy.py: test_what_ordinary_queues_write_needs_no_policy |
+| 4.9 secure mode looks at one place | test_cluster_policy.py: test_secure_mode_looks_into_all_pods_and_services |
 | 5.1 a silent process is never stopped, nor is its group | test_a_silent_job_is_stopped_with_all_that_it_started |
 | | backends/testing/contract.py: test_stop_kills_what_does_not_listen |
 | 5.4 a byte that is not UTF-8 hangs the agent | test_output_is_bytes_and_costs_nothing_while_there_is_none |

@@ -18,6 +18,7 @@ class FakeHarness:
     exact_environment: ClassVar[bool] = True
     code_folder: ClassVar[str | None] = None
     many: ClassVar[int] = 50
+    lag: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self._programs: list[Program] = []
@@ -35,6 +36,9 @@ class FakeHarness:
 
     def missing_program(self) -> Sequence[str]:
         return ["no-such-program"]
+
+    def handle(self, name: str) -> Handle:
+        return Handle(name)
 
     async def start_and_crash(self, request: StartRequest) -> None:
         await self.open().start(request)

@@ -45,11 +45,18 @@ class Harness:
     def command(self, program):
         return ["train"]
 
+    def handle(self, name):
+        return name
+
 
 class TestForgetful(BackendContract):
     @pytest.fixture
     def harness(self):
         return Harness()
+
+
+class TestElsewhere(TestForgetful, runs_locally=False):
+    pass
 """
 
 
@@ -90,9 +97,18 @@ def test_the_example_keeps_the_contract(plugin: Path) -> None:
 
 def test_who_breaks_the_contract_is_told_how(tmp_path: Path) -> None:
     (tmp_path / "test_forgetful.py").write_text(FORGETFUL)
-    printed, outcomes = run_tests(tmp_path, "-k", "labels_come_back or unknown_launch")
+    printed, outcomes = run_tests(tmp_path, "-k", "not Elsewhere and (labels_come_back or unknown_launch)")
     assert outcomes == {"test_labels_come_back": "failure", "test_unknown_launch_has_no_output": "passed"}
     assert "{'agent': 'box'" in printed  # the values, not only the line
+
+
+def test_what_is_about_folders_here_is_left_out_where_launches_run_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "test_forgetful.py").write_text(FORGETFUL)
+    printed, _ = run_tests(tmp_path, "--collect-only", "--quiet")
+    tests = {tuple(line.split("::")[1:]) for line in printed.splitlines() if "::" in line}
+    here, elsewhere = ({name for whose, name in tests if whose == each} for each in ("TestForgetful", "TestElsewhere"))
+    assert {name.partition("[")[0] for name in here - elsewhere} == {"test_job_runs_in_its_working_folder"}
+    assert elsewhere < here
 
 
 async def test_an_agents_configuration_names_and_tells_it(
