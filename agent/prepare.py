@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from agent import policy
-from agent.beginning import begins_in
+from agent.beginning import begins_in, check_subfolder
 from agent.building.build import build, is_wanted
 from agent.caches.image_environments import Place
 from agent.context import AgentContext
@@ -17,12 +17,14 @@ from agent.copying import copy_code
 from agent.errors import LaunchFailed
 from agent.images import without_builder
 from agent.launch import Launch, Stage, Tell
+from agent.render import macro_environment, render_services
 from agent.requirements import REQUIREMENTS, Requirements, find_requirements
-from agent.resolve import Resolved
+from agent.resolve import SCHEDULER_REQUIREMENTS, Resolved
 from agent.sources.notebook import convert_notebook
 from backends.base import Backend, ImageBackend, StartRequest
-from protocol.command import keeps_entry_point, launch_command, notebook_of
+from protocol.command import keeps_entry_point, launch_args, launch_command, notebook_of
 from protocol.container_options import read_options
+from protocol.json_types import JsonObject
 from protocol.launch_spec import LaunchSpec, is_scheduler
 from protocol.run_environment import run_environment
 
@@ -40,8 +42,6 @@ HARMLESS_PREFIXES = ("LC_",)
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 OWN_COMMANDS = Path(sys.executable).parent
 """Where the commands are that were installed beside this agent."""
-SCHEDULER_REQUIREMENTS = "wandb[launch]\n"
-"""What a sweep's scheduler needs where the agent's own environment does not have it."""
 
 
 def backend_for(context: AgentContext, spec: LaunchSpec) -> Backend:
@@ -61,12 +61,13 @@ def is_container(context: AgentContext, spec: LaunchSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
-    """What a launch on this machine stands on."""
+    """What a launch stands on."""
 
     working_dir: Path | None = None
     subfolder: str = ""
     folders: Sequence[Path] = ()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tell: Tell) -> StartRequest:
@@ -82,32 +83,40 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
     environment = run_environment(
         spec,
         run_id=launch.run_id,
-        base_url=context.server.base_url,
+        base_url=context.config.job_base_url or context.server.base_url,
         queue=launch.queue,
         queue_entity=context.entity,
         item_id=launch.item_id,
         image=None if is_built else resolved.image,
     )
-    if resolved.checkout:
+    if resolved.commit:
         # The code comes without its repository, where the client would look for these.
-        environment |= {"WANDB_GIT_REMOTE_URL": resolved.checkout.remote, "WANDB_GIT_COMMIT": resolved.checkout.commit}
+        environment |= {"WANDB_GIT_REMOTE_URL": resolved.commit.remote, "WANDB_GIT_COMMIT": resolved.commit.commit}
     ground = _Ground()
     launch.use()
     if is_container(context, spec):
         ground = await _in_container(context, launch, resolved, cast(ImageBackend, backend), tell)
     elif backend.capabilities.runs_locally:
         ground = await _as_process(context, launch, resolved, tell)
-    is_image_program = keeps_entry_point(spec, resolved.job)
+    else:
+        ground = _Ground(secrets=_listed(context))  # where it runs they would stand in plain sight otherwise
     return StartRequest(
         name=launch.name,
-        command=() if is_image_program else command,
-        args=command if is_image_program else (),
+        command=() if keeps_entry_point(spec, resolved.job) else command,
+        args=launch_args(spec, resolved.job),
+        command_yields=not spec.overrides.entry_point,
         environment={**ground.variables, **environment},
-        secrets={"WANDB_API_KEY": spec.api_key or context.server.api_key},
+        secrets={
+            **{name: value for name, value in ground.secrets.items() if name not in environment},
+            "WANDB_API_KEY": spec.api_key or context.server.api_key,
+        },
         working_dir=ground.working_dir,
-        subfolder=ground.subfolder,
+        subfolder=ground.subfolder or resolved.begins_in,
         folders=ground.folders,
         image=resolved.runs_in,
+        code=resolved.code,
+        services=_services(context, launch, resolved) if backend.capabilities.makes_services else (),
+        grace_seconds=context.config.stopped_run_timeout,
         labels={
             "item": launch.item_id,
             "attempt": str(launch.attempt),
@@ -137,9 +146,7 @@ async def _in_container(
     context: AgentContext, launch: Launch, resolved: Resolved, backend: ImageBackend, tell: Tell
 ) -> _Ground:
     """Nothing of this machine's environment is meant for in there, but for what the operator lists."""
-    listed = context.config.job_environment
-    base = {name: value for name, value in context.process_environment.items() if name in listed}
-    base = {"PYTHONUNBUFFERED": "1", **base}
+    base = {"PYTHONUNBUFFERED": "1", **_listed(context)}
     if resolved.image is not None or resolved.base_image is None:
         return _Ground(variables=base)
     folder = context.folder_of(launch.name)
@@ -152,6 +159,22 @@ async def _in_container(
     )
     environment = await context.image_environments.ensure(place, requirements, launch, tell)
     return _Ground(folder, subfolder, environment.folders, {**base, **environment.variables})
+
+
+def _listed(context: AgentContext) -> dict[str, str]:
+    """Return what jobs elsewhere see of the agent's environment: what the operator lists."""
+    listed = context.config.job_environment
+    return {name: value for name, value in context.process_environment.items() if name in listed}
+
+
+def _services(context: AgentContext, launch: Launch, resolved: Resolved) -> Sequence[JsonObject]:
+    return render_services(
+        resolved.spec,
+        launch.run_id,
+        resolved.runs_in,
+        is_rendered=context.facts.is_launchbay,
+        environment=macro_environment(context.process_environment, context.config.policy.macro_environment),
+    )
 
 
 def uses_by(labels: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -184,7 +207,7 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> tu
         else:
             folder.mkdir()
     subfolder = resolved.spec.overrides.working_dir or beginning
-    _check_subfolder(folder, subfolder)
+    check_subfolder(folder, subfolder)
     if is_scheduler(resolved.spec) and not resolved.job:
         if (OWN_COMMANDS / "wandb").exists() and not resolved.runs_in:
             return subfolder, None
@@ -197,16 +220,6 @@ def _fill_working_folder(folder: Path, launch: Launch, resolved: Resolved) -> tu
         resolved.job_folder,
         job.runtime if job else None,
     )
-
-
-def _check_subfolder(folder: Path, subfolder: str) -> None:
-    """Refuse to begin where there is no folder of the job's."""
-    there = (folder / subfolder).resolve()
-    if not there.is_dir() or not there.is_relative_to(folder.resolve()):
-        raise LaunchFailed(
-            f"`overrides.working_dir` is {subfolder!r}, and the job's code has no such folder. Push the launch again "
-            "with a folder of the code, or without the key."
-        )
 
 
 def _with_python(base: dict[str, str], resolved: Resolved, environments: Sequence[Path]) -> dict[str, str]:

@@ -5,12 +5,13 @@ known here; that is an error that names them. Ours never does: what looks like a
 `${macros}` are always the agent's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from agent.errors import LaunchFailed
 from protocol import macros, templates
-from protocol.json_types import JsonObject
-from protocol.launch_spec import LaunchSpec
+from protocol.errors import SpecError
+from protocol.json_types import Json, JsonObject
+from protocol.launch_spec import ADDITIONAL_SERVICES, LaunchSpec
 
 
 def render_resource_args(
@@ -25,15 +26,40 @@ def render_resource_args(
 
     `environment` are the agent's own variables that macros may read.
     """
-    left = frozenset[str]() if is_rendered else templates.variable_names(spec.resource_args)
+    _check_rendered(spec.resource_args, is_rendered=is_rendered)
+    rendered = macros.expand(spec.resource_args, macros.launch_macros(spec, run_id, image, environment))
+    assert isinstance(rendered, dict)
+    return rendered
+
+
+def render_services(
+    spec: LaunchSpec,
+    run_id: str,
+    image: str | None,
+    *,
+    is_rendered: bool,
+    environment: Mapping[str, str],
+) -> Sequence[JsonObject]:
+    """Return what the spec wants made beside the launch, with every macro filled in; as `render_resource_args`.
+
+    Raises `SpecError` unless it is a list of objects.
+    """
+    services = spec.raw.get(ADDITIONAL_SERVICES) or []
+    entries = [entry for entry in services if isinstance(entry, Mapping)] if isinstance(services, list | tuple) else []
+    if not isinstance(services, list | tuple) or len(entries) != len(services):
+        raise SpecError(f"`{ADDITIONAL_SERVICES}` must be a list of objects, each with the key `config`.")
+    _check_rendered(entries, is_rendered=is_rendered)
+    known = macros.launch_macros(spec, run_id, image, environment)
+    return [{key: macros.expand(value, known) for key, value in entry.items()} for entry in entries]
+
+
+def _check_rendered(value: Json, *, is_rendered: bool) -> None:
+    left = frozenset[str]() if is_rendered else templates.variable_names(value)
     if left:
         raise LaunchFailed(
             f"Template variable(s) {', '.join(sorted(left))} of the queue have no value. "
             "Push the job again with --set-var for each of them."
         )
-    rendered = macros.expand(spec.resource_args, macros.launch_macros(spec, run_id, image, environment))
-    assert isinstance(rendered, dict)
-    return rendered
 
 
 def macro_environment(own: Mapping[str, str], readable: Iterable[str]) -> dict[str, str]:

@@ -46,6 +46,8 @@ class Sources:
     """Paths that lead, or may lead, out of the code."""
     texts: list[str] = field(default_factory=list[str])
     """The requirements themselves, and each file that they include."""
+    files: list[Path] = field(default_factory=list[Path])
+    """Where these are."""
 
 
 def read_sources(requirements: Requirements) -> Sources:
@@ -53,6 +55,7 @@ def read_sources(requirements: Requirements) -> Sources:
     reader = _Reader(requirements)
     if requirements.file.name == PROJECT:
         reader.sources.texts.append(requirements.file.read_text("utf-8", errors="replace"))
+        reader.sources.files.append(requirements.file)
     else:
         reader.read(requirements.file)
     for file in settings_files(requirements):
@@ -74,6 +77,7 @@ class _Reader:
         self._seen.add(file.resolve())
         text = file.read_text("utf-8", errors="replace")
         self.sources.texts.append(text)
+        self.sources.files.append(file)
         for line in _LINE_END.split(text):
             line = _COMMENT.sub("", line)
             self._add_urls(line)

@@ -1,13 +1,15 @@
 """What a job wants installed: the requirements of its code, or else those that were frozen at its making."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeVar, cast
 
 from agent.config.forms import size_text
 from agent.errors import LaunchFailed
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 REQUIREMENTS = "requirements.txt"
 PROJECT = "pyproject.toml"
@@ -39,13 +41,26 @@ def find_requirements(
     a file cannot be read.
     """
     if code is not None:
-        for folder in dict.fromkeys((code / (build_context or ""), code)):
+        for folder in _asked(code, build_context):
             for name, is_any in ((REQUIREMENTS, _has_text), (PROJECT, _has_dependencies)):
                 if _is_inside(folder / name, code) and is_any(folder / name):
                     return Requirements(folder / name, python, code)
-    if job_folder is not None and _has_text(job_folder / FROZEN):
+    if job_folder is not None and has_frozen(job_folder):
         return Requirements(job_folder / FROZEN, python, is_frozen=True)
     return None
+
+
+def may_have_requirements(files: Mapping[PurePosixPath, int], build_context: str | None, job_folder: Path) -> bool:
+    """Whether a job may want something installed, by its files, with their sizes in bytes, alone. Blocks."""
+    if has_frozen(job_folder):
+        return True
+    folders = _asked(PurePosixPath(), build_context)
+    return any(files.get(folder / name) for folder in folders for name in (REQUIREMENTS, PROJECT))
+
+
+def has_frozen(job_folder: Path) -> bool:
+    """Whether a job tells what was installed where it was made. Blocks."""
+    return _has_text(job_folder / FROZEN)
 
 
 def has_dynamic_dependencies(pyproject: Path) -> bool:
@@ -60,6 +75,11 @@ def settings_files(requirements: Requirements) -> Iterator[Path]:
             yield from (path for name in ("uv.toml", PROJECT) if (path := folder / name).is_file())
             if folder == requirements.code:
                 return
+
+
+def _asked(code: AnyPath, build_context: str | None) -> Iterable[AnyPath]:
+    """Return the folders of the code that are asked, in their order."""
+    return dict.fromkeys((code / (build_context or ""), code))
 
 
 def _is_inside(file: Path, code: Path) -> bool:

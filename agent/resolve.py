@@ -11,18 +11,30 @@ from pathlib import Path
 from typing import assert_never
 
 from agent import policy
+from agent.caches.artifacts import ArtifactVersion
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
-from agent.images import base_image, is_built
+from agent.fetching import hand_over
+from agent.images import base_image, brings_dockerfile, is_built
 from agent.launch import Launch, Stage, Tell
-from agent.render import macro_environment, render_resource_args
-from agent.sources.repositories import Checkout
+from agent.render import macro_environment, render_resource_args, render_services
+from agent.sources.repositories import Commit
+from backends.base import Code
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, JobCode, JobFile, parse_job_file
 from protocol.json_types import Json, JsonObject
-from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, parse_launch_spec
+from protocol.launch_spec import (
+    ImageSource,
+    JobSource,
+    LaunchSpec,
+    PlaceholderSource,
+    is_scheduler,
+    parse_launch_spec,
+)
 from protocol.masking import REDACTED
 
 JOB_FILE = "wandb-job.json"
+SCHEDULER_REQUIREMENTS = "wandb[launch]\n"
+"""What a sweep's scheduler needs where the agent's own environment does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +47,12 @@ class Resolved:
     """The job artifact's own files, among them its frozen requirements. Only for reading."""
     code_folder: Path | None = None
     """The job's code. Only for reading."""
-    checkout: Checkout | None = None
-    """Of code from git: which commit it is."""
+    code: Code | None = None
+    """The same where its platform fetches it."""
+    begins_in: str = ""
+    """Of code that its platform fetches: in which of its folders the job begins, as far as that is known."""
+    commit: Commit | None = None
+    """Of code from git."""
     image: str | None = None
     """What the job is, where it is an image."""
     base_image: str | None = None
@@ -60,16 +76,22 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
         )
     match spec.source:
         case PlaceholderSource():
-            return await _allowed(context, launch, Resolved(spec))
+            allowed = await _allowed(context, launch, Resolved(spec))
+            if is_scheduler(spec) and _is_fetched_there(context, allowed):
+                return replace(allowed, code=hand_over.of_packages(context, SCHEDULER_REQUIREMENTS))
+            return allowed
         case ImageSource(image):
             return await _allowed(context, launch, Resolved(spec, image=image))
         case JobSource(reference):
             await _allowed(context, launch, Resolved(spec))
             await tell(f"fetching job {reference}")
-            folder = await context.artifacts.fetch(await context.artifacts.find(reference), launch)
+            version = await context.artifacts.find(reference)
+            folder = await context.artifacts.fetch(version, launch)
             job = await _read_job(folder, str(reference))
             image = job.source.image if isinstance(job.source, ImageJobSource) else None
             resolved = await _allowed(context, launch, Resolved(spec, job, folder, image=image))
+            if _is_fetched_there(context, resolved):
+                return await _with_code_there(context, launch, resolved, (version, folder), tell)
             return await _with_code(context, launch, resolved, job.source, tell)
         case _ as never:
             assert_never(never)
@@ -91,7 +113,11 @@ async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> R
     if needs_one and not is_built(spec, job, context.config.builder):
         so_far = replace(so_far, base_image=base_image(spec, job, resource_args, context.config.builder))
         resource_args = rendered(so_far.base_image)
-    asked = (context.config, spec, job, resource_args, so_far.runs_in, context.queue_resources.get(launch.queue))
+    services = render_services(
+        spec, launch.run_id, so_far.runs_in, is_rendered=context.facts.is_launchbay, environment=readable
+    )
+    queue_resource = context.queue_resources.get(launch.queue)
+    asked = (context.config, spec, job, resource_args, so_far.runs_in, queue_resource, services)
     if spec.resource == policy.CONTAINERS:
         await asyncio.to_thread(policy.check, *asked)  # it looks where paths lead, and disks may be far away
     else:
@@ -103,20 +129,49 @@ async def _with_code(context: AgentContext, launch: Launch, so_far: Resolved, so
     match source:
         case ImageJobSource():
             return so_far
-        case CodeArtifactSource(artifact_id, reference):
+        case CodeArtifactSource():
             await tell("fetching its code")
-            if artifact_id:
-                version = await context.artifacts.by_id(artifact_id)
-            elif reference:
-                version = await context.artifacts.find(reference)
-            else:
-                raise LaunchFailed("The job names no code artifact. Make the job again.")
+            version = await _find(context, source)
             return replace(so_far, code_folder=await context.artifacts.fetch(version, launch))
         case GitSource():
             found = await context.repositories.check_out(context.config, launch, source, so_far.job_folder, tell)
-            return replace(so_far, code_folder=found.folder, checkout=found)
+            return replace(so_far, code_folder=found.folder, commit=found)
         case _ as never:
             assert_never(never)
+
+
+def _is_fetched_there(context: AgentContext, resolved: Resolved) -> bool:
+    """Whether its platform fetches the code. What is built into an image has to be here."""
+    spec, job = resolved.spec, resolved.job
+    backend = context.backends.get(spec.resource)
+    if backend is None or not backend.capabilities.fetches_code or resolved.image is not None:
+        return False
+    return not (is_built(spec, job, context.config.builder) or brings_dockerfile(spec, job))
+
+
+async def _with_code_there(
+    context: AgentContext, launch: Launch, so_far: Resolved, own: tuple[ArtifactVersion, Path], tell: Tell
+) -> Resolved:
+    """`own` is the job's artifact, and the folder with its files."""
+    spec, job = so_far.spec, so_far.job
+    match job and job.source:
+        case CodeArtifactSource() as source if job:
+            version = await _find(context, source)
+            code, begins_in = await hand_over.of_artifact(context, launch, spec, job, own, version)
+            return replace(so_far, code=code, begins_in=spec.overrides.working_dir or begins_in)
+        case GitSource() as source if job:
+            code, commit = await hand_over.of_commit(context, launch, spec, job, own, source, tell)
+            return replace(so_far, code=code, begins_in=spec.overrides.working_dir or "", commit=commit)
+        case _:
+            return so_far
+
+
+async def _find(context: AgentContext, source: CodeArtifactSource) -> ArtifactVersion:
+    if source.artifact_id:
+        return await context.artifacts.by_id(source.artifact_id)
+    if source.reference:
+        return await context.artifacts.find(source.reference)
+    raise LaunchFailed("The job names no code artifact. Make the job again.")
 
 
 async def _read_job(folder: Path, reference: str) -> JobFile:

@@ -11,6 +11,7 @@ COMMANDS = {
     "completion": "launchbay.commands.completion",
     "dev": "launchbay.commands.dev",
     "doctor": "launchbay.commands.doctor",
+    "fetch-code": "launchbay.commands.fetch_code",
     "job": "launchbay.commands.job",
     "launch": "launchbay.commands.launch",
     "logs": "launchbay.commands.logs",

@@ -62,6 +62,14 @@ async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell:
     """Return a launch's ingredients with its code in an image, built now if need be. Raises `LaunchFailed`."""
     builder = docker_builder(context.config)
     assert builder is not None
+    if builder.destination is None and not context.backends[resolved.spec.resource].capabilities.runs_locally:
+        raise LaunchFailed(
+            f"Images for {resolved.spec.resource} have to be in a registry, and the agent's `builder` does not say in "
+            "which. Whoever runs the agent can set `builder.destination`.",
+            stage="build",
+            reason="no_destination",
+            cause=Cause.INFRASTRUCTURE,
+        )
     if context.facts.is_launchbay:
         # An agent that was killed may have sent the output of a build, which the journal does not know.
         launch.log_base = max(launch.log_base, await report.log_size(context, launch))

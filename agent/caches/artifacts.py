@@ -22,6 +22,7 @@ from agent.launch import Launch
 from protocol.json_types import dig
 from protocol.names import ArtifactName
 
+MANIFEST = "manifest.json"
 PARALLEL_DOWNLOADS = 8
 FILES_PER_PAGE = 1000
 LARGEST_MANIFEST = 128 * 1024 * 1024
@@ -68,9 +69,18 @@ class ArtifactCache:
 
     async def fetch(self, version: ArtifactVersion, launch: Launch) -> Path:
         """Return a folder with the version's files, downloading them if they are not here yet. Only for reading."""
-        # The digest is the server's word; only its hash becomes a path.
-        key = hashlib.sha256(f"{version.id}:{version.digest}".encode()).hexdigest()[:32]
-        return await self._folders.get(key, launch, lambda folder: self._download(version, folder))
+        return await self._folders.get(_key(version), launch, lambda folder: self._download(version, folder))
+
+    async def files(self, version: ArtifactVersion, launch: Launch) -> Sequence[File]:
+        """Return what the version's files are; nothing but its manifest is downloaded."""
+
+        async def make(folder: Path) -> None:
+            content = await self._manifest(version)
+            await asyncio.to_thread(folder.mkdir)
+            await asyncio.to_thread((folder / MANIFEST).write_bytes, content)
+
+        folder = await self._folders.get(_key(version, MANIFEST), launch, make)
+        return read_manifest(await asyncio.to_thread((folder / MANIFEST).read_bytes), self._limits)
 
     async def _download(self, version: ArtifactVersion, folder: Path) -> None:
         files = read_manifest(await self._manifest(version), self._limits)
@@ -148,6 +158,11 @@ class ArtifactCache:
             if not page["pageInfo"]["hasNextPage"]:
                 return found
             cursor = page["pageInfo"]["endCursor"]
+
+
+def _key(version: ArtifactVersion, *what: str) -> str:
+    # The digest is the server's word; only its hash becomes a path.
+    return hashlib.sha256(":".join((version.id, version.digest, *what)).encode()).hexdigest()[:32]
 
 
 def _version(raw: Mapping[str, Any] | None, what: str) -> ArtifactVersion:

@@ -175,13 +175,17 @@ def settings_of(own: Mapping[str, str]) -> list[str]:
 
 
 def _names_files(requirements: Requirements, text: str) -> bool:
-    """Whether requirements name files of the code, or depend on it in another way. In doubt, they do."""
     if requirements.code is None:
         return False
     if requirements.file.name == PROJECT:
         return has_dynamic_dependencies(requirements.file) or "[tool.uv.sources]" in text
     included = _INCLUDED.sub("", text)
     return bool(_LOCAL.search(_URL.sub("", _COMMENT.sub("", included))))
+
+
+def needs_code(requirements: Requirements) -> bool:
+    """Whether requirements name files of the code, or depend on it in another way. In doubt, they do. Blocks."""
+    return _names_files(requirements, "\n".join(read_sources(requirements).texts))
 
 
 def _text(file: Path) -> str:

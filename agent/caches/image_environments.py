@@ -104,11 +104,7 @@ class ImageEnvironments:
     def __init__(self, folders: BoundedCache, tools: Path, own: Mapping[str, str], random: Random) -> None:
         self._folders = folders
         self._tools = tools
-        self._variables = {
-            name: value
-            for name, value in own.items()
-            if name in INDEX_VARIABLES or (name.startswith(INSTALLER_PREFIX) and not OF_THIS_MACHINE.fullmatch(name))
-        }
+        self._variables = installer_variables(own, brings_files=True)
         self._settings = settings_of(self._variables)
         self._random = random
         self._names: set[str] = set()
@@ -162,6 +158,19 @@ class ImageEnvironments:
         finally:
             self._names.discard(name)
         log.info("environment made", folder=str(folder), image=place.image)
+
+
+def installer_variables(own: Mapping[str, str], *, brings_files: bool) -> dict[str, str]:
+    """Return what an installation sees of the agent's environment, which may be secret.
+
+    What names files of this machine is in it only if the installation has these.
+    """
+    return {
+        name: value
+        for name, value in own.items()
+        if (name in INDEX_VARIABLES or (name.startswith(INSTALLER_PREFIX) and not OF_THIS_MACHINE.fullmatch(name)))
+        and (brings_files or name not in PLACES)
+    }
 
 
 async def _fetch_image(place: Place, tell: Tell) -> str:

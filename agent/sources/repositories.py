@@ -55,20 +55,28 @@ OWN_VARIABLES = frozenset(
     | PROXY_VARIABLES
 )
 """What git may see of the agent's environment: how to get out of here, and whom to believe."""
-KNOWN_HOSTS = (Path.home() / ".ssh" / "known_hosts", Path("/etc/ssh/ssh_known_hosts"))
+_HOME = os.path.expanduser("~")  # noqa: PTH111 -- an account that this machine does not know has none
+KNOWN_HOSTS = (Path(_HOME, ".ssh", "known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
 """Where ssh itself looks."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkout:
-    """A commit's files on this machine. Only for reading."""
+class Commit:
+    """Which commit of which repository a job's code is."""
 
-    folder: Path
     remote: str
     """Without what may be secret."""
     commit: str
+    """Its full hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout(Commit):
+    """A commit's files on this machine. Only for reading."""
+
+    folder: Path
 
 
 class Repositories:
@@ -90,6 +98,12 @@ class Repositories:
         for path in self._own.glob(f"{LOOKUP}*"):
             shutil.rmtree(path, ignore_errors=True)
 
+    def known_hosts(self, config: AgentConfig) -> list[Path]:
+        """Return the files with the ssh keys of hosts, of which some may not be there. New keys go to the first."""
+        git = config.git
+        files = [git.known_hosts] if git.known_hosts else list(KNOWN_HOSTS)
+        return [self._own / "known_hosts", *files] if git.accept_new_hosts else files
+
     async def check_out(
         self, config: AgentConfig, launch: Launch, source: GitSource, job_folder: Path | None, tell: Tell
     ) -> Checkout:
@@ -98,6 +112,19 @@ class Repositories:
         A full hash that is here needs no network at all; a branch or a tag is looked up each time. Raises
         `policy.Refused` and `LaunchFailed`, and `OSError` where the disk is full.
         """
+        visit = await self._look_up(config, launch, source, tell)
+        tree = await self._tree(visit)
+        if job_folder is not None and await asyncio.to_thread(has_patch, job_folder):
+            tree = await self._patched(visit, tree, job_folder / DIFF)
+        log.info("code from git", remote=visit.remote.url, commit=visit.reference)
+        return Checkout(visit.remote.url, visit.reference, tree)
+
+    async def look_up(self, config: AgentConfig, launch: Launch, source: GitSource, tell: Tell) -> Commit:
+        """Return which commit a job names, without fetching it. Raises as `check_out`."""
+        visit = await self._look_up(config, launch, source, tell)
+        return Commit(visit.remote.url, visit.reference)
+
+    async def _look_up(self, config: AgentConfig, launch: Launch, source: GitSource, tell: Tell) -> "_Visit":
         remote = check_git_remote(config.policy, source.remote)
         if source.commit and not is_reference(source.commit):
             raise LaunchFailed(
@@ -108,13 +135,7 @@ class Repositories:
         visit = _Visit(
             config, launch, remote, source.remote, source.commit or "", tell, parse_limit(config.limits.total)
         )
-        commit = await self._resolve(visit)
-        visit = replace(visit, reference=commit)
-        tree = await self._tree(visit)
-        if job_folder is not None and await asyncio.to_thread(_has_text, job_folder / DIFF):
-            tree = await self._patched(visit, tree, job_folder / DIFF)
-        log.info("code from git", remote=remote.url, commit=commit)
-        return Checkout(tree, remote.url, commit)
+        return replace(visit, reference=await self._resolve(visit))
 
     async def _resolve(self, visit: "_Visit") -> str:
         if FULL_HASH.fullmatch(visit.reference):
@@ -189,10 +210,9 @@ class Repositories:
 
     async def _task(self, visit: "_Visit", action: Literal["resolve", "fetch"]) -> Task:
         git = visit.config.git
-        known_hosts = [git.known_hosts] if git.known_hosts else list(KNOWN_HOSTS)
+        known_hosts = self.known_hosts(visit.config)
         if git.accept_new_hosts:
             await asyncio.to_thread(self._own.mkdir, parents=True, exist_ok=True)
-            known_hosts.insert(0, self._own / "known_hosts")
         user, password = await asyncio.to_thread(_user_and_password, visit, self._agents_environment)
         key_file = git.host(visit.remote.host).key_file
         return Task(
@@ -281,13 +301,16 @@ def _user_and_password(visit: _Visit, environment: Mapping[str, str]) -> tuple[s
     remote, host = visit.remote, visit.config.git.host(visit.remote.host)
     if remote.transport == "ssh" or remote.password:
         return remote.user, remote.password
-    if token := _token(host, remote.host, environment):
+    if token := token_of(host, remote.host, environment):
         return remote.user or host.user, token
     return remote.user, ""
 
 
-def _token(host: GitHost, name: str, environment: Mapping[str, str]) -> str:
-    """Return the token that the configuration has for a host; read anew each time, as tokens are renewed."""
+def token_of(host: GitHost, name: str, environment: Mapping[str, str]) -> str:
+    """Return the token that the configuration has for a host, if any; read anew each time, as tokens are renewed.
+
+    Raises `LaunchFailed` if it cannot be read. Blocks.
+    """
     try:
         if host.token_file:
             return host.token_file.read_text("utf-8").strip()
@@ -311,8 +334,10 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _has_text(path: Path) -> bool:
-    return path.is_file() and bool(path.read_bytes().strip())
+def has_patch(job_folder: Path) -> bool:
+    """Whether a job has changes that were not committed when it was made. Blocks."""
+    patch = job_folder / DIFF
+    return patch.is_file() and bool(patch.read_bytes().strip())
 
 
 def _copy_into(folder: Path, place: Path) -> int:

@@ -45,6 +45,10 @@ def _kubernetes(config: AgentConfig) -> bool:
     return "kubernetes" in config.resources or _names(config, config.builder, "kaniko")
 
 
+def _pods(config: AgentConfig) -> bool:
+    return "kubernetes" in config.resources
+
+
 def _aws(config: AgentConfig) -> bool:
     return "sagemaker" in config.resources or _names(config, config.environment, "aws")
 
@@ -80,6 +84,7 @@ CHECKS = (
     Check("buildx", building_checks.buildx, _building),
     Check("registry", building_checks.registry, _building),
     Check("Kubernetes", platform_checks.kubernetes, _kubernetes),
+    Check("server for pods", server_checks.from_jobs, _pods),
     Check("AWS", platform_checks.aws, _aws),
     Check("Google Cloud", platform_checks.google, _google),
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from agent import operations
+from agent.addresses import is_loopback
 from agent.errors import ControlPlaneUnavailable, Unauthenticated
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped
 from protocol.json_types import dig
@@ -27,6 +28,20 @@ async def server(around: Surroundings) -> Finding:
     version = dig(data, "serverInfo", "latestLocalVersionInfo", "versionOnThisInstanceString")
     kind = "a Launchbay server" if "LAUNCHBAY" in enabled else "not a Launchbay server: stops take seconds longer"
     return ok(f"{url} answers: {kind}{f', version {version}' if version else ''}, {len(enabled)} features")
+
+
+async def from_jobs(around: Surroundings) -> Finding:
+    """Whether the server's address can be one for jobs on other machines. Whether it is, only a job there can tell."""
+    if "kubernetes" not in around.config.resources:
+        return skipped("this agent runs nothing in pods")
+    named = around.config.job_base_url
+    url = without_passwords(named or around.server.base_url)
+    if is_loopback(url):
+        return broken(
+            f"jobs in pods would look for the server at {url}, which is a pod's own address",
+            "Set `job_base_url` to the server's address in the cluster.",
+        )
+    return ok(f"jobs find the server at {url}{'' if named else ', as the agent does'}")
 
 
 async def api_key(around: Surroundings) -> Finding:

@@ -289,3 +289,15 @@ async def test_a_version_that_is_not_there_is_told(
     fake.artifact = artifact
     with pytest.raises(LaunchFailed, match=message):
         await cache.find(NAME)
+
+
+async def test_what_a_version_has_is_known_without_its_files(fake: FakeServer, cache: ArtifactCache) -> None:
+    version = await cache.find(NAME)
+    files = await cache.files(version, LAUNCH)
+    assert {str(file.path): file.size for file in files} == {"main.py": 11, "package/module.py": 5}
+    assert fake.downloads == []
+    fake.entries = {"other.py": {"digest": "", "size": 1}}
+    assert await cache.files(version, LAUNCH) == files, "its manifest is fetched once"
+    fake.entries = None
+    folder = await cache.fetch(version, LAUNCH)
+    assert {path.name for path in folder.iterdir()} == {"main.py", "package"}, "and is another thing than its contents"

@@ -109,6 +109,7 @@ async def test_code_is_put_into_a_base_image_with_its_environment(made: World) -
     request = ended.started
     assert request.image == "python:3.11-slim"
     assert (request.command, request.args) == (("python", "train.py"), ())
+    assert request.command_yields
     assert request.working_dir == made.folder / "state" / "work" / request.name
     assert request.folders == (Path("/state/environment"),)
     assert request.environment["PATH"] == "/state/environment/bin:/image/bin"
@@ -156,7 +157,7 @@ async def test_an_image_runs_as_it_is(made: World) -> None:
     assert request.environment["WANDB_DOCKER"] == "registry.test/train:v1"
     own = {**IMAGE_JOB, "source": {**IMAGE_JOB["source"], "entrypoint": ["run"]}}
     request = (await launched(made, {"overrides": {"args": ["-x"]}}, job=own)).started
-    assert (request.image, request.command, request.args) == ("evil.test/x", ("run", "-x"), ())
+    assert (request.image, request.command, request.args) == ("evil.test/x", ("run", "-x"), ("-x",))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,8 @@ async def test_every_override_is_honored(made: World) -> None:
     files = {"src/deep/other.py": ""}
     request = (await launched(made, {"overrides": overrides}, job=CODE_JOB, files=files)).started
     assert request.command == ("python3", "other.py", "--lr", "0.1 or so")
+    assert request.args == ("--lr", "0.1 or so")
+    assert not request.command_yields
     assert request.subfolder == "src/deep"
     shown = {name: json.loads(request.environment[name]) for name in ("WANDB_CONFIG", "WANDB_LAUNCH_FILE_OVERRIDES")}
     assert shown == {"WANDB_CONFIG": {"lr": 0.1}, "WANDB_LAUNCH_FILE_OVERRIDES": {"cfg.yaml": {"layers": 4}}}

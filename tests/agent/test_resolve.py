@@ -77,6 +77,19 @@ def args(**resource_args: Any) -> dict[str, Any]:
     return {"resource_args": {"local-process": resource_args}}
 
 
+async def test_policy_sees_services_as_they_will_be_made(made: World) -> None:
+    """What a macro stands for is what counts, not its name."""
+    policy = {"images": ["good.test/*"], "macro_environment": ["REGISTRY"]}
+    for registry, said in (("good.test", ""), ("evil.test", "the launch asks for the image 'evil.test/x'")):
+        services = [{"name": "x", "config": {"spec": {"image": "${REGISTRY}/x"}}}]
+        async with made.agent(policy=policy) as daemon:
+            daemon._context.process_environment = {"REGISTRY": registry}
+            item_id = await made.push(additional_services=services)
+            item = await made.in_state(item_id, "FAILED", "FINISHED")
+        assert said in (item["error"] or {"message": ""})["message"]
+        assert len(made.platform.started) == 1, "the first one alone"
+
+
 @pytest.mark.parametrize(
     ("changes", "config", "rule"),
     [

@@ -147,6 +147,30 @@ def test_a_platform_is_needed_by_its_resource_and_by_blocks_that_mean_something(
     assert is_needed(AgentConfig.model_validate(elsewhere))
 
 
+@pytest.mark.parametrize(
+    ("url", "given", "verdict"),
+    [
+        pytest.param("http://127.0.0.1:8080", {"resources": ["kubernetes"]}, Verdict.PROBLEM, id="loopback"),
+        pytest.param("http://[::1]:8080", {"resources": ["kubernetes"]}, Verdict.PROBLEM, id="loopback of IPv6"),
+        pytest.param("http://localhost", {"resources": ["kubernetes"]}, Verdict.PROBLEM, id="by its name"),
+        pytest.param("https://server.test", {"resources": ["kubernetes"]}, Verdict.OK, id="the agent's"),
+        pytest.param(
+            "http://127.0.0.1:8080",
+            {"resources": ["kubernetes"], "job_base_url": "http://server.test"},
+            Verdict.OK,
+            id="another",
+        ),
+        pytest.param("http://127.0.0.1:8080", {}, Verdict.SKIPPED, id="no pods"),
+    ],
+)
+async def test_pods_must_be_able_to_find_the_server(
+    tmp_path: Path, url: str, given: dict[str, Any], verdict: Verdict
+) -> None:
+    server = ControlPlane(url, "key", random=Random(1))
+    finding = await server_checks.from_jobs(around(tmp_path, server, **given))
+    assert finding.verdict is verdict
+
+
 # --- server -----------------------------------------------------------------------------------------------------------
 
 
