@@ -11,21 +11,32 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import NoReturn
 
-from agent.config.model import AgentConfig, Policy
+from agent.config.model import AgentConfig, KubernetesPolicy, Policy
 from agent.errors import LaunchFailed
 from agent.requirement_sources import read_sources
 from agent.requirements import Requirements
 from agent.sources.git_remote import FORMS, GitRemote, parse_remote
-from protocol import container_options
+from protocol import container_options, kubernetes_rules
 from protocol.container_options import Rule, Use
 from protocol.image_names import DOCKER_HUB, ImageName, parse_image, split_registry
 from protocol.job_file import GitSource, JobFile
 from protocol.json_types import Json, JsonObject
-from protocol.launch_spec import ImageSource, JobSource, LaunchSpec, PlaceholderSource, is_scheduler
+from protocol.kubernetes_rules import PROFILES
+from protocol.kubernetes_rules import Rule as ClusterRule
+from protocol.launch_spec import (
+    ADDITIONAL_SERVICES,
+    ImageSource,
+    JobSource,
+    LaunchSpec,
+    PlaceholderSource,
+    is_scheduler,
+)
+from protocol.names import is_launch_name
 
 SCHEDULER_RESOURCE = "local-process"
 CONTAINERS = "local-container"
 """Where launches are shut in, but for what the operator lists. Asking about it looks at the disk."""
+CLUSTERS = "kubernetes"
 LOCKED_KEYS = frozenset(
     {"hostpid", "hostipc", "hostnetwork", "initcontainers"}
     | {"command", "args", "entrypoint", "containerentrypoint", "containerarguments", "baseimage"}
@@ -33,8 +44,6 @@ LOCKED_KEYS = frozenset(
 """What `secure_mode` locks, anywhere in what the platform is given; without regard to case, dashes and underscores."""
 IMAGE_KEYS = frozenset({"image", "imageuri", "trainingimage", "baseimage"})
 """Where the platforms look for images, in the same spelling."""
-ADDITIONAL_SERVICES = "additional_services"
-"""What else a launch may have its platform make. It stands beside the resource args, and counts as one."""
 IMAGE_MACRO = "${image_uri}"
 """Stands for the job's image, and for itself until that is known."""
 SHOWN_CHARS = 200
@@ -58,14 +67,14 @@ def check(
     resource_args: JsonObject,
     image: str | None,
     queue_resource: str | None,
+    services: Json = None,
 ) -> None:
     """Refuse what this agent may not run: raises `Refused`, or `SpecError` for what cannot be understood.
 
-    `resource_args` are the rendered ones, and `image` is what would run. `queue_resource` is None where the server does
-    not tell it. Before a launch's job has been read, `job` and `image` are None; then ask again. Whoever fetches code
-    asks `check_git_remote` before: submodules have remotes that no job file names.
+    `resource_args` and `services` are the rendered ones, and `image` is what would run. `queue_resource` is None where
+    the server does not tell it. Before a launch's job has been read, `job` and `image` are None; then ask again.
+    Whoever fetches code asks `check_git_remote` before: submodules have remotes that no job file names.
     """
-    services = spec.raw.get(ADDITIONAL_SERVICES)
     given: tuple[Json, ...] = (resource_args, services)
     # On this machine a sweep's scheduler is one command of the client. It runs beside the jobs of every queue.
     if not is_sweep_command(spec):
@@ -77,6 +86,8 @@ def check(
         _check_resource_args(config.policy, spec.resource, {ADDITIONAL_SERVICES: services})
     if spec.resource == CONTAINERS:
         _check_container(config.policy, resource_args)
+    if spec.resource == CLUSTERS:
+        _check_cluster(config.policy.kubernetes, resource_args, services)
     is_read = job is not None or not isinstance(spec.source, JobSource)
     named = [name for name in _images(given) if is_read or IMAGE_MACRO not in name]
     check_images(config.policy, [image, job and job.base_image, *named])
@@ -259,6 +270,47 @@ def _followed(pattern: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(os.path.realpath(PurePosixPath(*pattern.parts[:plain])), *pattern.parts[plain:])
 
 
+# --- clusters --------------------------------------------------------------------------------------------------------
+
+_ASKED: Mapping[ClusterRule, str] = {
+    ClusterRule.HOST_PATHS: "mounts the path {} of its node",
+    ClusterRule.SERVICE_ACCOUNTS: "gives pods the rights of the service account {}",
+    ClusterRule.SECRETS: "names the Secret {}, which is not the launch's own",
+    ClusterRule.CLAIMS: "takes what is on the volume, or of the claim, {}",
+    ClusterRule.CSI_DRIVERS: "asks the CSI driver {} for a volume",
+    ClusterRule.KINDS: "is {}, which may be more than pods",
+    ClusterRule.SERVICE_TYPES: "is {}, which reaches out of the cluster",
+    ClusterRule.PRIORITY_CLASSES: "names the priority class {}",
+    ClusterRule.RUNTIME_CLASSES: "names the runtime class {}",
+}
+
+
+def _check_cluster(policy: KubernetesPolicy, resource_args: JsonObject, services: Json) -> None:
+    """Refuse what would let a pod out, or be more than a launch has need of, unless the operator has listed it."""
+    for use in kubernetes_rules.uses(resource_args, services):
+        rule, where, allowed = f"policy.kubernetes.{use.rule}", f"`{_cut(use.where)}`", (policy.pod_security,)
+        if use.rule is ClusterRule.POD_SECURITY:
+            if PROFILES.index(use.profile) > PROFILES.index(policy.pod_security):
+                asked = f"{where} is {_shown(use.what)}, which needs the Pod Security profile `{use.profile}`"
+                _refuse(rule, asked, allowed)
+            continue
+        listed: Sequence[str] = getattr(policy, use.rule)  # rules are called as their keys
+        if not _is_listed(policy, use, listed):
+            _refuse(rule, f"{where} {_ASKED[use.rule].format(_shown(use.what))}", (*use.usual, *listed))
+
+
+def _is_listed(policy: KubernetesPolicy, use: kubernetes_rules.Use, listed: Sequence[str]) -> bool:
+    if use.rule is ClusterRule.HOST_PATHS:
+        # Whole paths alone: below one that a job may write to, it could lead the next job anywhere by a link.
+        path = PurePosixPath(use.what).parts
+        entries = [each.parts for each in map(PurePosixPath, listed)]
+        found = any(len(each) == len(path) and _covers(each, path) for each in entries)
+        return (found and ".." not in path) or policy.pod_security == kubernetes_rules.PRIVILEGED
+    if use.rule is ClusterRule.SECRETS and is_launch_name(use.what):
+        return use.what in listed  # a pattern does not mean the keys of other launches
+    return any(fnmatchcase(use.what, entry) for entry in listed)
+
+
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
@@ -319,11 +371,15 @@ def _entries(value: Json, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def _plain(key: str) -> str:
-    return key.replace("_", "").replace("-", "").lower()
+    return key.replace("_", "").replace("-", "").casefold()
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}...")
+    return repr(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 
 
 def _refuse(rule: str, asked: str, allowed: Iterable[str], who: str = _OPERATOR) -> NoReturn:

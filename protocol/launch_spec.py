@@ -13,6 +13,8 @@ from protocol.names import ArtifactName, parse_job_reference
 DEFAULT_RESOURCE = "local-container"
 SCHEDULER_URI = "placeholder-uri-scheduler"
 API_KEY = "_wandb_api_key"
+ADDITIONAL_SERVICES = "additional_services"
+"""What else a launch may have its platform make. It stands beside the resource args, and counts as one."""
 MAX_DEPTH = 64
 _RESOURCE_KEYS = {"gcp-vertex": ("vertex", "gcp-vertex"), "vertex": ("vertex", "gcp-vertex")}
 

@@ -43,7 +43,7 @@ def checked(
 ) -> Refused | None:
     """Check a launch on an agent so configured; returns the refusal."""
     try:
-        check(config(**values), parse_launch_spec(spec), job, args or {}, image, queue)
+        check(config(**values), parse_launch_spec(spec), job, args or {}, image, queue, spec.get("additional_services"))
     except Refused as refused:
         return refused
     return None
@@ -131,7 +131,7 @@ class TestEveryRefusal:
 
 
 def test_without_rules_nothing_but_the_resource_is_looked_at() -> None:
-    args = {"image": "any/thing", "command": ["sh"], "volumes": [{"hostPath": "/"}]}
+    args = {"image": "any/thing", "command": ["sh"], "volumes": [{"emptyDir": {}}]}
     spec = {**JOB, "overrides": {"entry_point": ["sh"], "dockerfile": "Other"}}
     assert checked(spec, job=job_file(), args=args, image="NOT AN IMAGE") is None
 
@@ -262,7 +262,7 @@ class TestResourceArgs:
 
     def test_cover_what_else_a_platform_is_to_make(self) -> None:
         """A role binding, say, which it would make with the agent's rights."""
-        services = {**JOB, "additional_services": [{"config": {"kind": "RoleBinding"}, "name": "x"}]}
+        services = {**JOB, "additional_services": [{"config": {"kind": "Service"}, "name": "x"}]}
         refused = checked(services, policy={"resource_args": {"kubernetes": ["cpus"]}})
         assert "the resource arg 'additional_services.config.kind'" in str(refused)
         allowed = {"resource_args": {"kubernetes": ["additional_services"]}}
@@ -378,7 +378,10 @@ class TestImages:
 
     def test_are_found_in_services_and_as_a_jobs_base(self) -> None:
         policy = {"images": ["good.test/*"]}
-        services = {**JOB, "additional_services": [{"config": {"spec": {"image": "evil.test/x"}}}]}
+        services = {
+            **JOB,
+            "additional_services": [{"config": {"apiVersion": "v1", "kind": "Pod", "spec": {"image": "evil.test/x"}}}],
+        }
         assert rule_of(checked(services, policy=policy)) == "policy.images"
         based = job_file("repo", **GIT_JOB, base_image="evil.test/x")
         assert rule_of(checked(job=based, policy=policy)) == "policy.images"
