@@ -96,6 +96,12 @@ class StateFolderUnusable(LaunchbayError):
         )
 
 
+class LeaseLost(LaunchbayError):
+    """Another agent may be working now."""
+
+    code = "lease_lost"
+
+
 class QueueNotFound(LaunchbayError):
     """A queue that the agent should serve does not exist."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from agent.config.reloading import reload_on_change
 from agent.context import AgentContext
 from agent.daemon import Daemon
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable
+from agent.held import Launches
+from agent.leadership import Election, ToldToEnd, candidate, leading
+from agent.observability.metrics import Metrics
 from agent.observability.service_manager import ServiceManager, service_manager
 from agent.observability.status import agent_status
-from agent.observability.status_app import serving
+from agent.observability.status_app import serving, serving_at_the_start
 from agent.opening import Server, opened, say_goodbye
 from agent.supervise import supervise
 
@@ -43,35 +46,68 @@ class Reload:
 
 
 async def run_agent(config: AgentConfig, server: Server, *, version: str, reload: Reload | None = None) -> Departure:
-    """Run an agent until SIGTERM, SIGINT or the server ends it."""
-    async with opened(config, server, version=version) as context:
-        daemon = Daemon(context)
-        hangup = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
-        async with _looked_after(context, daemon, version) as manager:
-            daemon.on_drain = manager.stopping
-            _drain_on_signals(daemon)
-            reloading = asyncio.create_task(
-                supervise("reload", lambda: _reloading(context, daemon, manager, reload, hangup))
+    """Run an agent until SIGTERM, SIGINT or the server ends it; first wait for its turn, if it has to.
+
+    Raises `LeaseLost` if another agent may be working now. What runs goes on.
+    """
+    try:
+        async with AsyncExitStack() as stack:
+            context = await _opened(stack, config, server, version)
+            return await _work(context, version, reload)
+    except ToldToEnd:
+        return Departure(left=0, stopped=0)
+
+
+async def _opened(stack: AsyncExitStack, config: AgentConfig, server: Server, version: str) -> AgentContext:
+    """Wait for the agent's turn, then open what it needs. Probes are answered meanwhile: either may take long."""
+    metrics = Metrics(Launches())
+    metrics.leads(False)
+    election: Election | None = None
+    if config.leader_election:
+        election = await stack.enter_async_context(candidate(config.leader_election))
+
+    def why_not_ready() -> str | None:
+        if election and not election.is_won:
+            return election.error
+        return "starting: it has not reached its server, or waits for something else that the log names"
+
+    def doing() -> str:
+        return f"waits for the lease {election.lease}, which {election.leader} has" if election else ""
+
+    async with serving_at_the_start(metrics, why_not_ready, doing, config.listen):
+        if election:
+            await stack.enter_async_context(leading(election))
+        return await stack.enter_async_context(opened(config, server, version=version))
+
+
+async def _work(context: AgentContext, version: str, reload: Reload | None) -> Departure:
+    daemon = Daemon(context)
+    hangup = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+    async with _looked_after(context, daemon, version) as manager:
+        daemon.on_drain = manager.stopping
+        _drain_on_signals(daemon)
+        reloading = asyncio.create_task(
+            supervise("reload", lambda: _reloading(context, daemon, manager, reload, hangup))
+        )
+        try:
+            log.info(
+                "agent is ready",
+                agent=context.identity.agent_name,
+                entity=context.entity,
+                queues=list(context.config.queues),
             )
-            try:
-                log.info(
-                    "agent is ready",
-                    agent=context.identity.agent_name,
-                    entity=context.entity,
-                    queues=list(config.queues),
-                )
-                manager.ready()
-                left = await daemon.run()
-            finally:
-                reloading.cancel()
-                await asyncio.wait([reloading])
-        if not left:
-            try:
-                await say_goodbye(context)
-            except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
-                log.warning("the server was not told that the agent ends", error=str(error))
-        return Departure(left, daemon.stopped)
+            manager.ready()
+            left = await daemon.run()
+        finally:
+            reloading.cancel()
+            await asyncio.wait([reloading])
+    if not left:
+        try:
+            await say_goodbye(context)
+        except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
+            log.warning("the server was not told that the agent ends", error=str(error))
+    return Departure(left, daemon.stopped)
 
 
 def _drain_on_signals(daemon: Daemon) -> None:

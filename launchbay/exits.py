@@ -15,6 +15,7 @@ REFUSED = 6
 RUN_FAILED = 7
 DRAINED_WITH_WORK = 8
 STOPPED_WORK = 9
+LEASE_LOST = 10
 INTERRUPTED = 130
 
 _BY_CODE = {
@@ -22,6 +23,7 @@ _BY_CODE = {
     "unauthenticated": NOT_AUTHENTICATED,
     "not_found": NOT_FOUND,
     "control_plane_refused": REFUSED,
+    "lease_lost": LEASE_LOST,
 }
 
 

@@ -173,6 +173,41 @@ class Git(Block):
         return self.hosts.get(name, GitHost())
 
 
+class KubernetesPolicy(Block):
+    """What launches in a Kubernetes cluster may ask for beyond pods that are shut in. Names may be patterns."""
+
+    pod_security: Literal["restricted", "baseline", "privileged"] = Field(
+        default="restricted", description="The Pod Security profile that pods must keep to."
+    )
+    host_paths: tuple[str, ...] = Field(
+        default=(), description="Paths of nodes that pods may mount, to read and write; * stands for one name."
+    )
+    service_accounts: tuple[str, ...] = Field(
+        default=(), description="Service accounts that pods may run as, with their tokens."
+    )
+    secrets: tuple[str, ...] = Field(default=(), description="Secrets that launches may name.")
+    claims: tuple[str, ...] = Field(default=(), description="Persistent volume claims that pods may mount.")
+    csi_drivers: tuple[str, ...] = Field(default=(), description="CSI drivers of volumes that stand in a pod itself.")
+    kinds: tuple[str, ...] = Field(
+        default=(),
+        description="Further kinds of launches and of what they have beside them, as Ingress.networking.k8s.io.",
+    )
+    service_types: tuple[Literal["NodePort", "LoadBalancer", "ExternalName"], ...] = Field(
+        default=(), description="Types of Services beside ClusterIP."
+    )
+    priority_classes: tuple[str, ...] = Field(default=(), description="Priority classes that pods may have.")
+    runtime_classes: tuple[str, ...] = Field(default=(), description="Runtime classes that pods may have, as nvidia.")
+
+    @field_validator("host_paths")
+    @classmethod
+    def _paths_of_nodes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            path = PurePosixPath(entry)
+            if not path.is_absolute() or ".." in path.parts:
+                raise ValueError("must be whole paths without `..`, as /data")
+        return value
+
+
 class Policy(Block):
     """What launches may do. Every refusal names its rule, as `policy.images`."""
 
@@ -198,6 +233,7 @@ class Policy(Block):
         default=False,
         description="Containers may be let out: `privileged`, `cap-add`, `pid` and the like.",
     )
+    kubernetes: KubernetesPolicy = KubernetesPolicy()
 
     @field_validator("host_paths", "devices")
     @classmethod
@@ -218,6 +254,18 @@ def _without_key(names: tuple[str, ...]) -> tuple[str, ...]:
     if "WANDB_API_KEY" in names:
         raise ValueError("may not hand out the agent's own WANDB_API_KEY; a job gets a key by itself")
     return names
+
+
+class LeaderElection(Block):
+    """Of several agents of one name, the one that has a Lease of Kubernetes works, and the others wait."""
+
+    lease: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="Name of the Lease, which is made if need be."
+    )
+    namespace: str | None = Field(default=None, description="Its namespace. Default: the agent's own.")
+    seconds: int = Field(
+        default=15, ge=3, description="How long after an agent has vanished another takes over, in seconds."
+    )
 
 
 class AgentConfig(Block):
@@ -256,12 +304,18 @@ class AgentConfig(Block):
         default=(),
         description="Names of variables of the agent's own environment that jobs may see, beside the harmless ones.",
     )
+    job_base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]")] | None = Field(
+        default=None, description="The server's address where jobs run. Default: the one that the agent uses."
+    )
     listen: Address = Field(
         default=None,
         description="HOST:PORT for metrics and health. The agent's socket in the state folder is always there.",
     )
     backends: dict[str, JsonBlock] = Field(
         default_factory=dict, description="By resource, what its backend is told; see the backend."
+    )
+    leader_election: LeaderElection | None = Field(
+        default=None, description="Let one of several agents of this name work, and the others wait (Kubernetes)."
     )
     retries: tuple[RetryRule, ...] = Field(
         default=(RetryRule(on=(Cause.PREEMPTED,), attempts=5),),

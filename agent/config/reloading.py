@@ -20,6 +20,7 @@ LOOK_SECONDS = 2.0
 
 AT_THE_START = frozenset(
     {"entity", "queues", "resources", "name", "state_dir", "listen", "slots", "limits", "caches", "verbosity"}
+    | {"leader_election"}
     | FREE_FORM
 )
 """Keys that are read once: who the agent is, what it has opened, and how it logs."""

@@ -54,6 +54,10 @@ class Metrics:
         )
         self._loop_lag = self._histogram("loop_lag_seconds", "How late the event loop was.", LAG_BUCKETS)
 
+    def leads(self, leads: bool) -> None:
+        """Say whether this agent works, or waits for another of its name to end."""
+        self._held.leads = leads
+
     def polled(self, queue: str, result: PollResult) -> None:
         """A poll of a queue is over."""
         self._held.queues.add(queue)
@@ -116,6 +120,7 @@ class _Held(Collector):
         """Those polled so far: they are shown with zeros too, as a series that comes and goes is hard to alert on."""
         self.places: float = 0
         self.inventory = Inventory()
+        self.leads = True
 
     def collect(self) -> Iterator[Metric]:
         """Derive the gauges."""
@@ -125,8 +130,22 @@ class _Held(Collector):
             for stage in Stage:
                 launches.add_metric((queue, stage), tally[queue, stage])
         yield launches
+        seen = Tally(
+            (held.launch.resource, held.seen.phase, held.seen.reason)
+            for held in self._launches
+            if held.seen is not None and not held.seen.phase.is_terminal
+        )
+        on_platforms = GaugeMetricFamily(
+            f"{PREFIX}_platform_launches",
+            "Launches that a platform has, by what it says of them: why they wait, if they do.",
+            labels=("resource", "phase", "reason"),
+        )
+        for (resource, phase, reason), count in sorted(seen.items()):
+            on_platforms.add_metric((resource, phase, reason), count)
+        yield on_platforms
         assigned = self._launches.assigned()
         for name, meaning, value in (
+            ("leader", "1 if this agent works, 0 if it waits for another of its name to end.", int(self.leads)),
             ("places", "Jobs that may be held at once (max_jobs).", self.places),
             ("places_taken", "Jobs held that take a place.", self._launches.jobs()),
             ("schedulers", "Schedulers of sweeps held.", self._launches.schedulers()),

@@ -42,20 +42,42 @@ async def serving(
 
     `listen` is HOST:PORT, or None for the socket alone. Raises `ConfigError` if that cannot be listened on.
     """
-    address = parse_address(listen) if listen else None
-    runner = web.AppRunner(_app(metrics, health, status), access_log=None, shutdown_timeout=1)
+    app = _app(metrics, health.why_not_alive, health.why_not_ready, lambda: "ok")
+
+    async def show_status(_: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(status()), content_type="application/json")
+
+    app.router.add_get("/status", show_status)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.SockSite(runner, await asyncio.to_thread(_bind, state_dir)).start()
-        if address:
-            try:
-                await web.TCPSite(runner, *address).start()
-            except OSError as error:
-                raise ConfigError(f"The agent cannot listen on {listen} (`listen`): {error.strerror}.") from error
+        if listen:
+            await _listen(runner, listen)
         yield
     finally:
         await runner.cleanup()
         await asyncio.to_thread((state_dir / SOCKET).unlink, missing_ok=True)
+
+
+@asynccontextmanager
+async def serving_at_the_start(
+    metrics: Metrics, why_not_ready: Callable[[], str | None], doing: Callable[[], str], listen: str | None
+) -> AsyncGenerator[None]:
+    """Answer probes on TCP while the block runs, for an agent that has no state folder yet. See `serving`.
+
+    `doing` says in a few words what it does if it is ready.
+    """
+    if listen is None:
+        yield
+        return
+    runner = web.AppRunner(_app(metrics, lambda: None, why_not_ready, doing), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await _listen(runner, listen)
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def ask_status(state_dir: Path) -> dict[str, Any] | None:
@@ -89,29 +111,37 @@ async def ask_status(state_dir: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _app(metrics: Metrics, health: Health, status: Callable[[], JsonObject]) -> web.Application:
+def _app(
+    metrics: Metrics,
+    why_not_alive: Callable[[], str | None],
+    why_not_ready: Callable[[], str | None],
+    doing: Callable[[], str],
+) -> web.Application:
     async def show_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def live(_: web.Request) -> web.Response:
-        return _probe(health.why_not_alive())
+        return _probe(why_not_alive(), "ok")
 
     async def ready(_: web.Request) -> web.Response:
-        return _probe(health.why_not_ready())
-
-    async def show_status(_: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps(status()), content_type="application/json")
+        return _probe(why_not_ready(), doing())
 
     app = web.Application()
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/livez", live)
     app.router.add_get("/readyz", ready)
-    app.router.add_get("/status", show_status)
     return app
 
 
-def _probe(problem: str | None) -> web.Response:
-    return web.Response(status=503 if problem else 200, text=f"{problem or 'ok'}\n")
+async def _listen(runner: web.AppRunner, listen: str) -> None:
+    try:
+        await web.TCPSite(runner, *parse_address(listen)).start()
+    except OSError as error:
+        raise ConfigError(f"The agent cannot listen on {listen} (`listen`): {error.strerror}.") from error
+
+
+def _probe(problem: str | None, fine: str) -> web.Response:
+    return web.Response(status=503 if problem else 200, text=f"{problem or fine}\n")
 
 
 def _bind(state_dir: Path) -> socket.socket:

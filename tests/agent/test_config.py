@@ -15,7 +15,7 @@ from agent.config.file import load as load_config
 from agent.config.file import read as read_config
 from agent.config.keys import every_key
 from agent.config.masking import mask
-from agent.config.model import AgentConfig
+from agent.config.model import AgentConfig, LeaderElection
 from agent.config.reloading import AT_THE_START
 from agent.config.schema import schema
 from agent.config.stock_blocks import STOCK_BLOCKS
@@ -403,6 +403,7 @@ def documented() -> dict[str, str]:
 def test_the_reference_has_every_key_and_no_other() -> None:
     blocks = {f"{block}.{key}" for block, keys in STOCK_BLOCKS.items() for key in keys}
     headings = {"timeouts", "retries", "drain", "slots", "limits", "caches", "retention", "git", "policy"}
+    headings |= {"policy.kubernetes", "leader_election"}
     assert documented().keys() == ({*every_key()} | blocks) - headings
     assert all(f"### `{heading}`" in REFERENCE for heading in headings - {"policy"})
     assert "`queue`" in REFERENCE
@@ -417,6 +418,7 @@ def test_the_reference_tells_the_right_defaults() -> None:
     plain["retries"] = {
         name: field.default for name, field in type(rule).model_fields.items() if not field.is_required()
     }
+    plain["leader_election"] = LeaderElection(lease="x").model_dump() | {"lease": None}
     checked = 0
     for key, default in documented().items():
         value: Any = plain

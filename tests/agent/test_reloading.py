@@ -57,6 +57,7 @@ OTHERS: dict[str, Any] = {
     "name": "other",
     "state_dir": "/other",
     "listen": "127.0.0.1:1",
+    "leader_election": {"lease": "other"},
     "slots": {"cpus": 3},
     "limits": {"file": "1MiB"},
     "caches": {"code": None},
@@ -73,7 +74,7 @@ def test_what_counts_at_the_start_needs_a_restart() -> None:
     assert OTHERS.keys() == AT_THE_START
     for key, value in OTHERS.items():
         found = needs_restart(config(), config(**{key: value}, max_jobs=3))
-        assert [change.key.split(".")[0] for change in found] == [key]
+        assert {change.key.split(".")[0] for change in found} == {key}
 
 
 def test_schedulers_need_a_restart_only_where_none_could_run() -> None:
