@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests import engines
 from tests.agent.building import parts
@@ -26,31 +27,36 @@ def write_all(folder: Path) -> list[Path]:
     applets = {f"bin/{name}": "busybox" for name in listed if name != "busybox"}
     pythons = {f"usr/local/bin/{name}": "python3.11" for name in ("python", "python3")}
     return [
-        write(folder / "pause.tar", PAUSE, [_layer({"pause": Path(pause).read_bytes()}, {})], ["/pause", "-P"]),
-        write(folder / "busybox.tar", BUSYBOX, [engines.busybox_root({}), _layer({}, applets)], ["sh"]),
-        write(folder / "python.tar", PYTHON, [parts.python_root(), _layer({}, pythons)], ["python3"]),
+        write(folder / "pause.tar", PAUSE, [layer({"pause": Path(pause).read_bytes()}, {})], ["/pause", "-P"]),
+        write(folder / "busybox.tar", BUSYBOX, [engines.busybox_root({}), layer({}, applets)], ["sh"]),
+        write(folder / "python.tar", PYTHON, [parts.python_root(), layer({}, pythons)], ["python3"]),
     ]
 
 
-def write(path: Path, name: str, layers: Sequence[bytes], command: Sequence[str]) -> Path:
-    """Write the archive of an image; returns the path."""
-    config = {
+def write(path: Path, name: str, layers: Sequence[bytes], command: Sequence[str], **config: Any) -> Path:
+    """Write the archive of an image, with what more its configuration says; returns the path."""
+    environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    about = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": list(command), "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]},
+        "config": {"Cmd": list(command), "Env": environment, **config},
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in layers],
+        },
     }
     names = [f"layer-{number}.tar" for number in range(len(layers))]
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": names}]
     with tarfile.open(path, "w") as tar:
-        _add(tar, "config.json", json.dumps(config).encode())
-        for layer_name, layer in zip(names, layers, strict=True):
-            _add(tar, layer_name, layer)
+        _add(tar, "config.json", json.dumps(about).encode())
+        for layer_name, content in zip(names, layers, strict=True):
+            _add(tar, layer_name, content)
         _add(tar, "manifest.json", json.dumps(manifest).encode())
     return path
 
 
-def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+def layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+    """Return a layer with files and symbolic links."""
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w") as tar:
         for name, data in files.items():
