@@ -46,6 +46,8 @@ class Site:
     key: str
     server: psutil.Process
     control: ControlPlane
+    resource: str = "local-process"
+    """Of the queue."""
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the variables of a client or an agent that shares no file with the user's own."""
@@ -86,13 +88,16 @@ class Site:
 
         await asyncio.gather(*(push(number) for number in range(jobs)))
 
-    async def push_many(self, entry_point: Sequence[str], jobs: int) -> None:
-        """Push the same job many times."""
+    async def push_many(self, entry_point: Sequence[str], jobs: int, image: str = "") -> None:
+        """Push the same job many times; without code, or what is in an image."""
         limit = asyncio.Semaphore(PUSHES_AT_ONCE)
 
         async def push() -> None:
             async with limit:
-                await self.push(entry_point)
+                if image:
+                    await self._push({"docker": {"docker_image": image}, "overrides": {"entry_point": entry_point}})
+                else:
+                    await self.push(entry_point)
 
         await asyncio.gather(*(push() for _ in range(jobs)))
 
@@ -101,7 +106,7 @@ class Site:
         await self.control.ask(_STOP, id=item)
 
     async def _push(self, spec: Mapping[str, Any]) -> str:
-        whole = {"entity": "admin", "project": PROJECT, "resource": "local-process", "docker": {}, "git": {}, **spec}
+        whole = {"entity": "admin", "project": PROJECT, "resource": self.resource, "docker": {}, "git": {}, **spec}
         pushed = await self.control.ask(
             _PUSH,
             input={
@@ -137,8 +142,10 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder: Path, command: Sequence[str] = SERVE, **environment: str) -> AsyncGenerator[Site]:
-    """Run a server, with a queue, while the block runs; it has these variables in addition."""
+async def site(
+    folder: Path, command: Sequence[str] = SERVE, resource: str = "local-process", **environment: str
+) -> AsyncGenerator[Site]:
+    """Run a server, with a queue of a resource, while the block runs; it has these variables in addition."""
     folder.mkdir(parents=True, exist_ok=True)
     data_dir, log = folder / "server", folder / "server.log"
     arguments = [*command, "--port", "0", "--data-dir", str(data_dir)]
@@ -156,11 +163,11 @@ async def site(folder: Path, command: Sequence[str] = SERVE, **environment: str)
                     "entityName": "admin",
                     "projectName": QUEUE_PROJECT,
                     "queueName": QUEUE,
-                    "resourceType": "local-process",
-                    "resourceConfig": '{"resource_args": {"local-process": {}}}',
+                    "resourceType": resource,
+                    "resourceConfig": json.dumps({"resource_args": {resource: {}}}),
                 },
             )
-            yield Site(folder, url, key, psutil.Process(process.pid), control)
+            yield Site(folder, url, key, psutil.Process(process.pid), control, resource)
     finally:
         await processes.end(process)
 
