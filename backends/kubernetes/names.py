@@ -19,6 +19,9 @@ LABELS = f"{PREFIX}labels"
 STOP = f"{PREFIX}stop"
 """Annotation of an object that was asked to stop."""
 
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+"""Annotation of a pod: which of its containers is meant where none is named. `kubectl` goes by it, too."""
+
 RUN = "wandb.ai/run-id"
 AGENT = "wandb.ai/agent"
 MONITOR = "wandb.ai/monitor"
@@ -108,11 +111,11 @@ def read_labels(annotations: Mapping[str, object]) -> dict[str, str]:
     """Return what `annotations_of` has written; nothing where somebody else wrote."""
     try:
         read: object = json.loads(str(annotations.get(LABELS, "{}")))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(read, dict):
         return {}
-    return {str(key): str(value) for key, value in cast("dict[object, object]", read).items()}
+    return {key: value for key, value in cast("dict[str, object]", read).items() if isinstance(value, str)}
 
 
 def _dns_chars(text: str, joint: str = "-") -> str:

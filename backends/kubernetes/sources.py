@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from backends.kubernetes.api import KubeObject
+from backends.kubernetes.names import DEFAULT_CONTAINER
 from backends.kubernetes.reading.fields import mapping, objects, text
-from backends.kubernetes.reading.pods import DEFAULT_CONTAINER
 
 NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
 """Reasons for a container's end of which its platform has words and the container none."""

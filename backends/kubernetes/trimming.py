@@ -6,12 +6,11 @@ from typing import Any
 from backends.kubernetes import names
 from backends.kubernetes.api import KubeObject
 from backends.kubernetes.reading.fields import is_true, mapping, objects, text
-from backends.kubernetes.reading.pods import DEFAULT_CONTAINER
 from backends.kubernetes.reading.read import KUEUES_QUEUE
 
 METADATA = ("name", "generateName", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
 LABELS = (names.LAUNCH, names.SERVICE, KUEUES_QUEUE)
-ANNOTATIONS = (names.LABELS, names.STOP, DEFAULT_CONTAINER)
+ANNOTATIONS = (names.LABELS, names.STOP, names.DEFAULT_CONTAINER)
 OWNER = ("kind", "uid", "controller")
 SPEC = (
     "activeDeadlineSeconds",
@@ -65,7 +64,7 @@ def _common(whole: KubeObject) -> KubeObject:
         metadata["ownerReferences"] = owners
     # What the launch's object says, its parts need not say again.
     is_part = any(is_true(each, "controller") for each in owners)
-    if annotations := _some(mapping(raw, "annotations"), (DEFAULT_CONTAINER,) if is_part else ANNOTATIONS):
+    if annotations := _some(mapping(raw, "annotations"), (names.DEFAULT_CONTAINER,) if is_part else ANNOTATIONS):
         metadata["annotations"] = annotations
     return {
         "apiVersion": _shared(text(whole, "apiVersion")),

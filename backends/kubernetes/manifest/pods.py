@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from backends.kubernetes.manifest.fields import Fields, default, entries, inner, joined, text
 from backends.kubernetes.manifest.kinds import Shape
 from backends.kubernetes.manifest.variables import give_default
+from backends.kubernetes.names import DEFAULT_CONTAINER
 from backends.kubernetes.settings import Settings
 from protocol.errors import SpecError
 from protocol.pod_templates import pod_templates
 
-DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-"""Annotation of a pod template by which a queue names the container that is the job."""
 HOME = "/tmp"  # noqa: S108 -- in the pod, where every account may write
 
 

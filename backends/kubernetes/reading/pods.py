@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from backends.kubernetes.api import KubeObject
+from backends.kubernetes.names import DEFAULT_CONTAINER, SERVICE
 from backends.kubernetes.reading.fields import (
     Condition,
     conditions,
@@ -18,11 +19,6 @@ from backends.kubernetes.reading.fields import (
     text,
     when,
 )
-
-DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-"""The annotation that names the container which a pod is about, where that is not its first."""
-SERVICE = "launchbay.dev/service"
-"""The label of what runs beside a launch and is not the launch."""
 
 
 @dataclass(frozen=True, slots=True)

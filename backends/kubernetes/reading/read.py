@@ -4,13 +4,12 @@ A terminal condition of the object decides; pods only explain. So it does not ma
 an answer depends on what is there now and on nothing that was read before.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 from backends.base import Observation, Phase
+from backends.kubernetes import names
 from backends.kubernetes.api import KubeObject
 from backends.kubernetes.reading.creation import refusal
 from backends.kubernetes.reading.endings import Ending, ending_of, ending_told, was_deleted
@@ -21,8 +20,6 @@ from backends.kubernetes.reading.pods import Pod, first_start, pods_of
 from backends.kubernetes.reading.told import State, Told
 from backends.kubernetes.reading.waits import Wait, crash_of, wait_of
 
-LABELS = "launchbay.dev/labels"
-STOP = "launchbay.dev/stop"
 KUEUES_QUEUE = "kueue.x-k8s.io/queue-name"
 
 CATCH_UP_SECONDS = 5.0
@@ -55,7 +52,7 @@ class _Seen:
     @property
     def is_stopped(self) -> bool:
         """Whether we stopped it."""
-        return bool(text(self.raw, "metadata", "annotations", STOP))
+        return bool(text(self.raw, "metadata", "annotations", names.STOP))
 
 
 def read(
@@ -103,13 +100,7 @@ def read_gone(
 
 def launch_labels(raw: KubeObject) -> dict[str, str]:
     """Return what a launch was labelled with at its start."""
-    try:
-        found: Any = json.loads(text(raw, "metadata", "annotations", LABELS) or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in cast("dict[str, Any]", found).items() if isinstance(value, str)}
+    return names.read_labels(mapping(raw, "metadata", "annotations"))
 
 
 def _reading(seen: _Seen) -> Reading:
