@@ -92,6 +92,27 @@ class Daemon:
 
     async def run(self) -> int:
         """Adopt what an earlier agent left, then work; returns how many launches are left behind."""
+        claims: list[asyncio.Task[None]] = []
+        try:
+            if await self._unless_told_to_end(self._begin()):
+                claims += (
+                    self._spawn(supervise(f"claim {queue}", self._claiming(queue)))
+                    for queue in self._context.config.queues
+                )
+            await self._draining.wait()
+            for claiming in claims:
+                claiming.cancel()
+            await asyncio.gather(*claims, return_exceptions=True)
+            await self._drain()
+        finally:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return len(self.launches)
+
+    async def _begin(self) -> None:
+        """Hold what is ours. Lasts for as long as the server is away, or another agent holds some of it."""
         for launch in await self._context.journal.launches():
             self._take(launch)
         if self.launches:
@@ -108,21 +129,19 @@ class Daemon:
         self._spawn(supervise("retention", lambda: keep_for_a_while(self._context)))
         self._spawn(supervise("orders", self._listen))
         self._spawn(supervise("status", self._tell_status))
-        claims = [
-            self._spawn(supervise(f"claim {queue}", self._claiming(queue))) for queue in self._context.config.queues
-        ]
+
+    async def _unless_told_to_end(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do something until it is done, or the daemon is told to end; returns whether it is done."""
+        doing, told = asyncio.create_task(work), asyncio.create_task(self._draining.wait())
         try:
-            await self._draining.wait()
-            for claiming in claims:
-                claiming.cancel()
-            await asyncio.gather(*claims, return_exceptions=True)
-            await self._drain()
+            await asyncio.wait([doing, told], return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                doing.result()
+            return doing.done()
         finally:
-            tasks = list(self._tasks)
-            for task in tasks:
+            for task in (doing, told):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return len(self.launches)
+            await asyncio.gather(doing, told, return_exceptions=True)
 
     async def _adopt(self, resource: str, backend: Backend) -> bool:
         """Hold what the backend has of ours; returns whether it could be asked."""

@@ -137,7 +137,7 @@ async def check_queues(control: ControlPlane, entity: str, wanted: Sequence[str]
 
 
 async def say_goodbye(context: AgentContext) -> None:
-    """Tell the server that the agent ends and leaves nothing behind."""
+    """Tell the server that the agent ends: what it leaves behind may be adopted by the next one, and at once."""
     await operations.set_status(context.server, context.identity.agent_id, "KILLED")
 
 

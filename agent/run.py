@@ -102,7 +102,8 @@ async def _work(context: AgentContext, version: str, reload: Reload | None) -> D
         finally:
             reloading.cancel()
             await asyncio.wait([reloading])
-    if not left:
+    # Of another server it is not known what it makes of launches whose agent has ended.
+    if not left or context.facts.is_launchbay:
         try:
             await say_goodbye(context)
         except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:

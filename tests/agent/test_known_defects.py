@@ -203,7 +203,7 @@ async def test_an_agent_that_is_told_to_end_says_goodbye_last(agents: Agents, nu
 
 @pytest.mark.parametrize("told", ["SIGINT", "SIGTERM", "by its server"])
 async def test_an_agent_that_ends_says_nothing_of_what_runs(agents: Agents, told: str) -> None:
-    """Neither that it failed, nor that the agent is free: the next agent goes on with it."""
+    """Neither that it failed, nor that the agent is free; only that it ends: the next agent goes on with it."""
     folder = agents.world.folder
     script = f"echo $$ > {folder}/pid; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 3"
     async with agents.process() as process:
@@ -219,7 +219,8 @@ async def test_an_agent_that_ends_says_nothing_of_what_runs(agents: Agents, told
             process.send_signal(signal.Signals[told])
         assert await asyncio.wait_for(process.wait(), 20) == 8, "a launch is left"
     assert agents.gate.times(*TELLS_THE_END) == 0
-    assert set(agents.statuses()[said:]) <= {"RUNNING"}
+    assert agents.statuses()[-1] == "KILLED", "so that whoever finds it need not wait"
+    assert set(agents.statuses()[said:-1]) <= {"RUNNING"}
     assert (await agents.world.item(item_id))["state"] not in ENDED
     assert psutil.pid_exists(int((folder / "pid").read_text()))
     async with agents.process():

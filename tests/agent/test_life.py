@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.admission.inventory import Gpu, Inventory
 from agent.control_plane import ControlPlane
@@ -368,6 +369,20 @@ async def test_launches_are_adopted_by_their_labels_where_the_journal_is_lost(wo
         assert (await world.in_state(item_id, "FAILED"))["exitCode"] == 3
     assert len(world.platform.started) == 1
     assert await world.output(item_id) == b"before\nafter\n"
+
+
+async def test_who_waits_for_what_another_agent_holds_ends_when_told(world: World) -> None:
+    """The other one was killed, and is not taken for dead yet."""
+    world.behave("p", Behavior())
+    async with world.agent():
+        item_id = await world.push()
+        await running(world)
+    with capture_logs() as told:
+        async with world.agent(state="lost") as daemon:
+            await until(lambda: _true(any(line.get("doing") == "adopting an item" for line in told)), "it waits")
+            daemon.drain()
+            assert await asyncio.wait_for(world.left, 60) == 0
+    assert (await world.item(item_id))["state"] == "CLAIMED"
 
 
 async def test_an_orphan_is_put_down(world: World) -> None:

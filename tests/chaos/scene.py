@@ -138,8 +138,8 @@ class Machine:
         async with opened_agent(self.config, self._scene.server, version="launchbay@chaos") as context:
             context.backends = {"local-process": Backend(self.platform)}
             self._daemon = Daemon(context)
-            if not await self._daemon.run():
-                await say_goodbye(context)
+            await self._daemon.run()
+            await say_goodbye(context)
 
     async def restart(self) -> None:
         """Kill the agent, if it is not dead already, and start the next one."""
