@@ -11,13 +11,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.postgres import Cluster
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -75,6 +76,8 @@ class LiveServer:
     """Holds the client's folders."""
     client: Path = NEWEST_CLIENT
     """The programs of the environment that the client is installed in."""
+    warm: Sequence[str] = ()
+    """What stands for the client's Python in a command, where that has the client imported already."""
 
     @property
     def is_newest(self) -> bool:
@@ -85,6 +88,13 @@ class LiveServer:
     def python(self) -> str:
         """The Python that has the client."""
         return str(self.client / "python")
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command that runs a program of the client's environment, such as `wandb` or `python`."""
+        program, *arguments = words
+        if not self.warm:
+            return [str(self.client / program), *arguments]
+        return [*self.warm, *([] if program == "python" else [str(self.client / program)]), *arguments]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the variables of a client process that shares no file with the user's own client."""
@@ -103,7 +113,7 @@ class LiveServer:
         """Run a file of `scripts/`, or Python code, to its end. The exit code is the caller's to judge."""
         start = [str(SCRIPTS / script)] if isinstance(script, Path) else ["-c", script]
         return subprocess.run(
-            [self.python, *start, *arguments],
+            self.command("python", *start, *arguments),
             env=self.environment(**env),
             cwd=self.folder,
             capture_output=True,
@@ -121,7 +131,7 @@ class LiveServer:
         start = [str(SCRIPTS / script)] if isinstance(script, Path) else ["-c", script]
         with (self.folder / "background.log").open("ab") as log:
             process = subprocess.Popen(
-                [self.python, *start, *arguments],
+                self.command("python", *start, *arguments),
                 env=self.environment(**env),
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
@@ -146,7 +156,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         cluster: Cluster = request.getfixturevalue("cluster")
         database_url = cluster.new_database()
     with serving(data_dir, database_url) as (base_url, key):
-        yield LiveServer(base_url, key, client_folder, kind.client)
+        live = LiveServer(base_url, key, client_folder, kind.client)
+        with warm.running(Path(live.python), warm.CLIENT, live.environment()) as words:
+            yield replace(live, warm=words)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitRemote]:
 def in_folder(server: LiveServer, folder: Path, *command: str, env: Mapping[str, str]) -> str:
     """Run a program of the client's environment; returns what it says."""
     done = subprocess.run(
-        [str(server.client / command[0]), *command[1:]],
+        server.command(*command),
         env={**server.environment(), **env},
         cwd=folder,
         capture_output=True,

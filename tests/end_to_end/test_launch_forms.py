@@ -93,7 +93,7 @@ def job(server: LiveServer, folder: Path) -> str:
 def client(server: LiveServer, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a command of the stock client; returns its exit code and what it says."""
     done = subprocess.run(
-        [str(server.client / "wandb"), *arguments],
+        server.command("wandb", *arguments),
         env={**server.environment(), **(env or {})},
         cwd=server.folder,
         capture_output=True,

@@ -25,7 +25,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> Any:
 
 def _launch(server: LiveServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(server.client / "wandb"), "launch", "-e", "admin", *arguments],
+        server.command("wandb", "launch", "-e", "admin", *arguments),
         env=server.environment(),
         cwd=server.folder,
         capture_output=True,

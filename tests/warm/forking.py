@@ -1,0 +1,85 @@
+"""Imports modules, and then forks for each program. An older client's Python runs it, so it needs that client alone.
+
+Arguments: the path of the socket where it is asked, and the modules. It ends when its standard input is closed.
+"""
+
+import builtins
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def serve(path: str, modules: list[str]) -> None:
+    """Fork for each request. Returns in the forks, too."""
+    del sys.path[0]  # the folder of this file
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(100)
+        print("ready", flush=True)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+        while listening in select.select([listening, 0], [], [])[0]:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+        else:
+            return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    watch(connection)
+
+
+def watch(connection: socket.socket) -> None:
+    """Fork once more, for the program itself, and tell its end. If nobody waits for that, it is killed."""
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    with connection.makefile() as stream:
+        given = json.loads(stream.readline())
+    program = os.fork()
+    if program == 0:
+        connection.close()
+        become(streams, **given)
+        return
+    for each in streams:
+        os.close(each)
+    ended = os.pidfd_open(program)
+    if ended in select.select([ended, connection], [], [])[0]:
+        _, status = os.waitpid(program, 0)
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    else:
+        os.kill(program, signal.SIGKILL)
+    os._exit(0)
+
+
+def become(streams: list[int], words: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Run a program as Python runs it."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    if words[0] == "-c":
+        source, name = words[1], "<string>"
+        sys.argv = ["-c", *words[2:]]
+        sys.path.insert(0, "")
+    else:
+        name = main.__file__ = words[0]
+        source = Path(name).read_text()
+        sys.argv = words
+        sys.path.insert(0, str(Path(name).resolve().parent))
+    exec(compile(source, name, "exec"), main.__dict__)  # noqa: S102 -- it is what it is for
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2:])
