@@ -20,7 +20,7 @@ from docker.errors import DockerException
 
 BUSYBOX = Path("/bin/busybox")
 IMAGE = "localhost/launchbay-test:latest"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 APPLETS = ("sh", "env", "pwd", "sleep", "cat", "id", "tail", "touch", "echo", "grep", "hostname", "true")
 
 
@@ -35,7 +35,7 @@ class Engine:
 
     def client(self) -> Any:
         """Return a client of the docker package."""
-        return docker.APIClient(base_url=self.url, timeout=60)
+        return docker.APIClient(base_url=self.url, timeout=240)
 
     def pause(self) -> None:
         """Have it answer nobody."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from aiohttp import web
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-START_SECONDS = 30
+START_SECONDS = 120
 PERSON = {f"GIT_{role}_{what}": f"a@{what}.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 

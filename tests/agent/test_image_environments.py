@@ -234,7 +234,7 @@ async def test_a_launch_that_is_stopped_takes_its_installation_with_it(scene: Sc
     slow = f"import time, pathlib\npathlib.Path({str(marker)!r}).touch()\ntime.sleep(60)\n"
     make_package(scene.folder / "job" / "package", first=slow)
     waiting = asyncio.create_task(scene.ensure())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not marker.exists():  # noqa: ASYNC110 -- what is awaited happens in another program
             await asyncio.sleep(0.05)
     (request,) = scene.rooms.started

@@ -196,7 +196,7 @@ async def test_an_agent_outlives_any_number_of_failed_calls(agents: Agents, answ
 async def test_an_agent_that_is_told_to_end_says_goodbye_last(agents: Agents, number: signal.Signals) -> None:
     async with agents.process() as process:
         process.send_signal(number)
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 120) == 0
     assert agents.statuses()[-1] == "KILLED"
     assert agents.statuses().count("KILLED") == 1
 
@@ -217,7 +217,7 @@ async def test_an_agent_that_ends_says_nothing_of_what_runs(agents: Agents, told
             )
         else:
             process.send_signal(signal.Signals[told])
-        assert await asyncio.wait_for(process.wait(), 20) == 8, "a launch is left"
+        assert await asyncio.wait_for(process.wait(), 120) == 8, "a launch is left"
     assert agents.gate.times(*TELLS_THE_END) == 0
     assert agents.statuses()[-1] == "KILLED", "so that whoever finds it need not wait"
     assert set(agents.statuses()[said:-1]) <= {"RUNNING"}
@@ -461,4 +461,4 @@ async def test_output_is_bytes_and_costs_nothing_while_there_is_none(agents: Age
         await agents.world.stop(item_id)
         assert (await agents.world.in_state(item_id, *ENDED))["state"] == "STOPPED"
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 120) == 0

@@ -326,7 +326,7 @@ async def test_an_agent_that_hangs_is_ended() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
-    _, said = await asyncio.wait_for(process.communicate(), 60)
+    _, said = await asyncio.wait_for(process.communicate(), 240)
     assert process.returncode == 1
     assert b"Timeout" in said
     assert b"most recent call first" in said
@@ -353,7 +353,7 @@ class Agents:
     async def run(self, *words: str | Path) -> None:
         """Run a command to its good end."""
         process = await asyncio.create_subprocess_exec(LAUNCHBAY, *words, env=self._environment)
-        assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert await asyncio.wait_for(process.wait(), 240) == 0
 
     @asynccontextmanager
     async def agent(self, name: str) -> AsyncGenerator["Agent"]:
@@ -407,7 +407,7 @@ class Agent:
 
     async def ended(self) -> int:
         """Return its exit code."""
-        return await asyncio.wait_for(self.process.wait(), 60)
+        return await asyncio.wait_for(self.process.wait(), 240)
 
 
 async def test_agents_take_turns(tmp_path: Path, control_plane: ControlPlane) -> None:

@@ -159,7 +159,7 @@ def test_what_the_process_writes_has_no_secret(terminal: bool) -> None:
         [sys.executable, "-c", SAY.format(terminal=terminal), KEY],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert done.stdout == ""

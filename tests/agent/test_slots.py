@@ -288,7 +288,7 @@ async def test_who_asks_for_nothing_never_waits() -> None:
 async def test_shares_of_cpus_add_up_to_the_whole() -> None:
     box = Box(Inventory(cpus=0.3))
     for name in "abc":
-        await asyncio.wait_for(box.take(name, Request(cpus=0.1)), 1)
+        await asyncio.wait_for(box.take(name, Request(cpus=0.1)), 60)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(box.take("d", Request(cpus=0.1)), 0.01)
 
@@ -300,7 +300,7 @@ async def test_who_stops_waiting_lets_the_next_one_go() -> None:
     async with ended(large, small):
         await settled()
         large.cancel()
-        await asyncio.wait_for(small, 1)
+        await asyncio.wait_for(small, 60)
     assert large.cancelled()
     assert box.order == ["first", "small"]
 
@@ -313,7 +313,7 @@ async def test_who_is_cancelled_in_the_moment_of_its_turn_is_given_nothing() -> 
         await settled()
         box.give_back("first")  # it is the turn of `chosen`, which is cancelled before it can look
         chosen.cancel()
-        await asyncio.wait_for(other, 1)
+        await asyncio.wait_for(other, 60)
     assert box.order == ["first", "other"]
 
 
@@ -325,7 +325,7 @@ async def test_a_giving_that_fails_gives_nothing_and_lets_the_next_one_go() -> N
 
     with pytest.raises(RuntimeError, match="cannot"):
         await box.table.take(Request(gpus=4), fail)
-    await asyncio.wait_for(box.take("next", Request(gpus=4)), 1)
+    await asyncio.wait_for(box.take("next", Request(gpus=4)), 60)
 
 
 async def test_what_was_given_before_a_restart_is_not_given_again(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ async def test_who_is_cancelled_during_a_look_is_given_nothing() -> None:
         await settled()
         assert len(others.looks) == 1
         first.cancel()
-        await asyncio.wait_for(second, 1)
+        await asyncio.wait_for(second, 60)
     assert box.order == ["second"]
 
 

@@ -32,7 +32,7 @@ from backends.base import Backend
 from backends.fake import Behavior, FakeBackend, FakePlatform
 from server.start import ServerSettings, running
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 120.0
 QUEUE = "q"
 NOTHING = Inventory()
 

@@ -80,7 +80,7 @@ def run_tests(folder: Path, *arguments: str) -> tuple[str, dict[str, str]]:
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(folder / "installed")},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=False,
     )
     assert done.returncode in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}, done.stdout + done.stderr

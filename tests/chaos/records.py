@@ -19,7 +19,7 @@ class Records:
     """Reads the database of a server on SQLite, beside the server."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._database = sqlite3.connect(data_dir / "launchbay.db", timeout=10, isolation_level=None)
+        self._database = sqlite3.connect(data_dir / "launchbay.db", timeout=60, isolation_level=None)
         self._database.executescript(_TRIGGERS)
 
     def events(self) -> list[Event]:

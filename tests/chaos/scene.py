@@ -32,7 +32,7 @@ from tests.chaos.lives import Life, mortality
 from tests.chaos.records import Records
 from tests.chaos.stories import Story
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 LEASE_SECONDS = 0.3
 PREEMPTED_AFTER_SECONDS = 0.01
 LOOK_SECONDS = 0.004
@@ -167,7 +167,7 @@ class Machine:
 
     async def disown(self) -> None:
         """Let the server take the agent for one that has said goodbye, so that the next one is somebody else."""
-        with closing(sqlite3.connect(self.folder / "journal.db", timeout=10)) as journal:
+        with closing(sqlite3.connect(self.folder / "journal.db", timeout=60)) as journal:
             identity = journal.execute("SELECT agent_id FROM identity").fetchone()
         if identity is not None:
             await agent.operations.set_status(self._scene.control, identity[0], "KILLED")
@@ -184,7 +184,7 @@ class Machine:
         if (self.folder / "journal.db").exists():
             # An agent that has just begun may not have made the table yet.
             with (
-                closing(sqlite3.connect(self.folder / "journal.db", timeout=10)) as journal,
+                closing(sqlite3.connect(self.folder / "journal.db", timeout=60)) as journal,
                 suppress(sqlite3.OperationalError),
             ):
                 left += [f"in the journal: {text}" for (text,) in journal.execute("SELECT launch FROM held")]
@@ -256,8 +256,10 @@ class Scene:
         await self._until_none(lambda: ", ".join(self.records.unfinished()))
 
     async def _until_none(self, left: Callable[[], str]) -> None:
-        deadline = time.monotonic() + self.patience
+        before, deadline = "", 0.0
         while found := left():
+            if found != before:  # patience begins anew
+                before, deadline = found, time.monotonic() + self.patience
             assert time.monotonic() < deadline, found
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -23,7 +23,7 @@ from tests.chaos.evidence import Event
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 QUEUE = "q"
 KEEPER = "local_process/keeper"
 
@@ -135,7 +135,7 @@ class Village:
         """Return what is left of launches: in the journal, on the disk, and alive beside the agent and the server."""
         left: list[str] = []
         with (
-            closing(sqlite3.connect(self._state / "journal.db", timeout=10)) as journal,
+            closing(sqlite3.connect(self._state / "journal.db", timeout=60)) as journal,
             suppress(sqlite3.OperationalError),
         ):
             left += [f"in the journal: {text}" for (text,) in journal.execute("SELECT launch FROM held")]

@@ -22,8 +22,8 @@ from tests import warm
 from tests.postgres import Cluster
 
 SCRIPTS = Path(__file__).parent / "scripts"
-START_SECONDS = 30
-SCRIPT_SECONDS = 90
+START_SECONDS = 120
+SCRIPT_SECONDS = 240
 NEWEST_CLIENT = Path(sys.executable).parent
 OLDER_CLIENT = Path(__file__).parents[2] / ".venv-older" / "bin"
 

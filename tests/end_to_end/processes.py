@@ -17,7 +17,7 @@ from launchbay.items import ITEM_FIELDS
 from tests.end_to_end.conftest import LiveServer
 
 BIN = Path(sys.executable).parent
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 240.0
 
 # Jobs without code: the entry point is all there is. They use the Python that runs the tests, which has `wandb`.
 INIT_AND_LOG = "import wandb\nwith wandb.init() as run: run.log({'value': run.config.get('value', 1)})"
@@ -43,7 +43,7 @@ def run(server: LiveServer, *command: str, check: bool = True, **env: str) -> su
         cwd=server.folder,
         capture_output=True,
         text=True,
-        timeout=WAIT_SECONDS + 30,
+        timeout=WAIT_SECONDS,
         check=False,
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -133,7 +133,7 @@ def background(server: LiveServer, command: list[str], log: Path, **env: str) ->
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

@@ -23,12 +23,12 @@ def test_our_agent_stops_when_told_and_leaves_what_runs_to_the_next(server: Live
     known = {one["name"] for one in _agents(server)}
     with agent(server, "told", tmp_path / "state") as process:
         name = _fresh(server, known)["name"]
-        item = push(server, "told", spec(python("import time; time.sleep(30)"), "told"))
+        item = push(server, "told", spec(python("import time; time.sleep(120)"), "told"))
         wait_for(server, item, "CLAIMED")
         shown = next(one for one in _agents(server) if one["name"] == name)
         assert (shown["agentStatus"], shown["isAlive"], shown["stopPolling"]) == ("RUNNING", True, False)
         assert f"Agent {name} is asked to stop." in run(server, "launchbay", "stop", "--agent", name).stdout
-        assert process.wait(30) == 8, "a launch was left running"
+        assert process.wait(240) == 8, "a launch was left running"
     later = push(server, "told", spec(python("pass"), "told"))
     why = next(
         found
@@ -47,7 +47,7 @@ def test_the_stock_agent_stops_when_told(server: LiveServer, tmp_path: Path) -> 
     with background(server, command, tmp_path / "agent.log") as process:
         name = _fresh(server, known)["name"]
         run(server, "launchbay", "stop", "--agent", name)
-        assert process.wait(60) == 0, (tmp_path / "agent.log").read_text()
+        assert process.wait(240) == 0, (tmp_path / "agent.log").read_text()
     assert name not in {one["name"] for one in _agents(server)}, "it has said goodbye"
 
 

@@ -376,7 +376,7 @@ from wandb.sdk.launch import launch_add
 item = launch_add(job={job!r}, project="forms-waited", entity="admin", queue_name="forms-waited",
                   config={{"overrides": {{"run_config": {{"lr": 0.75}}}}}})
 run = item.wait_until_finished()
-ends_by = time.monotonic() + 60  # the run ends inside its process; the item ends with the process, a moment later
+ends_by = time.monotonic() + 240  # the run ends inside its process; the item ends with the process, a moment later
 while (state := item.state) == "running" and time.monotonic() < ends_by:
     time.sleep(0.1)
 print(json.dumps([run.state, run.summary["lr"], state]))

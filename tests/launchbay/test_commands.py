@@ -33,7 +33,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         env={**clean, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -115,7 +115,7 @@ def dev(folder: Path, **env: str) -> Generator[tuple[str, dict[str, str]]]:
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while "launchbay status" not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
@@ -151,7 +151,7 @@ def test_dev_runs_containers_where_an_engine_answers(tmp_path: Path) -> None:
                 env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **env},
                 cwd=tmp_path,
                 capture_output=True,
-                timeout=60,
+                timeout=240,
                 check=True,
             )
             queues = json.loads(run("status", "--json", **env).stdout)["queues"]

@@ -553,7 +553,7 @@ def doctor(home: Path, *arguments: str, **environment: str) -> subprocess.Comple
         env={"PATH": os.environ["PATH"], "HOME": str(home), "WANDB_BASE_URL": NOWHERE, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

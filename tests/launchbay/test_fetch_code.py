@@ -113,7 +113,7 @@ async def test_a_stop_ends_it_at_once_and_leaves_nothing(tmp_path: Path) -> None
         url = str(server.make_url("")).rstrip("/")
         environment = {"PATH": os.environ["PATH"], **order(url)}
         process = await asyncio.create_subprocess_exec(LAUNCHBAY, "fetch-code", tmp_path, env=environment)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await asked.wait()
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 128 + signal.SIGTERM

@@ -24,7 +24,7 @@ from launchbay.commands.top import View, render
 from server.start import ServerSettings, running
 
 LAUNCHBAY = Path(sys.executable).parent / "launchbay"
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 120.0
 TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -37,7 +37,7 @@ async def _read(client: Client, agent: str, *known: str, wait: float = 0) -> dic
 
 async def _poll(client: Client, agent: str, *known: str) -> "asyncio.Task[dict[str, object]]":
     """Start a long poll for orders, and go on when it sleeps."""
-    task = asyncio.create_task(_read(client, agent, *known, wait=30))
+    task = asyncio.create_task(_read(client, agent, *known, wait=600))
     await until_somebody_waits(client)
     return task
 
@@ -125,15 +125,15 @@ class TestOrders:
         agent = await make_agent(client)
         poll = await _poll(client, agent)
         await client.ask(STOP_AGENT, id=agent)
-        assert (await asyncio.wait_for(poll, 5))["stopPolling"] is True
-        assert (await asyncio.wait_for(_read(client, agent, wait=30), 5))["stopPolling"] is True
+        assert (await asyncio.wait_for(poll, 60))["stopPolling"] is True
+        assert (await asyncio.wait_for(_read(client, agent, wait=600), 60))["stopPolling"] is True
 
     async def test_a_stop_of_an_item(self, client: Client) -> None:
         item, agent = await _claimed(client)
         poll = await _poll(client, agent)
         await client.ask(STOP, input={"runQueueItemId": item})
         request = {"itemId": item, "runName": "run1"}
-        assert (await asyncio.wait_for(poll, 5))["stopRequests"] == [request]
+        assert (await asyncio.wait_for(poll, 60))["stopRequests"] == [request]
         assert (await _read(client, agent, item, wait=0.05))["stopRequests"] == [request], "known already"
 
     async def test_a_stop_of_a_run(self, client: Client) -> None:
@@ -143,11 +143,11 @@ class TestOrders:
         poll = await _poll(client, agent)
         stop = "mutation StopRun($id: ID!) { stopRun(input: {id: $id}) { success } }"
         await client.ask(stop, id=run["project"]["run"]["id"])
-        assert (await asyncio.wait_for(poll, 5))["stopRequests"] == [{"itemId": item, "runName": "run1"}]
+        assert (await asyncio.wait_for(poll, 60))["stopRequests"] == [{"itemId": item, "runName": "run1"}]
 
     async def test_a_known_request_that_is_gone_is_news_too(self, client: Client) -> None:
         item, agent = await _claimed(client)
-        assert (await asyncio.wait_for(_read(client, agent, item, wait=30), 5))["stopRequests"] == []
+        assert (await asyncio.wait_for(_read(client, agent, item, wait=600), 60))["stopRequests"] == []
 
     async def test_nothing_new_is_told_when_the_time_is_over(self, client: Client) -> None:
         agent = await make_agent(client)

@@ -492,7 +492,7 @@ class TestWaitingReason:
 class TestLongPoll:
     """popFromRunQueue with `Prefer: wait=N`."""
 
-    async def _waiting(self, client: Client, wait: float = 30) -> "asyncio.Task[str | None]":
+    async def _waiting(self, client: Client, wait: float = 600) -> "asyncio.Task[str | None]":
         """Start a long poll, and go on when it sleeps."""
         task = asyncio.create_task(pop(client, wait=wait))
         await until_somebody_waits(client)
@@ -502,13 +502,13 @@ class TestLongPoll:
         await make_queue(client)
         poll = await self._waiting(client)
         item = await push(client)
-        assert await asyncio.wait_for(poll, 5) == item
+        assert await asyncio.wait_for(poll, 60) == item
 
     async def test_two_get_one_each(self, client: Client) -> None:
         await make_queue(client)
         polls = [await self._waiting(client), await self._waiting(client)]
         items = {await push(client), await push(client)}
-        assert set(await asyncio.wait_for(asyncio.gather(*polls), 5)) == items
+        assert set(await asyncio.wait_for(asyncio.gather(*polls), 60)) == items
 
     async def test_returns_nothing_when_the_time_is_over(self, client: Client) -> None:
         await make_queue(client)
@@ -521,13 +521,13 @@ class TestLongPoll:
         clock.now += LEASE_SECONDS - 0.05
         poll = await self._waiting(client)
         clock.now += 0.05
-        assert await asyncio.wait_for(poll, 5) == item
+        assert await asyncio.wait_for(poll, 60) == item
 
     async def test_takes_nothing_for_a_client_that_hung_up(self, client: Client) -> None:
         await make_queue(client)
         gone = replace(client, context=replace(client.context, is_gone=lambda: True))
-        poll = asyncio.create_task(pop(gone, wait=30))
-        assert await asyncio.wait_for(poll, 5) is None
+        poll = asyncio.create_task(pop(gone, wait=600))
+        assert await asyncio.wait_for(poll, 60) is None
         item = await push(client)
         assert await pop(client) == item
 

@@ -253,7 +253,7 @@ class TestAtOnce:
         bobs, anns = await _key_of(services, "bob"), await _key_of(services, "ann")
         queue = {"entityName": "team", "projectName": "model-registry", "queueName": "q"}
         async with TestClient(TestServer(build_app(services))) as http:
-            waiting = asyncio.create_task(_ask(http, bobs, POP, wait=30, input=queue))
+            waiting = asyncio.create_task(_ask(http, bobs, POP, wait=60, input=queue))
             await until_somebody_waits(owner)
             await owner.ask(REMOVE, id=(await _members(owner))["bob"]["id"], entity="team")
             spec = {"entity": "team", "project": "p", "docker": {"docker_image": "busybox"}}

@@ -21,7 +21,7 @@ from uv import find_uv_bin
 from agent.building.buildx import find_buildx
 from agent.errors import LaunchFailed
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 SHELL = "launchbay-test/shell:1"
 PYTHON = "launchbay-test/python:1"
 PROGRAMS = ("sh", "grep", "cat", "sleep", "ls", "id", "env", "cp", "touch", "mkdir")

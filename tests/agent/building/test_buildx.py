@@ -267,7 +267,7 @@ def _commands(word: str) -> str:
 
 
 async def _until(check: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not check():  # noqa: ASYNC110 -- what is awaited happens in another program
             await asyncio.sleep(0.05)
     assert check(), what

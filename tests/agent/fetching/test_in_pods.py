@@ -25,7 +25,7 @@ from tests.clusters import PYTHON, Cluster
 ROOT = Path(__file__).parents[3]
 LAUNCHBAY = Path(sys.executable).parent / "launchbay"
 MACHINE = [path for path in ("/usr", "/lib", "/lib64", "/bin", sys.base_prefix, str(ROOT)) if Path(path).exists()]
-SECONDS = 90
+SECONDS = 240
 JOB = """
 import os, local_thing
 open("train.py", "a").write("#")  # it is the job's own

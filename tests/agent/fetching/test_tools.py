@@ -53,7 +53,7 @@ class Room:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 
