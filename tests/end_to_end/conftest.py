@@ -11,9 +11,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -76,8 +76,8 @@ class LiveServer:
     """Holds the client's folders."""
     client: Path = NEWEST_CLIENT
     """The programs of the environment that the client is installed in."""
-    warm: Sequence[str] = ()
-    """What stands for the client's Python in a command, where that has the client imported already."""
+    warm: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """By program, what stands for its Python in a command where that has imported everything already."""
 
     @property
     def is_newest(self) -> bool:
@@ -89,12 +89,12 @@ class LiveServer:
         """The Python that has the client."""
         return str(self.client / "python")
 
-    def command(self, *words: str) -> list[str]:
-        """Return the command that runs a program of the client's environment, such as `wandb` or `python`."""
-        program, *arguments = words
-        if not self.warm:
-            return [str(self.client / program), *arguments]
-        return [*self.warm, *([] if program == "python" else [str(self.client / program)]), *arguments]
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """Return the command that runs `launchbay`, or a program of the client's environment: `wandb` or `python`."""
+        file = str((NEWEST_CLIENT if program == "launchbay" else self.client) / program)
+        if program not in self.warm:
+            return [file, *arguments]
+        return [*self.warm[program], *([] if program == "python" else [file]), *arguments]
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the variables of a client process that shares no file with the user's own client."""
@@ -157,8 +157,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         database_url = cluster.new_database()
     with serving(data_dir, database_url) as (base_url, key):
         live = LiveServer(base_url, key, client_folder, kind.client)
-        with warm.running(Path(live.python), warm.CLIENT, live.environment()) as words:
-            yield replace(live, warm=words)
+        with (
+            warm.running(Path(live.python), warm.CLIENT, live.environment()) as client,
+            warm.running(Path(sys.executable), warm.OURS, live.environment()) as ours,
+        ):
+            yield replace(live, warm={"python": client, "wandb": client, "launchbay": ours})
 
 
 @contextmanager

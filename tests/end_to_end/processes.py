@@ -36,9 +36,8 @@ def spec(entry_point: list[str], project: str, **more: Any) -> dict[str, Any]:
 
 def run(server: LiveServer, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command (`launchbay`, or the client's `wandb`) as the server's first user."""
-    words = server.command(*command) if command[0] == "wandb" else [str(BIN / command[0]), *command[1:]]
     done = subprocess.run(
-        words,
+        server.command(*command),
         env=server.environment(**env),
         cwd=server.folder,
         capture_output=True,

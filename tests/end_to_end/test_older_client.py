@@ -111,7 +111,7 @@ async def wire(server: LiveServer) -> AsyncIterator[Wire]:
 @pytest.fixture(scope="module")
 def newest(server: LiveServer) -> LiveServer:
     """The same server, for the newest client."""
-    return replace(server, client=NEWEST_CLIENT, warm=())
+    return replace(server, client=NEWEST_CLIENT, warm={})
 
 
 @pytest.fixture(scope="module")

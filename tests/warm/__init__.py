@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# What the commands and the public interface of the stock client import.
+# What the commands and the public interface of the stock client import, and what our own commands import.
 CLIENT = ("wandb", "wandb.cli.cli", "wandb.apis.public", "wandb.sdk.launch")
+OURS = tuple(f"launchbay.commands.{name}" for name in ("job", "launch", "logs", "queue", "status", "stop", "team"))
 
 
 @contextmanager
