@@ -1,7 +1,9 @@
 """What all tests share."""
 
 import asyncio
+import functools
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -23,6 +25,19 @@ def pytest_sessionfinish() -> None:
     """Close it."""
     asyncio.set_event_loop(None)
     _LOOP.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _entry_points_are_found_once() -> Iterator[None]:
+    """An agent looks for the entry points of backends when it starts, which takes longer than all the rest of that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backends.registry.entry_points", functools.cache(entry_points))
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the soak: it waits most of its two minutes, and nobody should wait for it at the end."""
+    items.sort(key=lambda item: "tests/soak/" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

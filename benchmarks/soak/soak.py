@@ -15,7 +15,7 @@ import yaml
 from benchmarks import processes
 from benchmarks.site import QUEUE, Site, site
 from benchmarks.soak import counted
-from benchmarks.soak.rule import Sample
+from benchmarks.soak.rule import FEWEST_SAMPLES, Sample
 
 COUNTED = ("python", "-m", "benchmarks.soak.counted")
 AGAIN = 75
@@ -64,6 +64,8 @@ async def soak(
 ) -> Soaked:
     """Have jobs trickle in for so long, one every `pause_seconds`, and take a sample after each round.
 
+    On a slow machine it takes longer, as fewer samples than `FEWEST_SAMPLES` say nothing.
+
     So many jobs come `first`, as fast as they can: they fill what fills slowly. Raises `TimeoutError` if what was
     pushed in a round does not end.
     """
@@ -80,7 +82,7 @@ async def soak(
             soaked.pushed["finishes"] += first
             await here.all_ended()
             deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline or len(soaked.samples) < FEWEST_SAMPLES:
                 await _round(here, kinds, random, min(round_seconds, seconds), pause_seconds, soaked)
                 soaked.samples.append(_sample(here, agent.pid))
                 told(soaked.samples[-1])

@@ -244,10 +244,11 @@ class Scene:
         """Wait until all items have ended and nothing is left of them, or until the agent of a machine is dead."""
 
         def left() -> str:
+            if or_dead is not None and or_dead.life.over.is_set():
+                return ""
             unfinished = self.records.unfinished()
-            leftovers = [one for machine in self.machines for one in machine.leftovers]
-            dead = or_dead is not None and or_dead.life.over.is_set()
-            return f"not over: {unfinished}, {leftovers}" if (unfinished or leftovers) and not dead else ""
+            leftovers = [] if unfinished else [one for machine in self.machines for one in machine.leftovers]
+            return f"not over: {unfinished}, {leftovers}" if unfinished or leftovers else ""
 
         await self._until_none(left)
 
