@@ -84,6 +84,14 @@ def item(server: LiveServer, item_id: str) -> dict[str, Any]:
     return ask(server, f"query($id: ID!) {{ runQueueItem(id: $id) {{ {ITEM_FIELDS} }} }}", id=item_id)["runQueueItem"]
 
 
+def sweep_state(server: LiveServer, project: str, sweep: str) -> str:
+    """Return the state of a sweep."""
+    query = """query($project: String!, $sweep: String!) {
+      project(name: $project, entityName: "admin") { sweep(sweepName: $sweep) { state } }
+    }"""
+    return ask(server, query, project=project, sweep=sweep)["project"]["sweep"]["state"]
+
+
 def wait_for(server: LiveServer, item_id: str, *states: str) -> dict[str, Any]:
     """Wait until an item is in one of these states."""
     return until(lambda: (found := item(server, item_id))["state"] in states and found, f"{item_id} to be {states}")

@@ -1,4 +1,4 @@
-"""The stock client logs artifacts to a real server, gets them back, and makes jobs of code and images."""
+"""The stock client logs artifacts to a real server, and gets them back."""
 
 import base64
 import hashlib
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import LiveServer
-from tests.end_to_end.processes import run
 
 pytestmark = pytest.mark.end_to_end
 
@@ -54,24 +53,6 @@ with wandb.init(entity="admin", project=sys.argv[1]) as run:
     with artifact.new_file("file") as file:
         file.write("fallback content")
     run.log_artifact(artifact).wait()
-"""
-JOBS = """
-import json, sys, wandb
-path = "admin/" + sys.argv[1]
-api = wandb.Api()
-jobs = {}
-for group in api.list_jobs("admin", sys.argv[1]):
-    for edge in group["edges"]:
-        node = edge["node"]
-        aliases = sorted(alias["alias"] for alias in node["aliases"])
-        jobs.setdefault(node["artifactSequence"]["name"], []).append(aliases)
-job = api.job(path + "/made-of-code:latest")
-print("SEEN", json.dumps({
-    "jobs": jobs,
-    "entry point": job._job_info["source"]["entrypoint"],
-    "metadata": api.artifact(path + "/made-of-code:v0").metadata,
-    "runs": len(api.runs(path)),
-}))
 """
 
 
@@ -123,31 +104,6 @@ def test_artifacts_are_changed_and_deleted(server: LiveServer) -> None:
     assert "aliases best" in found["refused"]
     assert found["left"] == [["data:v1", ["latest", "tested"]]]
     assert (found["renamed"], found["described"], found["collections"]) == ("renamed:v0", "described", ["data"])
-
-
-@pytest.mark.newest_client("test_jobs has that for both")
-def test_jobs_are_made_of_code_and_of_images(server: LiveServer, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("print('training')\n")
-    (tmp_path / "requirements.txt").write_text("")
-    code = ("-E", "train.py", "-r", "3.11", "code", str(tmp_path))
-    for named in (("-n", "made-of-code"), ()):  # without a name, the client asks for two different ones
-        assert "Created job" in _job(server, "create", *named, *code)
-        assert "No changes detected" in _job(server, "create", *named, *code)
-    assert "Created job" in _job(server, "create", "image", "registry.test/trainer:stable")
-    # `v7` can only mean version 7, so that tag is no alias; the job is made all the same.
-    assert "Updated job" in _job(server, "create", "image", "registry.test/trainer:v7")
-    assert "made-of-code -- versions (1): latest" in _job(server, "list")
-    found = seen(server, JOBS, "jobs")
-    assert found["jobs"].pop("made-of-code") == [["latest"]]
-    assert found["jobs"].pop("job-registry.test_trainer") == [["latest"], ["stable"]]
-    assert list(found["jobs"].values()) == [[["latest"]]], "asking twice makes one version"
-    assert (found["entry point"], found["metadata"]) == (["train.py"], {"_partial": True})
-    assert found["runs"] == 0, "jobs survive the hidden run that logged them"
-
-
-def _job(server: LiveServer, command: str, *arguments: str) -> str:
-    done = run(server, "wandb", "job", command, "-p", "jobs", "-e", "admin", *arguments)
-    return done.stdout + done.stderr
 
 
 @pytest.mark.newest_client("no stock client takes part")

@@ -197,8 +197,10 @@ def test_a_job_of_an_image_has_its_tag_as_an_alias(server: LiveServer, image: st
 
 @pytest.mark.newest_client("the older one sends the same requests")
 def test_a_tag_that_looks_like_a_version_is_no_alias_and_harms_nothing(server: LiveServer) -> None:
-    create(server, "image", "img:v7", "-p", "jobs-image")
-    assert read(server, "admin/jobs-image/job-img")["versions"][0]["aliases"] == ["latest"]
+    assert outcome(create(server, "image", "img:stable", "-p", "jobs-image"))[0] == "Created"
+    assert outcome(create(server, "image", "img:v7", "-p", "jobs-image"))[0] == "Updated"
+    versions = read(server, "admin/jobs-image/job-img")["versions"]
+    assert [version["aliases"] for version in versions] == [["latest"], ["stable"]]
 
 
 @pytest.mark.newest_client("the older one sends the same requests")

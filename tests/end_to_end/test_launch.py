@@ -294,18 +294,6 @@ def test_output_is_followed_while_the_job_runs(server: LiveServer, queue: str, t
     assert logs(server, item_id, "--follow").splitlines() == ["first line", "last line"]
 
 
-@pytest.mark.newest_client("test_older_client has that of the older one")
-def test_the_stock_launch_agent_works_against_the_server(server: LiveServer, tmp_path: Path) -> None:
-    processes.make_queue(server, "stock-agent")
-    script = tmp_path / "train.py"  # the older one gives the command to a shell as it is
-    script.write_text(INIT_AND_LOG)
-    item_id = push(server, "stock-agent", spec([server.python, str(script)], PROJECT, name="by-stock-agent"))
-    command = [str(server.client / "wandb"), "launch-agent", "-q", "stock-agent", "-j", "1"]
-    with processes.background(server, command, tmp_path / "agent.log"):
-        found = wait_for(server, item_id, "FINISHED", "FAILED")
-    assert found["state"] == "FINISHED", (tmp_path / "agent.log").read_text()
-
-
 @ours
 def test_an_agent_says_what_is_wrong_with_key_queue_or_server(server: LiveServer, queue: str, tmp_path: Path) -> None:
     state = ("--state-dir", str(tmp_path / "state"))

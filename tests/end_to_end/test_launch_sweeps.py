@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from tests.end_to_end.conftest import LiveServer
-from tests.end_to_end.processes import agent, make_queue, run, until
+from tests.end_to_end.processes import agent, make_queue, run, sweep_state, until
 
 TRAIN = "import wandb\nwith wandb.init() as run: run.log({'loss': run.config['a'] * 10})\n"
 READ = """
@@ -47,12 +47,9 @@ def test_a_sweep_goes_through_its_grid_with_room_for_one_job(server: LiveServer,
     ]
     with agent(server, queue, tmp_path / "agent", "-j", "1"):
         try:
-            path = f"admin/{project}/{name}"
-
-            def finished() -> Any:
-                return (seen := _read(server, path))["state"] == "FINISHED" and seen
-
-            found = until(finished, "the sweep to finish")
+            until(lambda: sweep_state(server, project, name) == "FINISHED", "the sweep to finish")
         except AssertionError as error:
             raise AssertionError((tmp_path / "agent.log").read_text()) from error
+        found = _read(server, f"admin/{project}/{name}")
+        assert found["state"] == "FINISHED"
         assert found["runs"] == [[1, "finished"], [2, "finished"], [3, "finished"]]

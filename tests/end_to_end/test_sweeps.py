@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.end_to_end.conftest import LiveServer
-from tests.end_to_end.processes import background, make_queue, run, until
+from tests.end_to_end.processes import background, make_queue, run, sweep_state, until
 
 pytestmark = pytest.mark.end_to_end
 
@@ -284,7 +284,7 @@ def test_a_sweep_on_launch_is_scheduled_and_run_by_the_stock_agent(server: LiveS
     log = tmp_path / "agent.log"
     with background(server, command, log, PATH=f"{server.client}:/usr/bin:/bin"):
         try:
-            until(lambda: _state(server, project, sweep) == "FINISHED", "the sweep to finish")
+            until(lambda: sweep_state(server, project, sweep) == "FINISHED", "the sweep to finish")
         except AssertionError as error:
             raise AssertionError(log.read_text()) from error
         found = _read(server, project, sweep)
