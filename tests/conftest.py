@@ -2,12 +2,17 @@
 
 import asyncio
 import functools
+import shutil
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from server.database.postgresql import PostgresDatabase, parse_url
+from server.database.sqlite import SqliteDatabase
+from server.migrations.upgrade import upgrade
 from tests import clusters, postgres
 from tests.cluster.control_plane import ControlPlane
 
@@ -32,6 +37,30 @@ def _entry_points_are_found_once() -> Iterator[None]:
     """An agent looks for the entry points of backends when it starts, which takes longer than all the rest of that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backends.registry.entry_points", functools.cache(entry_points))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _new_sqlite_files_are_copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server that makes its database goes through all revisions of the schema: so one does, and others copy its file.
+
+    That the revisions work is for the tests of migrations, and for all servers that are processes of their own.
+    """
+    template = tmp_path_factory.mktemp("template") / "launchbay.db"
+
+    def copy_and_upgrade(engine: Engine) -> None:
+        assert engine.url.database is not None
+        file = Path(engine.url.database)
+        if not file.exists():
+            shutil.copyfile(template, file)
+        upgrade(engine)
+
+    async def make() -> None:
+        await (await SqliteDatabase.open(template)).close()
+
+    asyncio.run(make())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.database.sqlite.upgrade", copy_and_upgrade)
         yield
 
 
