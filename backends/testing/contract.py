@@ -20,7 +20,7 @@ from backends.base import Backend, BackendError, Handle, Observation, Phase, Sta
 
 LIMIT_SECONDS = 60.0
 """Cap on every wait. Reached only by a failure."""
-PROMPT_SECONDS = 2.0
+PROMPT_SECONDS = 4.0
 """Less than a backend takes that only looks now and then, and enough for a busy machine."""
 FOREVER = None
 
@@ -212,7 +212,7 @@ class BackendContract:
     async def test_changes_come_promptly(self, harness: Harness, backend: Backend) -> None:
         async with aclosing(listen(backend)) as hints:
             await within(LIMIT_SECONDS, anext(hints))
-            handle = await backend.start(make_request(harness, Program(seconds=1.5 + harness.lag)))
+            handle = await backend.start(make_request(harness, Program(seconds=3.0 + harness.lag)))
             assert handle in await within(PROMPT_SECONDS + harness.lag, anext(hints))
             assert_runs(harness, (await backend.observe())[handle])
             phases = [Phase.STARTING] if harness.lag else [Phase.RUNNING]
@@ -260,7 +260,7 @@ class BackendContract:
         assert position == 16_000
 
     async def test_output_is_followed_to_the_end(self, harness: Harness, backend: Backend) -> None:
-        handle = await backend.start(make_request(harness, Program(b"first\n", 0.3 + harness.lag, b"last")))
+        handle = await backend.start(make_request(harness, Program(b"first\n", 1.5 + harness.lag, b"last")))
         chunks = [chunk async for chunk in within_each(backend, handle)]
         assert b"".join(chunk for chunk in chunks) == b"first\nlast"
         # Where output comes by way of others, all of it may come at once.
@@ -287,10 +287,11 @@ class BackendContract:
         await printed(backend, handle, b"deaf\n")
         asked = time.monotonic()
         await backend.stop(handle, 0.3)
-        if not harness.lag:  # else it may take longer to be told than to be done
-            assert (await backend.observe())[handle].phase is Phase.RUNNING
+        seen = (await backend.observe())[handle]
+        if not harness.lag and time.monotonic() - asked < 0.3:  # else its end may be told by then
+            assert seen.phase is Phase.RUNNING
         seen = await end_of(backend, handle)
-        assert 0.3 <= time.monotonic() - asked < (LIMIT_SECONDS if harness.lag else 2.3)
+        assert 0.3 <= time.monotonic() - asked < (LIMIT_SECONDS if harness.lag else PROMPT_SECONDS)
         assert (seen.phase, seen.exit_code, seen.reason) == (Phase.STOPPED, 137, "signal:SIGKILL")
 
     async def test_stop_asked_again_does_not_prolong_the_grace(self, harness: Harness, backend: Backend) -> None:
@@ -320,7 +321,7 @@ class BackendContract:
     # --- restarts ----------------------------------------------------------------------------------------------------
 
     async def test_restarted_agent_finds_what_runs_and_its_end(self, harness: Harness, backend: Backend) -> None:
-        handle = await backend.start(make_request(harness, Program(b"a", 1.0, b"b", exit_code=3)))
+        handle = await backend.start(make_request(harness, Program(b"a", 3.0, b"b", exit_code=3)))
         await backend.close()
         again = harness.open()
         found = (await again.observe())[handle]

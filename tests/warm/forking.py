@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,9 @@ def become(streams: list[int], words: list[str], folder: str, environment: dict[
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # A temporary folder that an import has made stays until the process ends that has imported.
+    for finalizer in list(weakref.finalize._registry):
+        finalizer.detach()
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     if words[0] == "-c":
