@@ -12,9 +12,12 @@ import select
 import signal
 import socket
 import sys
-import weakref
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any, TypeAlias
+
+Folder: TypeAlias = TemporaryDirectory[Any]
 
 
 def serve(path: str, modules: list[str]) -> None:
@@ -22,6 +25,7 @@ def serve(path: str, modules: list[str]) -> None:
     del sys.path[0]  # the folder of this file
     for name in modules:
         importlib.import_module(name)
+    folders = [each for each in gc.get_objects() if isinstance(each, TemporaryDirectory)]
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
@@ -36,10 +40,10 @@ def serve(path: str, modules: list[str]) -> None:
         else:
             return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    watch(connection)
+    watch(connection, folders)
 
 
-def watch(connection: socket.socket) -> None:
+def watch(connection: socket.socket, folders: list[Folder]) -> None:
     """Fork once more, for the program itself, and tell its end. If nobody waits for that, it is killed."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile() as stream:
@@ -47,7 +51,7 @@ def watch(connection: socket.socket) -> None:
     program = os.fork()
     if program == 0:
         connection.close()
-        become(streams, **given)
+        become(streams, folders, **given)
         return
     for each in streams:
         os.close(each)
@@ -60,17 +64,19 @@ def watch(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def become(streams: list[int], words: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Run a program as Python runs it."""
+def become(
+    streams: list[int], folders: list[Folder], words: list[str], folder: str, environment: dict[str, str]
+) -> None:
+    """Run a program as Python runs it. The temporary folders that the imports have made are each its own."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    # A temporary folder that an import has made stays until the process ends that has imported.
-    for finalizer in list(weakref.finalize._registry):
-        finalizer.detach()
+    for each in folders:  # not the ones of the process that has imported, which removes them
+        vars(each)["_finalizer"].detach()
+        each.__init__()
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     if words[0] == "-c":
