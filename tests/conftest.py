@@ -8,10 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from server.database.postgresql import PostgresDatabase, parse_url
-from server.database.sqlite import SqliteDatabase
 from server.migrations.upgrade import upgrade
 from tests import clusters, postgres
 from tests.cluster.control_plane import ControlPlane
@@ -55,10 +54,9 @@ def _new_sqlite_files_are_copied(tmp_path_factory: pytest.TempPathFactory) -> It
             shutil.copyfile(template, file)
         upgrade(engine)
 
-    async def make() -> None:
-        await (await SqliteDatabase.open(template)).close()
-
-    asyncio.run(make())
+    made = create_engine(f"sqlite:///{template}")
+    upgrade(made)
+    made.dispose()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.database.sqlite.upgrade", copy_and_upgrade)
         yield
