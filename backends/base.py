@@ -18,6 +18,8 @@ CODE_VARIABLE = "LAUNCHBAY_CODE"
 """Variable by which `launchbay fetch-code` is told what to fetch: `Code.source`, as JSON."""
 CACHE_VARIABLE = "LAUNCHBAY_CACHE"
 """Variable with a folder in which packages are kept for other launches, if there is one."""
+FETCH_MAY_PASS = 75
+"""Exit code of `launchbay fetch-code` where the launch is not at fault, and another try may go better: EX_TEMPFAIL."""
 
 Handle = NewType("Handle", str)
 """What a backend needs to find a launch again after a restart of the agent. Opaque to the agent, which keeps it."""

@@ -7,23 +7,25 @@ from protocol.errors import SpecError
 from protocol.json_types import Json
 
 JOB = ("batch/v1", "Job")
-LAUNCH_KINDS = frozenset(
-    {
-        "Job.batch",
-        "Pod",
-        "JobSet.jobset.x-k8s.io",
-        "Job.batch.volcano.sh",
-        "PyTorchJob.kubeflow.org",
-        "TFJob.kubeflow.org",
-        "XGBoostJob.kubeflow.org",
-        "PaddleJob.kubeflow.org",
-        "JAXJob.kubeflow.org",
-        "MPIJob.kubeflow.org",
-        "RayJob.ray.io",
-        "TrainJob.trainer.kubeflow.org",
-    }
+KINDS = (
+    JOB,
+    ("v1", "Pod"),
+    ("jobset.x-k8s.io/v1alpha2", "JobSet"),
+    ("batch.volcano.sh/v1alpha1", "Job"),
+    ("kubeflow.org/v1", "PyTorchJob"),
+    ("kubeflow.org/v1", "TFJob"),
+    ("kubeflow.org/v1", "XGBoostJob"),
+    ("kubeflow.org/v1", "PaddleJob"),
+    ("kubeflow.org/v1", "JAXJob"),
+    ("kubeflow.org/v1", "MPIJob"),
+    ("kubeflow.org/v2beta1", "MPIJob"),
+    ("ray.io/v1", "RayJob"),
+    ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
 )
-"""What runs a launch's pods, and does nothing else with its agent's rights."""
+"""What runs a launch's pods, and does nothing else with its agent's rights, as `apiVersion` and `kind`.
+
+Who adds one sees to `backends.kubernetes`, too: what it needs is in `manifest.kinds`, what it says in `reading.kinds`.
+"""
 SERVICE_KINDS = frozenset({"ConfigMap", "Deployment.apps", "Job.batch", "Pod", "Service", "StatefulSet.apps"})
 """What a launch may have beside it."""
 
@@ -35,6 +37,10 @@ def kind_name(api_version: str, kind: str) -> str:
     """Return a kind as `Job.batch`, or `Pod` where it has no group. Versions of one share a name."""
     group = api_version.rpartition("/")[0]
     return f"{kind}.{group}" if group else kind
+
+
+LAUNCH_KINDS = frozenset(kind_name(*each) for each in KINDS)
+"""The names of those."""
 
 
 def kind_of(manifest: Mapping[str, Json]) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from kubernetes.aio.config import ConfigException, incluster_config, kube_config
 
 from backends.base import BackendError
 from backends.kubernetes.api import KubeUnavailable
+from backends.kubernetes.clock import ClusterClock
 from backends.kubernetes.credentials import PluginFailed, ask_plugin
 from backends.kubernetes.sockets import Sockets
 
@@ -72,6 +73,9 @@ class Access:
 class Source(Protocol):
     """Where access comes from."""
 
+    clock: ClusterClock
+    """That of the cluster, as all access there has heard."""
+
     @property
     def namespace(self) -> str:
         """The namespace that it names; else `default`."""
@@ -106,6 +110,7 @@ class KubeconfigFile:
 
     def __init__(self, files: str, context: str | None) -> None:
         """Read them. Blocks. Raises `NoCluster` if they are not there, or lack the context."""
+        self.clock = ClusterClock()
         self._files = files
         self._context = context
         try:
@@ -132,7 +137,7 @@ class KubeconfigFile:
             loader = await asyncio.to_thread(self._loader)
             lasts = await _log_in(loader._user.value) if loader._user else None
             await loader.load_and_set(configuration)
-            return _access(configuration, before, lasts)
+            return _access(configuration, before, lasts, self.clock)
         except _UNUSABLE as error:
             raise KubeUnavailable(f"No access by {self.name}: {_words(error)}") from error
 
@@ -149,6 +154,7 @@ class Pod:
 
     def __init__(self, folder: Path = _POD_FOLDER) -> None:
         """Read its namespace. Blocks."""
+        self.clock = ClusterClock()
         self._folder = folder
         try:
             self._namespace = (folder / "namespace").read_text().strip() or "default"
@@ -175,7 +181,7 @@ class Pod:
                 try_refresh_token=False,
             )
             loader.load_and_set(configuration)
-            return _access(configuration, before, FILE_SECONDS)
+            return _access(configuration, before, FILE_SECONDS, self.clock)
         except _UNUSABLE as error:
             raise KubeUnavailable(f"No access by {self.name}: {_words(error)}") from error
 
@@ -198,7 +204,7 @@ async def _log_in(user: dict[str, Any]) -> float | None:
     return None
 
 
-def _access(configuration: Any, before: Access | None, lasts: float | None) -> Access:
+def _access(configuration: Any, before: Access | None, lasts: float | None, clock: ClusterClock) -> Access:
     """Make a client of what was read, or keep the one before if it would be the same. Blocks for a few small files."""
     configuration.proxy = configuration.proxy or _proxy(configuration.host)
     # As `kubectl`: the CAs of many clusters lack what Python 3.13 insists on.
@@ -214,7 +220,7 @@ def _access(configuration: Any, before: Access | None, lasts: float | None) -> A
         client: Any = ApiClient(configuration)
         client.user_agent = AGENT
         sockets = Sockets()
-        client.rest_client.pool_manager = _session(client.rest_client.ssl_context, sockets)
+        client.rest_client.pool_manager = _session(client.rest_client.ssl_context, sockets, clock)
     else:
         client, sockets = before.client, before.sockets
     # What stood in the kubeconfig file itself was written to files for the TLS library, which has read them. The
@@ -224,12 +230,20 @@ def _access(configuration: Any, before: Access | None, lasts: float | None) -> A
     return Access(client, configuration.host, token, lasts, transport, sockets)
 
 
-def _session(tls: ssl.SSLContext, sockets: Sockets) -> aiohttp.ClientSession:
+def _session(tls: ssl.SSLContext, sockets: Sockets, clock: ClusterClock) -> aiohttp.ClientSession:
     """Return the session that the package would make at the first request, but for its connections."""
+
+    async def hear(_session: object, _context: object, answered: aiohttp.TraceRequestEndParams) -> None:
+        clock.hear(answered.response.headers.get("Date"))
+
+    listening = aiohttp.TraceConfig()
+    listening.on_request_end.append(hear)
     # Watches and logs that are followed must not take the place of calls.
     connector = aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=sockets.make)
     # The package would have aiohttp read ~/.netrc for every request, and stop at a password there.
-    return aiohttp.ClientSession(connector=connector, trust_env=False, read_bufsize=BUFFER_BYTES)
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=False, read_bufsize=BUFFER_BYTES, trace_configs=[listening]
+    )
 
 
 def _files(configuration: Any) -> tuple[str | None, str | None, str | None]:

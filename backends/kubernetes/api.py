@@ -99,6 +99,11 @@ class KubeApi(Protocol):
         """The namespace of the context, or of the pod that we run in; else `default`."""
         ...
 
+    @property
+    def clock_ahead(self) -> float:
+        """By how much the cluster's clock is ahead of ours, in seconds; less than 0 if it is behind."""
+        ...
+
     async def kind(self, api_version: str, kind: str) -> Kind:
         """Find a kind by discovery, which is asked anew for what it did not know before.
 

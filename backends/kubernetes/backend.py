@@ -30,7 +30,8 @@ from backends.hints import Hints
 from backends.kubernetes import names
 from backends.kubernetes.addresses import Address, address_of
 from backends.kubernetes.api import Kind, KubeApi, KubeObject, KubeRefused, KubeUnavailable
-from backends.kubernetes.cluster import KINDS, SECRET, Cluster, Namespace
+from backends.kubernetes.clock import by_our_clock
+from backends.kubernetes.cluster import SECRET, Cluster, Namespace
 from backends.kubernetes.launches import Tracked
 from backends.kubernetes.logs import Logs, View
 from backends.kubernetes.manifest import Plan, namespace_of, plan, target
@@ -44,6 +45,7 @@ from backends.kubernetes.settings import Settings
 from backends.kubernetes.sources import sources_of
 from backends.kubernetes.stopping import Ladder
 from backends.kubernetes.waiting import Waits
+from protocol.kubernetes_kinds import KINDS
 
 AGAIN_SECONDS = 2.0
 """How soon to look again at output that could not be read."""
@@ -429,14 +431,15 @@ class KubernetesBackend:
 
     def _read(self, tracked: Tracked) -> Observation:
         live, gone = list(tracked.pods.live.values()), list(tracked.pods.gone.values())
-        now = self._clock()
+        ahead = self._clusters[tracked.address.context].api.clock_ahead
+        now = self._clock() + ahead
         if tracked.is_gone or (tracked.is_leaving and tracked.is_told_to_stop and tracked.pods.are_over):
-            return read_gone(tracked.object, [*live, *gone], tracked.events, now=now)
+            return by_our_clock(read_gone(tracked.object, [*live, *gone], tracked.events, now=now), ahead)
         reading = read(tracked.object, live, tracked.events, gone=gone, now=now)
         if reading.again_at is not None:
             handle = tracked.address.handle
             asyncio.get_running_loop().call_later(max(0.0, reading.again_at - now), self._again, handle)
-        return reading.observation
+        return by_our_clock(reading.observation, ahead)
 
     def _again(self, handle: Handle) -> None:
         self._dirty.add(handle)

@@ -39,6 +39,7 @@ class KubeClient:
 
     def __init__(self, source: Source) -> None:
         self._namespace = source.namespace
+        self._clock = source.clock
         self._connection = Connection(source)
         self._discovery = Discovery(lambda path, accept=JSON: self._connection.call("GET", path, accept=accept))
 
@@ -54,6 +55,11 @@ class KubeClient:
     def default_namespace(self) -> str:
         """See `KubeApi.default_namespace`."""
         return self._namespace
+
+    @property
+    def clock_ahead(self) -> float:
+        """See `KubeApi.clock_ahead`."""
+        return self._clock.ahead
 
     async def kind(self, api_version: str, kind: str) -> Kind:
         """See `KubeApi.kind`."""

@@ -19,21 +19,6 @@ POD = Kind("", "v1", "Pod", "pods")
 SECRET = Kind("", "v1", "Secret", "secrets")
 EVENT = Kind("", "v1", "Event", "events")
 NODE = Kind("", "v1", "Node", "nodes", is_namespaced=False)
-KINDS = (
-    ("batch/v1", "Job"),
-    ("batch.volcano.sh/v1alpha1", "Job"),
-    ("jobset.x-k8s.io/v1alpha2", "JobSet"),
-    ("kubeflow.org/v1", "PyTorchJob"),
-    ("kubeflow.org/v1", "TFJob"),
-    ("kubeflow.org/v1", "MPIJob"),
-    ("kubeflow.org/v1", "XGBoostJob"),
-    ("kubeflow.org/v1", "PaddleJob"),
-    ("kubeflow.org/v1", "JAXJob"),
-    ("ray.io/v1", "RayJob"),
-    ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
-    ("v1", "Pod"),
-)
-"""Where launches are looked for by an agent that remembers nothing."""
 
 log = structlog.get_logger(__name__)
 

@@ -22,6 +22,9 @@ STOP = f"{PREFIX}stop"
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 """Annotation of a pod: which of its containers is meant where none is named. `kubectl` goes by it, too."""
 
+FETCH = "wandb-source-code-init"
+"""The init container of a pod that fetches the launch's code, as the protocol calls it."""
+
 RUN = "wandb.ai/run-id"
 AGENT = "wandb.ai/agent"
 MONITOR = "wandb.ai/monitor"

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from backends.kubernetes.api import KubeObject
-from backends.kubernetes.names import DEFAULT_CONTAINER
 from backends.kubernetes.reading.fields import mapping, objects, text
+from backends.kubernetes.reading.pods import main_of
 
 NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
 """Reasons for a container's end of which its platform has words and the container none."""
@@ -45,8 +45,7 @@ def _age(pod: KubeObject) -> tuple[str, str]:
 
 def _of_pod(pod: KubeObject, *, is_gone: bool) -> Iterator[Source]:
     is_over = is_gone or text(pod, "status", "phase") in {"Succeeded", "Failed"}
-    named = [text(each, "name") for each in objects(pod, "spec", "containers")]
-    main = text(pod, "metadata", "annotations", DEFAULT_CONTAINER) or next(iter(named), "")
+    main = main_of(pod)
     ends_once = text(pod, "spec", "restartPolicy") == "Never" or bool(text(pod, "metadata", "deletionTimestamp"))
     for group, statuses in (("initContainers", "initContainerStatuses"), ("containers", "containerStatuses")):
         told = {text(each, "name"): each for each in objects(pod, "status", statuses)}

@@ -107,15 +107,14 @@ class Ladder:
 
     async def _insist(self) -> None:
         """Its pods have had their time."""
+        api = self._namespace.api
         for pod in await self._namespace.pods_of(self._tracked.launch):
             grace = LAST_GRACE_SECONDS
-            if _ending_for(pod, self._clock()) > NODE_SECONDS and await self._has_lost_its_node(pod):
+            if _ending_for(pod, self._clock() + api.clock_ahead) > NODE_SECONDS and await self._has_lost_its_node(pod):
                 log.warning("its node is gone: deleted without waiting for it", pod=pod["metadata"]["name"])
                 grace = 0.0
             await self._delete_pod(pod, grace)
-        if not self._tracked.is_gone and await self._namespace.api.get(
-            self._kind, self._namespace.name, self._tracked.address.name
-        ):
+        if not self._tracked.is_gone and await api.get(self._kind, self._namespace.name, self._tracked.address.name):
             log.warning("it was told to stop, and is still there", launch=str(self._tracked.address))
 
     def _grace(self) -> float:

@@ -13,11 +13,10 @@ from agent.errors import ControlPlaneUnavailable, LaunchFailed
 from agent.fetching.fetch import Order, fetch, read_order
 from agent.launch import Cause
 from agent.redaction import SECRETS
+from backends.base import FETCH_MAY_PASS
 from launchbay.exits import FAILED
 from protocol.errors import LaunchbayError
 
-INFRASTRUCTURE_FAILED = 75
-"""Exit code where the launch itself is not at fault, and another try may go better. It is EX_TEMPFAIL."""
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes looks for the reason. It is there only where somebody looks."""
 MESSAGE_CHARS = 1000
@@ -38,12 +37,12 @@ def command(folder: Path, tools: Path | None) -> int:
         is_ours = isinstance(error, ControlPlaneUnavailable) or (
             isinstance(error, LaunchFailed) and error.cause is not Cause.WORKLOAD
         )
-        return _failed(str(error), INFRASTRUCTURE_FAILED if is_ours else FAILED)
+        return _failed(str(error), FETCH_MAY_PASS if is_ours else FAILED)
     except OSError as error:
         return _failed(
             f"The code could not be written where the launch runs: {error}. It needs room there, and must be allowed "
             "to write.",
-            INFRASTRUCTURE_FAILED,
+            FETCH_MAY_PASS,
         )
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM

@@ -14,6 +14,7 @@ from backends.base import CACHE_VARIABLE, CODE_VARIABLE, Code, StartRequest
 from backends.kubernetes.manifest.fields import Fields, copied, dig_fields, entries, text
 from backends.kubernetes.manifest.secrets import OF_CODE, references
 from backends.kubernetes.manifest.variables import of_code, plain
+from backends.kubernetes.names import FETCH
 from backends.kubernetes.settings import Settings
 from protocol.errors import SpecError
 
@@ -24,7 +25,6 @@ CACHE = "/mnt/launchbay-cache"
 CLAIM = "/mnt/launchbay-code"
 """Where the whole of `code_claim` is, in the container that fetches."""
 
-FETCH = "wandb-source-code-init"
 INSTALL = "wandb-requirements-init"
 CODE_VOLUME = "wandb-source-code-volume"
 """The protocol's own name: sidecars of a queue may mount it."""

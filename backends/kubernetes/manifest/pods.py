@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backends.kubernetes.manifest.fields import Fields, default, entries, inner, joined, text
+from backends.kubernetes.manifest.fields import Fields, default, dig_fields, entries, inner, joined, text
 from backends.kubernetes.manifest.kinds import Shape
 from backends.kubernetes.manifest.variables import give_default
 from backends.kubernetes.names import DEFAULT_CONTAINER
@@ -101,6 +101,8 @@ def complete_launch_pod(template: Template, shape: Shape, grace_seconds: float) 
     default(template.pod, "terminationGracePeriodSeconds", max(math.ceil(grace_seconds), 0))
     if shape.ends:
         default(template.pod, "restartPolicy", "Never")
+    if _hears_nothing(template.pod):
+        default(template.pod, "shareProcessNamespace", True)
 
 
 def give_home(pod: Fields, container: Fields, settings: Settings, where: str) -> None:
@@ -111,6 +113,7 @@ def give_home(pod: Fields, container: Fields, settings: Settings, where: str) ->
 
 def _shut_in_pod(context: Fields, settings: Settings) -> None:
     default(context, "seccompProfile", {"type": "RuntimeDefault"})
+    _say_whether_root(context)
     if settings.run_as_user is not None and context.get("runAsUser") is None and context.get("runAsNonRoot") is None:
         # An image's own account may be root, which namespaces with the profile `restricted` refuse.
         context |= {"runAsNonRoot": True, "runAsUser": settings.run_as_user}
@@ -120,6 +123,7 @@ def _shut_in_pod(context: Fields, settings: Settings) -> None:
 
 def _shut_in(context: Fields, where: str) -> None:
     """Take away what a job has no need of. Who is privileged cannot be without, and the operator has allowed it."""
+    _say_whether_root(context)
     if context.get("privileged") is True:
         return
     capabilities = inner(context, "capabilities", where)
@@ -127,6 +131,25 @@ def _shut_in(context: Fields, where: str) -> None:
     added = capabilities.get("add")
     if not (isinstance(added, list) and ("SYS_ADMIN" in added or "CAP_SYS_ADMIN" in added)):
         default(context, "allowPrivilegeEscalation", False)
+
+
+def _hears_nothing(pod: Fields) -> bool:
+    """Whether a program that somebody has named would be process 1, which does not hear SIGTERM unless it listens.
+
+    Few do, and each stop would take its whole grace period. The pod has a process of its own that can be process 1. The
+    job sees those of the other containers then, so there must be none.
+    """
+    (main, *beside), before = pod["containers"], pod.get("initContainers", ())
+    if beside or any(each.get("restartPolicy") for each in before) or not main.get("command"):
+        return False
+    return not pod.get("hostPID") and dig_fields(pod, "os").get("name") != "windows"
+
+
+def _say_whether_root(context: Fields) -> None:
+    """Namespaces with the profile `restricted` want to be told of an account that is named that it is not root's."""
+    account = context.get("runAsUser")
+    if isinstance(account, int):
+        default(context, "runAsNonRoot", account != 0)
 
 
 def _shown(path: tuple[str, ...], shown: str) -> str:

@@ -113,7 +113,8 @@ def _by_containers(pod: Pod, container: Container, end: Terminated) -> Ending:
     last_words = f" Its last words: {sentence(end.message[-500:])}" if end.message.strip() else ""
     if container.is_init:
         message = f"Init container {container.name} ended with exit code {code}.{last_words}"
-        return Ending(Phase.FAILED, "init_failed", message, code, at=at, is_consequence=consequence)
+        may_pass = container.may_pass(end)
+        return Ending(Phase.FAILED, "init_failed", message, code, may_pass, at=at, is_consequence=consequence)
     message = ""
     if last_words or container is not pod.main:
         message = f"Container {container.name} ended with exit code {code}.{last_words}"

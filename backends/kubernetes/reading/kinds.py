@@ -29,5 +29,10 @@ GROUPS: dict[str, ReadKind] = {
 
 def told_by(raw: KubeObject, pods: Sequence[Pod]) -> Told:
     """Return what an object says of itself."""
+    return reader_of(raw)(raw, pods)
+
+
+def reader_of(raw: KubeObject) -> ReadKind:
+    """Return who reads an object's kind."""
     group, kind = group_and_kind(raw)
-    return (KINDS.get((group, kind)) or GROUPS.get(group) or any_kind)(raw, pods)
+    return KINDS.get((group, kind)) or GROUPS.get(group) or any_kind

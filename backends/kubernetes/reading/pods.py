@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from backends.base import FETCH_MAY_PASS
 from backends.kubernetes.api import KubeObject
-from backends.kubernetes.names import DEFAULT_CONTAINER, SERVICE
+from backends.kubernetes.names import DEFAULT_CONTAINER, FETCH, SERVICE
 from backends.kubernetes.reading.fields import (
     Condition,
     conditions,
@@ -77,6 +78,10 @@ class Container:
         if self.is_sidecar:
             return is_true(self.raw, "started") or (self.is_running and "started" not in self.raw)
         return self.terminated is not None and self.terminated.exit_code == 0
+
+    def may_pass(self, end: Terminated) -> bool:
+        """Whether it fetches the launch's code, and said at this end that the launch is not at fault."""
+        return self.is_init and self.name == FETCH and end.exit_code == FETCH_MAY_PASS
 
     @property
     def has_run(self) -> bool:
@@ -153,8 +158,8 @@ class Pod:
     def containers(self) -> list[Container]:
         """The main one first."""
         found = _containers(self.raw, "containers", "containerStatuses")
-        main = text(self.raw, "metadata", "annotations", DEFAULT_CONTAINER)
-        return sorted(found, key=lambda container: container.name != main) if main else found
+        main = main_of(self.raw)
+        return sorted(found, key=lambda container: container.name != main)
 
     @property
     def main(self) -> Container | None:
@@ -186,6 +191,12 @@ class Pod:
     def key(self) -> tuple[float, str]:
         """Orders pods, the oldest first."""
         return self.created_at or 0, self.name
+
+
+def main_of(pod: KubeObject) -> str:
+    """Return the name of the container that a pod is about: the one that it names, else the first."""
+    first = next((text(each, "name") for each in objects(pod, "spec", "containers")), "")
+    return text(pod, "metadata", "annotations", DEFAULT_CONTAINER) or first
 
 
 def pods_of(raw: KubeObject, pods: Iterable[KubeObject], gone: Iterable[KubeObject]) -> list[Pod]:

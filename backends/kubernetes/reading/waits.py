@@ -120,7 +120,7 @@ def _container(pod: Pod, container: Container, since: float | None, events: Sequ
         last_words = f" Its last words: {sentence(end.message[-500:])}" if end.message.strip() else ""
         message = f"{named} ended with exit code {end.exit_code} and is to be started again.{last_words}"
         reason = "init_failed" if container.is_init else "crash_loop"
-        return Wait(message, reason, since=since, exit_code=end.exit_code)
+        return Wait(message, reason, since=since, exit_code=end.exit_code, is_platforms_fault=container.may_pass(end))
     if container.is_running:
         return Wait(f"{named} runs, which comes before the job.", since=container.started_at)
     return _creating(pod, container, since, events)

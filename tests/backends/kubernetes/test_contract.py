@@ -13,9 +13,6 @@ from backends.testing.contract import BackendContract
 from backends.testing.shell import ShellHarness
 from tests.clusters import BUSYBOX, Cluster
 
-# A job that is process 1 of its container does not hear SIGTERM unless it listens for it.
-POD = {"spec": {"template": {"spec": {"shareProcessNamespace": True}}}}
-
 
 class KubernetesHarness(ShellHarness):
     """Launches in a namespace of their own."""
@@ -31,7 +28,7 @@ class KubernetesHarness(ShellHarness):
         self.namespace = namespace
 
     def complete(self, request: StartRequest) -> StartRequest:
-        return replace(request, image=BUSYBOX, resource_args=POD)
+        return replace(request, image=BUSYBOX, resource_args={"spec": {}})
 
     def handle(self, name: str) -> Handle:
         return Address("", self.namespace, "batch/v1", "Job", name).handle

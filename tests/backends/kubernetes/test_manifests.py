@@ -360,8 +360,41 @@ def test_an_account_for_all_yields_to_that_of_a_queue() -> None:
         return {key: value for key, value in pod["securityContext"].items() if key != "seccompProfile"}
 
     assert context() == {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
-    assert context(runAsUser=0) == {"runAsUser": 0}
+    assert context(runAsUser=0) == {"runAsUser": 0, "runAsNonRoot": False}
     assert context(runAsNonRoot=False) == {"runAsNonRoot": False}
+
+
+def test_an_account_that_is_named_is_told_to_be_roots_or_not() -> None:
+    """Else namespaces with the profile `restricted` refuse it though it is not, or a kubelet though it may be."""
+    names = {"root": 0, "somebody": 2000}
+    asked = job(
+        securityContext={"runAsUser": 1000},
+        containers=[{"name": name, "securityContext": {"runAsUser": user}} for name, user in names.items()],
+    )
+    made = planned(request(image="i", resource_args=asked))
+    assert made.object["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    told = {each["name"]: each["securityContext"]["runAsNonRoot"] for each in containers(made)}
+    assert told == {"root": False, "somebody": True}
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "command", "pod"),
+    [
+        (True, ["python"], {}),
+        (True, ["python"], {"initContainers": [{"name": "before"}]}),
+        (None, [], {}),
+        (None, ["python"], {"containers": [{}, {"name": "beside"}]}),
+        (None, ["python"], {"initContainers": [{"name": "beside", "restartPolicy": "Always"}]}),
+        (None, ["python"], {"hostPID": True}),
+        (None, ["python"], {"os": {"name": "windows"}}),
+        (False, ["python"], {"shareProcessNamespace": False}),
+    ],
+)
+def test_a_job_that_is_alone_is_not_process_1_so_that_it_can_be_stopped(
+    is_shared: bool | None, command: list[str], pod: dict[str, Any]
+) -> None:
+    made = planned(request(image="i", command=command, resource_args=job(**pod)))
+    assert made.object["spec"]["template"]["spec"].get("shareProcessNamespace") is is_shared
 
 
 @pytest.mark.parametrize(

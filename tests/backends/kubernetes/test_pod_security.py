@@ -132,9 +132,7 @@ def a_pod(random: Random) -> Manifest:
     first, main, side = (
         {"name": f"c{place}", "image": "i", "securityContext": each} for place, each in enumerate(contexts)
     )
-    # Who names an account says, too, that it is none of root's.
     mine = some({**both, "runAsUser": [2000, 0]})
-    mine |= {"runAsNonRoot": True} if "runAsUser" in mine else {}
     fields = {"initContainers": [first], "containers": [main, side], "securityContext": mine, **some(whole)}
     return pod(fields)
 

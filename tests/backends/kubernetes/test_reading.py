@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from backends.base import Observation, Phase, Step
 from backends.kubernetes.reading import Reading, is_about, launch_labels, read, read_gone
+from backends.kubernetes.reading.kinds import reader_of
+from backends.kubernetes.reading.operators import any_kind
 from backends.kubernetes.sources import sources_of
 from backends.kubernetes.trimming import trimmed, trimmed_pod
+from protocol.kubernetes_kinds import KINDS
 
 OBJECTS = Path(__file__).parent / "objects"
 TIMES = {"started_at", "since", "ended_at", "hopeless_at", "again_at"}
@@ -307,3 +310,8 @@ def test_what_is_read_of_a_launch_that_has_not_changed_is_equal() -> None:
     for scene in SCENES.values():
         first = read_scene(scene)
         assert replace(first) == read_scene(json.loads(json.dumps(scene)))
+
+
+def test_every_kind_that_is_known_has_a_reader_of_its_own() -> None:
+    raws = [{"apiVersion": api_version, "kind": kind} for api_version, kind in KINDS]
+    assert [raw for raw in raws if reader_of(raw) is any_kind] == []
