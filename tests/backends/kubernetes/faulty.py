@@ -34,6 +34,8 @@ class FaultyProxy:
         default_factory=deque[tuple[Callable[[str], bool], Answer]]
     )
     """What is said to the next request for a path that fits, instead of asking the server."""
+    expired: str = ""
+    """A token that the server does not know any more."""
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, nothing is passed on, and nothing ends."""
     _answering: set[asyncio.Transport] = field(default_factory=set[asyncio.Transport])
@@ -59,6 +61,8 @@ class FaultyProxy:
         await self.flowing.wait()
         assert self._session
         headers = {key: text for key, text in request.headers.items() if key not in {"Host", "Accept-Encoding"}}
+        if self.expired and headers.get("Authorization") == f"Bearer {self.expired}":
+            headers["Authorization"] = "Bearer expired"
         async with self._session.request(
             request.method, self.server + request.path_qs, headers=headers, data=await request.read()
         ) as came:
