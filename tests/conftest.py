@@ -8,12 +8,17 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, create_engine
 
 from server.database.postgresql import PostgresDatabase, parse_url
 from server.migrations.upgrade import upgrade
 from tests import clusters, postgres
 from tests.cluster.control_plane import ControlPlane
+
+# How long an example takes says more of the machine than of what is tested.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # The asyncio plugin looks for a current event loop beside those of the tests, makes one if there is none, and leaves it
 # open. So there is one, and it is closed.

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from random import Random
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from agent.addresses import is_loopback
 from agent.beginning import beginning, check_subfolder
@@ -60,12 +60,16 @@ class Order:
     and others may use it as well."""
     tools: Path | None
     """Where that goes what installs requirements; None if there are none."""
+    keep_days: int | None
+    """After how many days folders beside it go that nobody has begun to use since; None if there are none of ours."""
     environment: Mapping[str, str]
     random: Random
     clock: Callable[[], float] = time.monotonic
 
 
-def read_order(folder: Path, tools: Path | None, environment: Mapping[str, str], random: Random) -> Order:
+def read_order(
+    folder: Path, tools: Path | None, environment: Mapping[str, str], random: Random, *, keep_days: int | None = None
+) -> Order:
     """Read what the environment tells; raises `SourceError`, or `LaunchFailed` if it tells nothing."""
     text = environment.get(CODE_VARIABLE)
     if not text:
@@ -75,7 +79,7 @@ def read_order(folder: Path, tools: Path | None, environment: Mapping[str, str],
         raw = json.loads(text)
     except ValueError as error:
         raise LaunchFailed(f"Variable {CODE_VARIABLE} is no JSON: {error}.") from error
-    return Order(read(raw), folder, tools, environment, random)
+    return Order(read(raw), folder, tools, keep_days, environment, random)
 
 
 async def fetch(order: Order) -> None:
@@ -85,6 +89,8 @@ async def fetch(order: Order) -> None:
             work = _Work(order, scratch, server)
             job = await work.fetch_version(order.source.job) if order.source.job else None
             await work.bring_code(job)
+        if order.keep_days is not None:
+            await asyncio.to_thread(_remove_unused, order.folder, time.time() - order.keep_days * 24 * 3600)
         if order.tools:
             wanted = await asyncio.to_thread(_requirements, order, scratch, job)
             # Of an artifact the agent itself knows where the job begins.
@@ -152,9 +158,7 @@ class _Work:
     async def bring_code(self, job: Path | None) -> None:
         """See to it that the folder has the code, ready to run."""
         source, folder = self._order.source, self._order.folder
-        if _is_made(folder):
-            await asyncio.to_thread(_mark, folder)
-        else:
+        if not await asyncio.to_thread(_use, folder):
             is_there = folder.is_dir()
             code = await self._code(job)
             if source.notebook:
@@ -236,6 +240,39 @@ def _is_made(folder: Path) -> bool:
     return folder.is_dir() and _mark_of(folder).exists()
 
 
+def _use(folder: Path) -> bool:
+    """Begin to use a folder that was made here before; return whether there is one. Whoever removes it looks again."""
+    if not _is_made(folder):
+        return False
+    _mark(folder)
+    return folder.is_dir()
+
+
+def _remove_unused(own: Path, since: float) -> None:
+    """Remove the folders beside our own that were made here, and that nobody has begun to use since a time.
+
+    What is another account's stays: that one may do the same. Others may be at it, or begin to use one, right now.
+    """
+    for mark in own.parent.glob(f".*{MADE}"):
+        folder = mark.with_name(mark.name.removeprefix(".").removesuffix(MADE))
+        if folder == own or not _is_older(mark, since):
+            continue
+        with suppress(OSError), TemporaryDirectory(prefix=SCRATCH, dir=own.parent, ignore_cleanup_errors=True) as aside:
+            moved = Path(aside, folder.name)
+            folder.rename(moved)
+            if _is_older(mark, since):
+                mark.unlink()
+            else:  # somebody has begun to use it just now
+                moved.rename(folder)
+
+
+def _is_older(mark: Path, since: float) -> bool:
+    try:
+        return mark.stat().st_mtime < since
+    except FileNotFoundError:
+        return False
+
+
 def _mark(folder: Path) -> None:
     """Note that a folder is used now, or about to be made."""
     mark = _mark_of(folder)
@@ -274,10 +311,11 @@ def _fill(code: Path, folder: Path) -> None:
 
 
 def _make(code: Path, folder: Path) -> None:
-    """Have the folder at once with all that is in it. Somebody else may do so at the same time."""
+    """Have the folder at once with all that is in it. Somebody else may do so, or remove the one before, just now."""
     _mark(folder)
     try:
         code.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
+    _mark(folder)

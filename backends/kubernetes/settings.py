@@ -11,10 +11,12 @@ from protocol.json_types import Json, JsonObject
 
 WHERE = "backends.kubernetes."
 MAX_ID = 2**31 - 1
+MOST_DAYS = 10_000
 
 _KEYS = (
     "cache_claim",
     "code_claim",
+    "code_claim_days",
     "config_file",
     "context",
     "contexts",
@@ -51,6 +53,8 @@ class Settings:
     """A persistent volume claim that keeps the packages of jobs; empty for none."""
     code_claim: str = ""
     """A persistent volume claim that keeps the code of jobs; empty gives each pod a copy of its own."""
+    code_claim_days: int = 30
+    """After how many days code goes from there that no launch has begun with since."""
     image_pull_secrets: Sequence[str] = ()
     """Secrets with logins at registries, in each namespace."""
     run_as_user: int | None = None
@@ -73,6 +77,7 @@ def read_settings(block: JsonObject) -> Settings:
         fetch_image=_text(block, "fetch_image") or Settings().fetch_image,
         cache_claim=_name(block, "cache_claim"),
         code_claim=_name(block, "code_claim"),
+        code_claim_days=_days(block.get("code_claim_days")),
         image_pull_secrets=tuple(
             _object_name(f"{WHERE}image_pull_secrets", each) for each in _texts(block, "image_pull_secrets")
         ),
@@ -85,6 +90,14 @@ def _user(value: Json) -> int | None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_ID:
         raise _wrong("run_as_user", "the number of an account that is not root's, as 1000")
+    return value
+
+
+def _days(value: Json) -> int:
+    if value is None:
+        return Settings().code_claim_days
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_DAYS:
+        raise _wrong("code_claim_days", "a number of days, as 30: more than any launch runs")
     return value
 
 

@@ -475,7 +475,7 @@ def check(box: Box) -> None:
 
 
 @given(st.lists(STEPS, max_size=40), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_happens_slots_are_given_in_turn_never_twice_and_never_lost(
     steps: list[tuple[str, Any]], with_looks: bool
 ) -> None:

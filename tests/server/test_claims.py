@@ -133,7 +133,7 @@ def test_the_claim_table_does_what_its_model_does(connection: Connection) -> Non
         def __init__(self) -> None:
             super().__init__(connection)
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=40))
 
 
 def test_the_most_urgent_goes_first_and_of_those_the_oldest(connection: Connection) -> None:

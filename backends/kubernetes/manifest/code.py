@@ -91,6 +91,8 @@ def _mounts(code: Code, settings: Settings) -> list[Fields]:
 def _fetch(main: Fields, request: StartRequest, code: Code, settings: Settings, folder: str) -> Fields:
     command = ["launchbay", "fetch-code", folder]
     mounts = [{"name": CODE_VOLUME, "mountPath": CLAIM if settings.code_claim else CODE}]
+    if settings.code_claim:
+        command += ["--keep-days", str(settings.code_claim_days)]
     if code.has_requirements:
         command += ["--tools", TOOLS]
         mounts.append({"name": TOOLS_VOLUME, "mountPath": TOOLS})

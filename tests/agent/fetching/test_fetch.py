@@ -45,7 +45,13 @@ class Pod:
         return self.root / "tools"
 
     async def fetch(
-        self, source: CodeSource, folder: Path | None = None, *, tools: bool = False, **variables: str
+        self,
+        source: CodeSource,
+        folder: Path | None = None,
+        *,
+        tools: bool = False,
+        keep_days: int | None = None,
+        **variables: str,
     ) -> None:
         environment = {
             "PATH": os.environ["PATH"],
@@ -54,7 +60,8 @@ class Pod:
             "LAUNCHBAY_CODE": json.dumps(written(source)),
             **variables,
         }
-        await fetch(read_order(folder or self.folder, self.tools if tools else None, environment, Random(1)))
+        tools_folder = self.tools if tools else None
+        await fetch(read_order(folder or self.folder, tools_folder, environment, Random(1), keep_days=keep_days))
 
     def found(self, folder: Path | None = None) -> dict[str, str]:
         """Return the files that are there."""
@@ -139,6 +146,43 @@ async def test_of_two_that_make_a_folder_at_once_both_have_it(pod: Pod) -> None:
     await asyncio.gather(*(pod.fetch(CodeSource(code=CODE), folder) for _ in range(3)))
     assert pod.found(folder) == {"main.py": "print('hi')", "package/module.py": "x = 1"}
     assert names(pod.root) == [f".content{MADE}", "code", "content", "tools"]
+
+
+async def test_code_that_no_launch_has_begun_with_for_long_goes_and_nothing_else_does(pod: Pod) -> None:
+    code = CodeSource(code=CODE)
+    for name in ("old", "new", "own"):
+        await pod.fetch(code, pod.root / name)
+    (pod.root / "of others").mkdir()
+    for name in ("old", "own"):
+        os.utime(pod.root / f".{name}{MADE}", (1, 1))
+    await pod.fetch(code, pod.root / "own")
+    assert "old" in names(pod.root), "nobody has said how long it is to stay"
+    os.utime(pod.root / f".own{MADE}", (1, 1))
+    await pod.fetch(code, pod.root / "own", keep_days=3)
+    assert names(pod.root) == [f".new{MADE}", f".own{MADE}", "code", "new", "of others", "own", "tools"]
+    await pod.fetch(code, pod.root / "old", keep_days=3)
+    assert "main.py" in pod.found(pod.root / "old"), "it can be made again"
+
+
+async def test_code_that_a_launch_begins_with_while_it_is_removed_stays(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, old = CodeSource(code=CODE), pod.root / "old"
+    await pod.fetch(code, old)
+    os.utime(pod.root / f".old{MADE}", (1, 1))
+    real, used = fetching._is_older, list[bool]()
+
+    def looked(mark: Path, since: float) -> bool:
+        if not old.exists():  # it is aside already
+            used.append(fetching._use(old))
+            fetching._mark(old)  # as if just before
+        return real(mark, since)
+
+    monkeypatch.setattr(fetching, "_is_older", looked)
+    await pod.fetch(code, pod.root / "own", keep_days=3)
+    assert used == [False], "who begins then fetches it anew"
+    assert "main.py" in pod.found(old)
+    assert [name for name in names(pod.root) if name.startswith(SCRATCH)] == []
 
 
 @pytest.mark.parametrize("name", ["code", "content"])

@@ -334,7 +334,7 @@ def test_code_on_a_claim_lies_by_its_content_and_jobs_only_read_it() -> None:
     def mounted(source: dict[str, Any]) -> dict[str, Any]:
         made = planned(request(image="i", command=["a"], code={"source": source}), code_claim="code")
         (mount,) = container(made, "launch0")["volumeMounts"]
-        assert container(made, "wandb-source-code-init")["command"][-1].endswith(f"/{mount['subPath']}")
+        assert container(made, "wandb-source-code-init")["command"][2].endswith(f"/{mount['subPath']}")
         return mount
 
     assert mounted({"a": 1, "b": 2}) == mounted({"b": 2, "a": 1})

@@ -241,7 +241,7 @@ _JSON = st.recursive(
 _OBJECT = st.dictionaries(_KEYS, _JSON, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_OBJECT, st.lists(_OBJECT, max_size=2), st.lists(_OBJECT, max_size=2), st.lists(_OBJECT, max_size=2))
 def test_no_json_is_too_strange(
     strange: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]], gone: list[dict[str, Any]]
@@ -253,7 +253,7 @@ def test_no_json_is_too_strange(
         is_about(event, "Job", "train", [])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_scene_with_anything_in_the_place_of_anything_is_too_strange(data: st.DataObject) -> None:
     scene = data.draw(st.sampled_from([*SCENES.values()]))

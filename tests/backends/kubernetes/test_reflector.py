@@ -392,7 +392,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(STEPS, max_size=25))
 def test_after_any_faults_the_cache_is_what_the_cluster_has_and_each_change_was_told(
     steps: list[tuple[str, Any]],

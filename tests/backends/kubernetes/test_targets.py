@@ -75,6 +75,7 @@ def test_the_operators_block_is_read() -> None:
         "fetch_image": "registry.test/agent:1",
         "cache_claim": "packages",
         "code_claim": "code",
+        "code_claim_days": 7,
         "image_pull_secrets": ["login"],
         "run_as_user": 1000,
     }
@@ -88,6 +89,7 @@ def test_the_operators_block_is_read() -> None:
         fetch_image="registry.test/agent:1",
         cache_claim="packages",
         code_claim="code",
+        code_claim_days=7,
         image_pull_secrets=("login",),
         run_as_user=1000,
     )
@@ -109,6 +111,7 @@ def test_the_operators_block_is_read() -> None:
         ({"cache_claim": "a/b"}, "cache_claim` names 'a/b'"),
         ({"image_pull_secrets": ["A"]}, "image_pull_secrets` names 'A'"),
         ({"run_as_user": 0}, "run_as_user` cannot be read; it must be the number of an account that is not root's"),
+        ({"code_claim_days": 0}, "code_claim_days` cannot be read; it must be a number of days"),
         ({"run_as_user": True}, "run_as_user` cannot be read"),
     ],
 )

@@ -36,7 +36,6 @@ def _value(run: PastRun, name: str) -> Any:
     return params[name]["value"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_a_grid_goes_through_the_product_once_in_its_order(sizes: list[int], random: Random) -> None:
     config = _config({f"p{number}": {"values": list(range(size))} for number, size in enumerate(sizes)})
@@ -45,7 +44,6 @@ def test_a_grid_goes_through_the_product_once_in_its_order(sizes: list[int], ran
     assert tried == list(itertools.product(*(range(size) for size in sizes)))
 
 
-@settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_a_grid_fills_the_gap_of_a_run_that_is_gone(random: Random) -> None:
     config = _config({"a": {"values": [1, 2.0, "x"]}, "b": {"min": 0, "max": 3}})
@@ -71,7 +69,6 @@ def test_a_grid_of_steps_has_them_without_the_noise_of_fractions() -> None:
     assert [_value(run, "a") for run in _search(config, 10, Random(0))] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_a_grid_is_complete_whatever_comes_between(sizes: list[int], random: Random) -> None:
     """Runs may be gone, and come in any order: what is missing is handed out, and nothing twice."""
@@ -137,7 +134,7 @@ def test_values_are_within_bounds_and_on_their_steps(given_parameter: dict[str, 
         assert all(abs(value / step - round(value / step)) < 1e-9 for value in values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(["uniform", "q_uniform"]),
     st.floats(-1e6, 1e6),
@@ -161,7 +158,7 @@ def test_any_bounds_are_kept(kind: str, low: float, length: float, step: float, 
             assert abs(value / step - round(value / step)) < 1e-6 * max(1.0, abs(value / step))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(_BOUNDED[:13]), st.floats(0.001, 0.999))
 def test_a_value_is_where_it_came_from(given_parameter: dict[str, Any], place: float) -> None:
     distribution: Any = _config({"a": given_parameter}, "random").parameters[0].distribution

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import RequestError
@@ -51,7 +51,6 @@ def test_what_cannot_be_json_is_told(text: str, message: str) -> None:
     assert message in str(raised.value)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="{}[]:,-&*!#|> \n\"'ab01.~<", max_size=40))
 def test_any_text_is_json_or_an_error_of_the_request(text: str) -> None:
     try:
