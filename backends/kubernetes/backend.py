@@ -55,6 +55,8 @@ ASKED_SECONDS = 5.0
 """How long a stop waits at most for the cluster to be told of it. It goes on without being waited for."""
 CHORES_SECONDS = 5.0
 """How often to look after what no watch tells of."""
+SWEEP_SECONDS = 600.0
+"""How often to look for services that were left behind. Whoever remembers their launch has asked for it by then."""
 UNSEEN_SECONDS = 10.0
 """After which something that we made and no watch has told of is asked for."""
 
@@ -476,13 +478,19 @@ class KubernetesBackend:
     # --- chores ------------------------------------------------------------------------------------------------------
 
     async def _chores(self) -> None:
+        sweep_at = asyncio.get_running_loop().time() + SWEEP_SECONDS
         while True:
             await asyncio.sleep(CHORES_SECONDS)
             now = asyncio.get_running_loop().time()
+            is_sweeping = now >= sweep_at
+            if is_sweeping:
+                sweep_at = now + SWEEP_SECONDS
             for namespace in list(self._namespaces()):
                 try:
                     await self._waits.ask(namespace, self._known.get, now)
                     await self._look_for_unseen(namespace, now)
+                    if is_sweeping:
+                        await namespace.sweep_services(self._starting.__contains__)
                 except (KubeUnavailable, KubeRefused) as error:
                     log.debug("cannot look around", namespace=namespace.name, error=str(error))
 

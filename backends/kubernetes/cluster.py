@@ -10,7 +10,7 @@ import structlog
 from backends.kubernetes import names
 from backends.kubernetes.addresses import Address
 from backends.kubernetes.api import Kind, KubeApi, KubeObject, KubeRefused
-from backends.kubernetes.launches import Launches, Tracked
+from backends.kubernetes.launches import Launches, Tracked, launch_label
 from backends.kubernetes.reflector import Reflector
 from backends.kubernetes.trimming import trimmed, trimmed_pod
 from protocol.errors import LaunchbayError
@@ -34,6 +34,7 @@ class Namespace:
         self.launches = Launches()
         self._context = context
         self._selector = names.launches_of(owner)
+        self._services = names.services_of(owner)
         self._changed = changed
         self._random = random
         self._kinds: dict[Kind, Reflector] = {}
@@ -84,6 +85,21 @@ class Namespace:
                 await self.api.delete(
                     POD, self.name, pod["metadata"]["name"], propagation="Background", uid=pod["metadata"]["uid"]
                 )
+
+    async def sweep_services(self, is_wanted: Callable[[str], bool]) -> None:
+        """Remove the services of launches that never came to be, and that nobody wants any more.
+
+        An agent that dies while it waits for them, and whose successor has forgotten the launch, leaves them behind.
+        They belong to a Secret that belongs to nobody. Raises `KubeUnavailable` or `KubeRefused`.
+        """
+        pods = await self.api.list(POD, self.name, labels=self._services, trim=trimmed_pod)
+        for launch in {launch_label(pod) for pod in pods.items}:
+            if is_wanted(launch) or self.launches.has(launch):
+                continue
+            root = await self.api.get(SECRET, self.name, launch)
+            if root is not None and not root["metadata"].get("ownerReferences"):
+                log.info("services that were left behind are removed", launch=launch, namespace=self.name)
+                await self.api.delete(SECRET, self.name, launch, propagation="Background", uid=root["metadata"]["uid"])
 
     async def close(self) -> None:
         """Watch no more."""

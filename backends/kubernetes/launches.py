@@ -95,6 +95,10 @@ class Launches:
         """Iterate over all."""
         return iter(list(self._by_address.values()))
 
+    def has(self, launch: str) -> bool:
+        """Whether there is a launch that what belongs to it is labelled with so."""
+        return launch in self._by_launch
+
     def get(self, address: Address) -> Tracked | None:
         """Return a launch, if there is such a one."""
         return self._by_address.get(address)

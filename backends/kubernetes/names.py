@@ -53,6 +53,11 @@ def launches_of(owner: str) -> str:
     return f"{selector_of(owner)},!{SERVICE}"
 
 
+def services_of(owner: str) -> str:
+    """Return the selector of what an owner's launches have beside themselves, and of its pods."""
+    return f"{selector_of(owner)},{SERVICE}"
+
+
 def launch_of(name: str) -> str:
     """Return a launch's name as a cluster can have it. Also the name of its Secret."""
     return dns_label(name, MAX_NAME)

@@ -18,7 +18,9 @@ import pytest
 import yaml
 from aiohttp import web
 
+import backends.kubernetes.backend as backend_module
 import backends.kubernetes.connection as connection
+import backends.kubernetes.names as names
 import backends.kubernetes.reflector as reflector
 import backends.kubernetes.stopping as stopping
 from backends.base import Backend, BackendError, BackendUnavailable, Handle, Observation, Phase, StartRequest
@@ -448,6 +450,40 @@ async def test_a_pod_whose_node_is_gone_does_not_hold_a_stop_up(
         assert (await backend.observe())[handle].phase is Phase.STARTING, "its node is there, and may still run it"
         await room.set_status(f"node/{node}", {"conditions": [{"type": "Ready", "status": "Unknown"}]})
         assert (await end_of(backend, handle)).phase is Phase.STOPPED
+
+
+async def test_services_of_a_launch_that_never_came_to_be_are_removed(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an agent that has died while it waited for them, and whose successor knows nothing of the launch."""
+    monkeypatch.setattr(backend_module, "CHORES_SECONDS", 0.1)
+    monkeypatch.setattr(backend_module, "SWEEP_SECONDS", 0.1)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "other", "uid": str(uuid4())}
+
+    def left(launch: str, whose: str = "test", **more: Any) -> Iterator[dict[str, Any]]:
+        labels = names.labels_of(whose, launch, {})
+        yield {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": launch, "labels": labels, **more}}
+        labels = {**labels, names.SERVICE: "0"}
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": launch, "labels": labels}, "spec": POD}
+
+    await room.make(*left("left"), *left("has-one", ownerReferences=[owner]), *left("of-another", "somebody else"))
+    async with opened(room.plane, tmp_path, namespace=room.name) as backend:
+        await backend.start(request())
+        # The agent has died before the services were its own, and has found it again.
+        await room.kubectl("patch", "secret", "launch-1", "--patch", '{"metadata": {"ownerReferences": null}}')
+        _, pod = left("launch-1")
+        await room.make(pod)
+        await room.make(*left("last"))
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while {"left", "last"} & await secrets_in(room):  # noqa: ASYNC110 -- kubectl only asks
+                await asyncio.sleep(0.1)
+    assert await secrets_in(room) == {"has-one", "of-another", "launch-1"}
+
+
+async def secrets_in(room: Room) -> set[str]:
+    """Return the names of the Secrets that there are."""
+    found = json.loads(await room.kubectl("get", "secrets", "--output", "json"))
+    return {each["metadata"]["name"] for each in found["items"]}
 
 
 @dataclass(frozen=True)
