@@ -1,9 +1,9 @@
 """Launches as objects of a Kubernetes cluster: a Job, or any other kind that the cluster knows.
 
 The cluster is the truth, and the labels of what is on it are what a new agent finds its launches by. `api` says what is
-asked of a cluster, `client` asks it; `reflector` keeps what it says. `manifest` says what a launch is made of, and
-`reading` understands what became of it. `cluster` and `launches` know what there is, `logs` brings its output here,
-`stopping` ends it. `backend` has the six verbs.
+asked of a cluster, `client` asks it; `reflector` keeps what it says, and `clock` knows how far its clock is from ours.
+`manifest` says what a launch is made of, and `reading` understands what became of it. `cluster` and `launches` know
+what there is, `logs` brings its output here, `stopping` ends it. `backend` has the six verbs.
 """
 
 from pathlib import Path

@@ -140,7 +140,7 @@ def _hears_nothing(pod: Fields) -> bool:
     job sees those of the other containers then, so there must be none.
     """
     (main, *beside), before = pod["containers"], pod.get("initContainers", ())
-    if beside or any(each.get("restartPolicy") for each in before) or not main.get("command"):
+    if beside or any(each.get("restartPolicy") == "Always" for each in before) or not main.get("command"):
         return False
     return not pod.get("hostPID") and dig_fields(pod, "os").get("name") != "windows"
 

@@ -84,9 +84,7 @@ async def test_what_cannot_be_made_whole_leaves_nothing_behind(harness: Kubernet
     assert await backend.observe() == {}
 
 
-async def test_what_a_webhook_or_the_server_refuses_is_told_in_its_words(
-    harness: KubernetesHarness, backend: Backend
-) -> None:
+async def test_what_the_server_refuses_is_told_in_its_words(harness: KubernetesHarness, backend: Backend) -> None:
     wrong = {"spec": {"completions": -1, **harness.complete(StartRequest("x", (), {})).resource_args["spec"]}}  # type: ignore[dict-item]
     with pytest.raises(BackendError, match=r"spec\.completions.*greater than or equal to 0"):
         await backend.start(request(harness, "true", resource_args=wrong))

@@ -152,7 +152,7 @@ async def available(backend: Backend) -> None:
 
 
 async def started(backend: Backend, asked: StartRequest) -> Handle:
-    """Start a launch as soon as the cluster can: one that has just learnt of a kind may not yet."""
+    """Start a launch as soon as the cluster can, as the agent does."""
     async with asyncio.timeout(LIMIT_SECONDS):
         while True:
             try:
@@ -359,7 +359,8 @@ async def _webhook(room: Room) -> AsyncGenerator[Webhook]:
     await room.make({**named, "webhooks": [hook]})
     async with asyncio.timeout(LIMIT_SECONDS):
         while not webhook.asked:
-            await room.kubectl("create", "job", "probe", "--image=busybox", "--dry-run=server")
+            with suppress(AssertionError):  # on a busy machine it may be asked, and answer too late
+                await room.kubectl("create", "job", "probe", "--image=busybox", "--dry-run=server")
     yield webhook
     await room.kubectl("delete", kind, room.name)
     await runner.cleanup()
@@ -369,13 +370,13 @@ async def test_a_webhook_that_refuses_or_is_slow_is_named(room: Room, webhook: W
     async with opened(room.plane, tmp_path, namespace=room.name) as backend:
         webhook.says = lambda: "no GPUs on Fridays"
         with pytest.raises(BackendError, match=r'webhook "jobs\.policy\.test" denied the request: no GPUs on Fridays'):
-            await backend.start(request())
+            await started(backend, request())
         webhook.is_slow = True
         with pytest.raises(BackendUnavailable, match=r'failed calling webhook "jobs\.policy\.test"'):
             await backend.start(request())
         assert await backend.observe() == {}
         webhook.is_slow, webhook.says = False, str
-        handle = await backend.start(request())
+        handle = await started(backend, request())
         await observed(backend, handle, has_begun)
 
 
