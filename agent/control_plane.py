@@ -7,6 +7,7 @@ Everything a server can answer becomes one of three outcomes: data, `ControlPlan
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -28,6 +29,11 @@ MESSAGE_BYTES = 4096
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 30.0
+CONNECTIONS = 64
+CALLS = 32
+"""How many calls may be under way at once, beside those that the server may hold. Thousands of launches may have
+something to tell at the same moment, and what waits for its turn takes no connection, next to no memory, and no time.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +60,14 @@ class ControlPlane:
         self._credentials = {"Authorization": aiohttp.encode_basic_auth("api", api_key)}
         """Sent to the server alone, never to the URLs that it hands out: those carry their own proof."""
         self._session: aiohttp.ClientSession | None = None
+        self._room = asyncio.Semaphore(CALLS)
 
     async def __aenter__(self) -> "ControlPlane":
         """Open the connection pool."""
         # A long-lived daemon must not inherit aiohttp's total limit of 5 minutes; every call sets its own.
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-            connector=aiohttp.TCPConnector(limit=64),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
         )
         return self
 
@@ -76,7 +83,7 @@ class ControlPlane:
         if wait:
             headers["Prefer"] = f"wait={wait:g}"
         body = orjson.dumps({"query": document, "variables": variables or {}})
-        async with asyncio.timeout(CALL_TIMEOUT_SECONDS + wait):
+        async with self._turn(wait), asyncio.timeout(CALL_TIMEOUT_SECONDS + wait):
             try:
                 async with self._opened.post(
                     f"{self.base_url}/graphql",
@@ -137,6 +144,7 @@ class ControlPlane:
         headers = {**self._headers, **self._credentials, **({"Prefer": f"wait={wait:g}"} if wait else {})}
         try:
             async with (
+                self._turn(wait),
                 asyncio.timeout(CALL_TIMEOUT_SECONDS + wait),
                 self._opened.request(
                     method,
@@ -164,6 +172,9 @@ class ControlPlane:
                 log.warning("server not available", doing=doing, error=str(error), retry_seconds=round(pause, 1))
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    def _turn(self, wait: float) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if wait else self._room
 
     @property
     def _opened(self) -> aiohttp.ClientSession:

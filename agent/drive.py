@@ -28,6 +28,7 @@ from agent.retry import next_try
 from agent.start import start
 from agent.tidy import tidy
 from backends.base import BackendError, BackendUnavailable, StartRequest
+from backends.flag import Flag
 from protocol.errors import LaunchbayError
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ LOG_AFTER_SECONDS = 1.0
 LOG_PAUSE_SECONDS = 0.3
 TELL_PAUSE_SECONDS = 1.0
 """A platform may have more to tell, of the pull of an image say, than anybody wants to read."""
+TELL_AT_ONCE = 16
+"""How many launches at once tell that they run. An agent that begins may have thousands of them, and what waits here
+holds much less than what is in the middle of a call."""
 REPORT_AGAIN_SECONDS = 30.0
 RUNNING = "running, and wandb.init has not been called yet"
 """What people read of a launch that runs, until its run does."""
@@ -66,6 +70,7 @@ class Driver:
         self._look = look
         self._spawn = spawn
         self._first = StartsFirst()
+        self._telling = asyncio.Semaphore(TELL_AT_ONCE)
 
     async def drive(self, held: Held) -> None:
         """Bring a launch to its start, from wherever it stands, or from its end to the server."""
@@ -295,10 +300,12 @@ class Driver:
         await self._tell_until_it_runs(held)
         await asyncio.sleep(LOG_AFTER_SECONDS)
         # Who looks now would find "starting" otherwise, for as long as the job has not called `wandb.init`.
-        with suppress(ControlPlaneRefused):
-            await report.tell_progress(self._context, launch, "running", RUNNING)
+        async with self._telling:
+            with suppress(ControlPlaneRefused):
+                await report.tell_progress(self._context, launch, "running", RUNNING)
         async for chunk in SECRETS.chunks(backend.logs(launch.handle, launch.log_offset, follow=True)):
             await report.send_log(self._context, launch, chunk.offset, chunk.data)
+            del chunk  # thousands may wait for more, and none is to keep what it had
             await asyncio.sleep(LOG_PAUSE_SECONDS)
 
     async def _tell_until_it_runs(self, held: Held) -> None:
@@ -332,7 +339,7 @@ def _bind(launch: Launch) -> None:
     structlog.contextvars.bind_contextvars(**launch.log_fields)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+async def _unless(stop: Flag, work: Coroutine[Any, Any, T]) -> T:
     """Do the work unless a stop is asked for; then it is cancelled, and `LaunchStopped` raised when it has let go."""
     working = asyncio.create_task(work)
     stopped = asyncio.create_task(stop.wait())

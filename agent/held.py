@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from agent.launch import Assigned, Launch, Stage
 from agent.redaction import SECRETS
 from backends.base import Observation
+from backends.flag import Flag
 from protocol.launch_spec import api_key_of
 
 
@@ -14,7 +15,7 @@ class Held:
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
-        self.stop = asyncio.Event()
+        self.stop = Flag()
         self.stop_sent = False
         """Whether the backend has taken the order to stop this attempt."""
         self.ending = False
@@ -25,7 +26,7 @@ class Held:
         """Why it is not running yet, for people."""
         self.seen: Observation | None = None
         """What its platform says of this attempt."""
-        self.seen_anew = asyncio.Event()
+        self.seen_anew = Flag()
         """Set when the platform says something else."""
         # Whether the server knows that the launch is being prepared, and so may give it back if we fall silent. Of one
         # that an earlier agent left we do not know, and have to assume it.

@@ -67,6 +67,7 @@ class Secrets:
             if sure:
                 yield LogChunk(end - len(data), data[:sure])
             waiting = data[sure:]
+            del chunk, data
         if waiting:
             yield LogChunk(end - len(waiting), waiting)
 
