@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -219,6 +219,7 @@ class KubernetesBackend:
                     async for chunk in chunks:
                         yield chunk
                         since = chunk.end
+                        del chunk
                 return
             except KubeUnavailable:
                 if not follow:
@@ -441,7 +442,8 @@ class KubernetesBackend:
         if reading.again_at is not None:
             handle = tracked.address.handle
             asyncio.get_running_loop().call_later(max(0.0, reading.again_at - now), self._again, handle)
-        return by_our_clock(reading.observation, ahead)
+        # The same labels, and there once.
+        return replace(by_our_clock(reading.observation, ahead), labels=tracked.labels)
 
     def _again(self, handle: Handle) -> None:
         self._dirty.add(handle)
@@ -487,7 +489,7 @@ class KubernetesBackend:
                 sweep_at = now + SWEEP_SECONDS
             for namespace in list(self._namespaces()):
                 try:
-                    await self._waits.ask(namespace, self._known.get, now)
+                    await self._waits.ask(namespace, self._known.get)
                     await self._look_for_unseen(namespace, now)
                     if is_sweeping:
                         await namespace.sweep_services(self._starting.__contains__)
