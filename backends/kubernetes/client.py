@@ -25,8 +25,8 @@ from backends.kubernetes.discovery import Discovery
 
 FIELD_MANAGER = "launchbay"
 """Whose fields the server takes ours for."""
-PAGE = 500
-"""How many objects are asked for at once."""
+PAGE = 100
+"""How many objects are asked for at once: whole ones, of which little is kept."""
 STARTS = 3
 """How often a list is begun before it counts as one that cannot be had."""
 

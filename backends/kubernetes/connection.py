@@ -16,7 +16,7 @@ from backends.kubernetes.access import Access, Source
 from backends.kubernetes.answers import error_of, shortened, status_in
 from backends.kubernetes.api import KubeRefused, KubeUnavailable
 
-CALLS = 100
+CALLS = 32
 """How many requests may be under way at once, beside watches and logs that are followed."""
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 70.0

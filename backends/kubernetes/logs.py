@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from random import Random
 
 from backends.base import Handle, LogChunk
+from backends.flag import Flag
 from backends.kubernetes.api import KubeApi, KubeRefused, KubeUnavailable
 from backends.kubernetes.output import Output
 from backends.kubernetes.records import Records
@@ -40,8 +43,25 @@ class View:
     is_over: bool
 
 
+@dataclass(slots=True)
+class _Reading:
+    """How it goes with a container whose output is wanted. Most of thousands wait for their turn, and have no task."""
+
+    task: asyncio.Task[None] | None = None
+    """Reads just now."""
+    due: float = 0.0
+    """When to read again, by the loop's clock."""
+    pause: float = field(default_factory=lambda: AGAIN_SECONDS[0])
+    tries: int = 0
+    """How often it could not be read since it is over."""
+    knows_end: bool = False
+    """Whether it was read, or tried, since it is over."""
+
+
 class _Feed:
     """The output of one launch, while anybody wants it."""
+
+    __slots__ = ("catching_up", "is_kept", "output", "readings", "task", "until", "users", "woken")
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -49,9 +69,12 @@ class _Feed:
         self.is_kept = False
         """Whether it is read to its end, with or without readers."""
         self.task: asyncio.Task[None] | None = None
-        self.woken = asyncio.Event()
+        self.woken = Flag()
+        self.until = inf
+        """By when all has to be read, by the loop's clock."""
         self.catching_up = asyncio.Lock()
-        self.copying: dict[str, asyncio.Task[None]] = {}
+        self.readings: dict[str, _Reading] = {}
+        """By the container's key, while `task` is at it."""
 
 
 class _Turn:
@@ -96,9 +119,7 @@ class Logs:
         self._feeds: dict[Handle, _Feed] = {}
         self._turns: dict[_Turn, None] = {}
         """The longest first."""
-        self._looked_at = 0
-        """How many containers run that are not followed."""
-        self._looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._looks: set[asyncio.Task[None]] = set()
         self._opening: dict[Handle, asyncio.Lock] = {}
 
     def wake(self, handle: Handle) -> None:
@@ -108,37 +129,36 @@ class Logs:
 
     async def keep(self, handle: Handle) -> None:
         """Begin to keep a launch's output, to its end; returns when what there is has been read, or cannot be."""
-        async with AsyncExitStack() as stack:
-            feed = await self._use(handle, stack)
+        feed = await self._use(handle)
+        try:
             feed.is_kept = True
             self._begin(handle, feed)
             with suppress(KubeUnavailable):
                 await self._catch_up(handle, feed)
+        finally:
+            await self._leave(handle, feed)
 
     async def read(self, handle: Handle, since: int, *, follow: bool) -> AsyncGenerator[LogChunk]:
         """Yield the output from an offset on. Raises `KubeUnavailable` only without `follow`."""
-        async with AsyncExitStack() as stack:
-            feed = await self._use(handle, stack)
-            output = feed.output
-            if not follow:
+        feed = await self._use(handle)
+        output = feed.output
+        try:
+            task = self._begin(handle, feed) if follow else None
+            if task is None:
                 await self._catch_up(handle, feed)
-                async for chunk in output.chunks(since):
-                    yield chunk
-                return
-            task = self._begin(handle, feed)
             while True:
-                output.grown.clear()
-                is_whole = task.done()
+                is_whole = task is None or task.done()
                 async for chunk in output.chunks(since):
                     yield chunk
                     since = chunk.end
+                    del chunk  # thousands wait below
                 if is_whole:
                     return
-                growing = asyncio.create_task(output.grown.wait())
-                try:
-                    await asyncio.wait({task, growing}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    growing.cancel()
+                if task and not task.done():
+                    output.grown.clear()
+                    await output.grown.wait()
+        finally:
+            await self._leave(handle, feed)
 
     async def forget(self, handle: Handle) -> None:
         """Remove a launch's output, and all else that is kept of it."""
@@ -153,7 +173,7 @@ class Logs:
             await _end(feed)
             await feed.output.close()
 
-    async def _use(self, handle: Handle, stack: AsyncExitStack) -> _Feed:
+    async def _use(self, handle: Handle) -> _Feed:
         lock = self._opening.setdefault(handle, asyncio.Lock())
         async with lock:
             feed = self._feeds.get(handle)
@@ -163,7 +183,6 @@ class Logs:
                 feed = self._feeds[handle] = _Feed(output)
         self._opening.pop(handle, None)
         feed.users += 1
-        stack.push_async_callback(self._leave, handle, feed)
         return feed
 
     async def _leave(self, handle: Handle, feed: _Feed) -> None:
@@ -178,86 +197,109 @@ class Logs:
 
     def _begin(self, handle: Handle, feed: _Feed) -> asyncio.Task[None]:
         if feed.task is None or feed.task.done():
+            feed.until = inf
             feed.task = asyncio.create_task(self._feed(handle, feed))
+            feed.task.add_done_callback(lambda _: feed.output.grown.set())
         return feed.task
 
     async def _feed(self, handle: Handle, feed: _Feed) -> None:
-        """Read every container that has begun, all at the same time, until the launch is over."""
-        copying = feed.copying
+        """Have every container read that has begun, until the launch is over, and all is read or has had its time."""
         try:
-            while True:
-                feed.woken.clear()
-                view = self._see(handle)
-                for source in view.sources if view else ():
-                    if view and source.key not in copying and not feed.output.is_done(source):
-                        copying[source.key] = asyncio.create_task(self._copy(handle, feed, source))
-                if view is None or view.is_over:
-                    break
-                await feed.woken.wait()
-            if copying:
-                await asyncio.wait(copying.values(), timeout=LAST_WORDS_SECONDS)
-                await _cancel(copying.values())
-                copying.clear()
+            while (due := self._read_due(handle, feed)) is not None:
+                await _until_woken(feed, due)
+            await _cancel(_tasks(feed))
+            feed.readings.clear()
             # What began in the last moment is seen only now.
             with suppress(KubeUnavailable):
                 await self._read_rest(handle, feed)
         finally:
-            await _cancel(copying.values())
-            copying.clear()
-            feed.output.grown.set()
+            await _cancel(_tasks(feed))
+            feed.readings.clear()
             if feed.is_kept and feed.users == 0 and self._feeds.get(handle) is feed:
                 del self._feeds[handle]
                 await feed.output.close()
 
-    async def _copy(self, handle: Handle, feed: _Feed, source: Source) -> None:
-        """Follow a container to its end. Where nothing can be read, ask ever more rarely."""
-        pause, tries = AGAIN_SECONDS[0], 0
-        while True:
-            view = self._see(handle)
-            now = next((each for each in view.sources if each.key == source.key), None) if view else None
-            if view is None or now is None:
-                return
-            if now.is_gone:
-                await feed.output.done(now)
-                return
-            is_over = now.is_over or view.is_over
-            is_followed = not is_over and self._has_room()
-            try:
-                before = feed.output.length
-                async with self._looks if not (is_followed or is_over) else nullcontext():
-                    await self._take(view, feed.output, now, follow=is_followed)
-                if is_over:
-                    await feed.output.done(now)
-                    return
-                if feed.output.length > before:
-                    pause = AGAIN_SECONDS[0]
-                wait_for = CONTAINER_PAUSE_SECONDS if feed.output.length > before else pause
-            except KubeUnavailable:
-                tries += is_over
-                if tries >= TRIES:
-                    return
-                wait_for = pause
-            pause = min(2 * pause, AGAIN_SECONDS[1])
-            self._looked_at += 1
-            try:
-                if not is_followed:
-                    wait_for = max(wait_for, self._looked_at / LOOKS_PER_SECOND)
-                await self._until_woken(feed, wait_for * (0.5 + self._random.random()))
-            finally:
-                self._looked_at -= 1
+    def _read_due(self, handle: Handle, feed: _Feed) -> float | None:
+        """Begin to read what is to be read now. Returns when to look again, or None if that is all there is to read."""
+        feed.woken.clear()
+        view = self._see(handle)
+        if view is None:
+            return None
+        due = self._read_due_of(view, feed)
+        if not view.is_over:
+            return due
+        now = asyncio.get_running_loop().time()
+        feed.until = min(feed.until, now + LAST_WORDS_SECONDS)
+        is_read = due == inf and not _tasks(feed)
+        return None if is_read or now >= feed.until else min(due, feed.until)
 
-    def _has_room(self) -> bool:
-        """Whether one more container can be followed; if not, there may be room later."""
-        if len(self._turns) < FOLLOWED:
-            return True
-        next(iter(self._turns)).end_if_long()
-        return False
+    def _read_due_of(self, view: View, feed: _Feed) -> float:
+        """Begin to read the containers whose time has come; return when that of the next one comes."""
+        now = asyncio.get_running_loop().time()
+        soonest = inf
+        for source in view.sources:
+            if feed.output.is_done(source):
+                continue
+            reading = feed.readings.setdefault(source.key, _Reading())
+            if reading.task is not None:
+                continue
+            is_over = source.is_over or view.is_over
+            if is_over and not reading.knows_end:
+                reading.due = now
+            if reading.due <= now:
+                turn = None if is_over else self._take_turn()
+                if is_over or turn or len(self._looks) < LOOKS_AT_ONCE:
+                    reading.task = asyncio.create_task(self._read(view, feed, source, reading, turn))
+                    if turn:
+                        reading.task.add_done_callback(partial(self._end_turn, turn))
+                    elif not is_over:
+                        self._looks.add(reading.task)
+                        reading.task.add_done_callback(self._looks.discard)
+                else:
+                    reading.due = now + self._round()
+            soonest = min(soonest, inf if reading.task else reading.due)
+        return soonest
 
-    async def _until_woken(self, feed: _Feed, seconds: float) -> None:
-        """Wait, but not longer than until something has changed about the launch."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await feed.woken.wait()
+    async def _read(self, view: View, feed: _Feed, source: Source, reading: _Reading, turn: _Turn | None) -> None:
+        """Read a container once: in its turn as it comes, else what there is by now.
+
+        Where nothing can be read, the next time comes ever later.
+        """
+        output = feed.output
+        before, is_over = output.length, source.is_over or view.is_over
+        reading.knows_end = is_over
+        try:
+            if not source.is_gone:
+                await self._take(view, output, source, turn)
+            if is_over:
+                await output.done(source)
+        except KubeUnavailable:
+            reading.tries += is_over
+        has_grown = output.length > before
+        pause = CONTAINER_PAUSE_SECONDS if has_grown else reading.pause
+        reading.pause = AGAIN_SECONDS[0] if has_grown else min(2 * reading.pause, AGAIN_SECONDS[1])
+        pause *= 0.5 + self._random.random()
+        if not (turn or is_over):
+            pause = max(pause, self._round())
+        reading.due = inf if reading.tries >= TRIES else asyncio.get_running_loop().time() + pause
+        reading.task = None
+        feed.woken.set()
+
+    def _round(self) -> float:
+        """Return how long it is until a container's next turn, in seconds, of those that are not followed."""
+        return len(self._feeds) / LOOKS_PER_SECOND * (0.5 + self._random.random())
+
+    def _take_turn(self) -> _Turn | None:
+        """Return a turn to follow a container, if one can be had; if not, there may be one later."""
+        if len(self._turns) >= FOLLOWED:
+            next(iter(self._turns)).end_if_long()
+            return None
+        turn = _Turn()
+        self._turns[turn] = None
+        return turn
+
+    def _end_turn(self, turn: _Turn, _: asyncio.Task[None]) -> None:
+        del self._turns[turn]
 
     async def _catch_up(self, handle: Handle, feed: _Feed) -> None:
         """Have here what there is by now."""
@@ -266,7 +308,7 @@ class Logs:
             if view and view.is_over:
                 await asyncio.wait([feed.task])
                 await self._read_rest(handle, feed)
-            elif feed.copying:
+            elif feed.readings:
                 return
         await self._read_rest(handle, feed)
 
@@ -274,27 +316,34 @@ class Logs:
         async with feed.catching_up:
             view = self._see(handle)
             for source in view.sources if view else ():
-                if view is None or feed.output.is_done(source):
-                    continue
-                copying = feed.copying.get(source.key)
-                if copying is not None and not copying.done():
+                if view is None or feed.output.is_done(source) or source.key in feed.readings:
                     continue
                 if not source.is_gone:
-                    await self._take(view, feed.output, source, follow=False)
+                    await self._take(view, feed.output, source)
                 if source.is_over or view.is_over:
                     await feed.output.done(source)
 
-    async def _take(self, view: View, output: Output, source: Source, *, follow: bool) -> None:
-        stream = view.api.log(view.namespace, source.pod, source.container, follow=follow, since=output.since(source))
-        turn = _Turn()
-        if follow:
-            self._turns[turn] = None
-        try:
-            with suppress(KubeRefused):  # its pod is gone, or it has not begun after all
-                async with aclosing(stream), aclosing(turn.lines(stream)) as lines:
-                    await output.take(source, lines, to_its_end=source.is_over)
-        finally:
-            self._turns.pop(turn, None)
+    async def _take(self, view: View, output: Output, source: Source, turn: _Turn | None = None) -> None:
+        """Take what a container prints: for as long as the turn is, or what there is by now."""
+        since = output.since(source)
+        stream = view.api.log(view.namespace, source.pod, source.container, follow=turn is not None, since=since)
+        with suppress(KubeRefused):  # its pod is gone, or it has not begun after all
+            async with aclosing(stream), aclosing((turn or _Turn()).lines(stream)) as lines:
+                await output.take(source, lines, to_its_end=source.is_over)
+
+
+async def _until_woken(feed: _Feed, due: float) -> None:
+    """Wait until something has changed about a launch, but not longer than until then."""
+    timer = None if due == inf else asyncio.get_running_loop().call_at(due, feed.woken.set)
+    try:
+        await feed.woken.wait()
+    finally:
+        if timer:
+            timer.cancel()
+
+
+def _tasks(feed: _Feed) -> list[asyncio.Task[None]]:
+    return [reading.task for reading in feed.readings.values() if reading.task]
 
 
 async def _end(feed: _Feed) -> None:

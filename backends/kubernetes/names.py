@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import cast
 
@@ -123,7 +124,9 @@ def read_labels(annotations: Mapping[str, object]) -> dict[str, str]:
         return {}
     if not isinstance(read, dict):
         return {}
-    return {key: value for key, value in cast("dict[str, object]", read).items() if isinstance(value, str)}
+    # Most of them are the same for all launches of an agent.
+    said = cast("dict[str, object]", read).items()
+    return {sys.intern(key): sys.intern(value) for key, value in said if isinstance(value, str)}
 
 
 def _dns_chars(text: str, joint: str = "-") -> str:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backends.base import LogChunk
+from backends.flag import Flag
 from backends.kubernetes.records import write_whole
 from backends.kubernetes.sources import Source
 
@@ -26,7 +27,7 @@ POSITIONS_SECONDS = 1.0
 OUTPUT, POSITIONS = "output", "positions.json"
 
 
-@dataclass
+@dataclass(slots=True)
 class Position:
     """How far a container has been read."""
 
@@ -37,7 +38,7 @@ class Position:
     is_done: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class _State:
     length: int = 0
     """How much of the file the positions are about."""
@@ -49,6 +50,8 @@ class _State:
 class Output:
     """See above. One object at a time per launch; `open` comes first."""
 
+    __slots__ = ("_clock", "_folder", "_is_midline", "_last", "_saved_at", "_state", "_writing", "grown")
+
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
         self._folder = folder
         self._clock = clock
@@ -57,7 +60,7 @@ class Output:
         self._last = ""
         self._saved_at = 0.0
         self._writing = asyncio.Lock()
-        self.grown = asyncio.Event()
+        self.grown = Flag()
         """Set when there is more to read; whoever waits for it clears it before reading."""
 
     @property

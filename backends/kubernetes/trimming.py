@@ -1,7 +1,10 @@
 """What is kept of an object in memory: what somebody reads. Ten thousand launches have two each. Pure."""
 
 import sys
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from backends.kubernetes import names
 from backends.kubernetes.api import KubeObject
@@ -30,6 +33,8 @@ POD_CONDITIONS = ("PodScheduled", "PodReadyToStartContainers", "DisruptionTarget
 CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
 CONTAINER = ("name", "image", "restartPolicy")
 CONTAINER_STATUS = ("name", "started", "state", "lastState", "imageID")
+SHARED = 4096
+"""How many pieces are remembered, to be shared by the objects that have the same."""
 CONTAINERS = (("initContainers", "initContainerStatuses"), ("containers", "containerStatuses"))
 
 
@@ -38,7 +43,7 @@ def trimmed(whole: KubeObject) -> KubeObject:
     if text(whole, "kind") == "Pod" and text(whole, "apiVersion") == "v1":
         return trimmed_pod(whole)
     status = {key: value for key, value in mapping(whole, "status").items() if key not in JOB_STATUS}
-    return {**_common(whole), "spec": _some(mapping(whole, "spec"), SPEC), "status": status}
+    return {**_common(whole), "spec": _shared(_some(mapping(whole, "spec"), SPEC)), "status": status}
 
 
 def trimmed_pod(whole: KubeObject) -> KubeObject:
@@ -46,13 +51,13 @@ def trimmed_pod(whole: KubeObject) -> KubeObject:
     raw_spec, raw_status = mapping(whole, "spec"), mapping(whole, "status")
     spec, status = _some(raw_spec, POD_SPEC), _some(raw_status, POD_STATUS)
     said = [each for each in objects(raw_status, "conditions") if each.get("type") in POD_CONDITIONS]
-    status["conditions"] = [_some(each, CONDITION) for each in said]
+    status["conditions"] = _shared([_some(each, CONDITION) for each in said])
     for containers, statuses in CONTAINERS:
         if containers in raw_spec:
             spec[containers] = [_container(each) for each in objects(raw_spec, containers)]
         if statuses in raw_status:
-            status[statuses] = [_some(each, CONTAINER_STATUS) for each in objects(raw_status, statuses)]
-    return {**_common(whole), "spec": spec, "status": status}
+            status[statuses] = _shared([_some(each, CONTAINER_STATUS) for each in objects(raw_status, statuses)])
+    return {**_common(whole), "spec": _shared(spec), "status": status}
 
 
 def _common(whole: KubeObject) -> KubeObject:
@@ -86,5 +91,12 @@ def _some(fields: KubeObject, keys: tuple[str, ...]) -> KubeObject:
 
 
 def _shared(value: Any) -> Any:
-    """Return a text as there is one of it for all objects that say the same."""
-    return sys.intern(value) if isinstance(value, str) else value
+    """Return a value as there is one of it for all objects that say the same. So nobody may change what is kept."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    return _piece(orjson.dumps(value)) if isinstance(value, dict | list) else value
+
+
+@lru_cache(SHARED)
+def _piece(data: bytes) -> Any:
+    return orjson.loads(data)
