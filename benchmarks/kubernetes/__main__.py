@@ -52,9 +52,10 @@ MEASURES = (
     ),
     Measure(
         "tracked",
-        "10,000 running Jobs of which none changes: watches per kind and namespace, RSS, relist, CPU",
-        "at most 2, 300 MiB, 5.0 s",
-        "{:.0f}, {:.0f} MiB, {:.1f} s, {:.1f}%",
+        "10,000 running Jobs, found at the agent's start (copies of one that it has started): "
+        "watches per kind and namespace; RSS; relist; CPU while none changes; end of a pod to end of its item, p50",
+        "at most 2; 300 MiB; 5.0 s",
+        "{:.0f}; {:.0f} MiB; {:.1f} s; {:.1f}%; {:.0f} ms",
         agents.tracked,
         limit_seconds=3600,
     ),

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
+from typing import Any
 
 from agent.observability.status_app import ask_status
 from backends.kubernetes.api import KubeObject
@@ -18,6 +19,7 @@ from backends.kubernetes.trimming import trimmed, trimmed_pod
 from benchmarks import processes
 from benchmarks.agent.contestants import OURS, Agent, agent
 from benchmarks.agent.table import Scale, Values
+from benchmarks.kubernetes import copies
 from benchmarks.kubernetes.cluster import JOBS, PODS, Cluster, cluster
 from benchmarks.kubernetes.creation import JOB
 from benchmarks.site import Site, site, until
@@ -55,35 +57,56 @@ async def endings(folder: Path, scale: Scale) -> Values:
     Pods end one by one among others that run. From before the node tells the API server of it, which the API server
     takes a few milliseconds to write down.
     """
-    launches, random = scale.of(300, 50), Random(1)
-    ended_at: list[float] = []
+    launches = scale.of(300, 50)
     async with at_work(folder, launches) as (here, its_site, _):
         await asyncio.sleep(QUIET_SECONDS)
-        for pod in await here.objects(PODS):
-            await asyncio.sleep(TRICKLE_SECONDS * random.random())
-            ended_at.append(time.time())
-            await here.finish(pod)
-            await until(lambda: its_site.count("ended_at IS NOT NULL") >= len(ended_at))
-        reported = [row[0] for row in its_site.query("SELECT ended_at FROM run_queue_items ORDER BY ended_at")]
-    took = [1000 * (then - at) for at, then in zip(ended_at, reported, strict=True)]
+        took = await end(here, its_site, await here.some(PODS, launches))
     return median(took), quantiles(took, n=100)[98]
 
 
+async def end(here: Cluster, its_site: Site, pods: Sequence[Any]) -> list[float]:
+    """End pods one by one; return how many milliseconds it took until each item had ended."""
+    random, ended_at = Random(1), list[float]()
+    for pod in pods:
+        await asyncio.sleep(TRICKLE_SECONDS * random.random())
+        ended_at.append(time.time())
+        await here.finish(pod)
+        await until(lambda: its_site.count("ended_at IS NOT NULL") >= len(ended_at))
+    rows = its_site.query("SELECT ended_at FROM run_queue_items WHERE ended_at IS NOT NULL ORDER BY ended_at")
+    return [1000 * (then - at) for at, (then,) in zip(ended_at, rows, strict=True)]
+
+
 async def tracked(folder: Path, scale: Scale) -> Values:
-    """Measure an agent with 10,000 running Jobs of which none changes.
+    """Measure an agent with 10,000 running Jobs, which it finds at its start: it has started one, the rest are copies.
 
     The most watches of a kind in the namespace, its RSS (MiB), the seconds that both lists take which follow a lost
-    watch, and its CPU (percent of a core). The lists are made by a process beside the agent, as the agent makes them.
+    watch, its CPU while no Job changes (percent of a core), and milliseconds as `endings` has them, of 50 of the Jobs:
+    their median. The lists are made by a process beside the agent, as the agent makes them.
     """
-    launches = scale.of(10_000, 1_000)
-    async with at_work(folder, launches) as (here, _, working):
-        await asyncio.sleep(QUIET_SECONDS)
-        watches = await here.watches()
-        before, began = processes.cpu_seconds(working.members()), time.perf_counter()
-        await asyncio.sleep(scale.of(30, 10))
-        used = (processes.cpu_seconds(working.members()) - before) / (time.perf_counter() - began)
-        rss = processes.rss_mib(working.members())
-        return watches, rss, await relist(here, launches), used * 100
+    launches = scale.of(10_000, 500)
+    async with cluster(folder) as here, site(folder, resource="kubernetes") as its_site:
+        await its_site.push_many(["sleep", "infinity"], 1, IMAGE)
+        async with agent(OURS, its_site, UNLIMITED, config(folder, here)) as first:
+            await told_to_run(its_site, 1)
+            first.kill()
+        await copies.make(here, its_site, launches - 1)
+        await here.all_run(launches)
+        async with agent(OURS, its_site, UNLIMITED, config(folder, here)) as working:
+            await told_to_run(its_site, launches)
+            await asyncio.sleep(QUIET_SECONDS)
+            watches = await here.watches()
+            before, began = processes.cpu_seconds(working.members()), time.perf_counter()
+            await asyncio.sleep(scale.of(60, 10))
+            used = (processes.cpu_seconds(working.members()) - before) / (time.perf_counter() - began)
+            relisted = await relist(here, launches)
+            took = await end(here, its_site, await here.some(PODS, 50))
+            return watches, processes.rss_mib(working.members()), relisted, used * 100, median(took)
+
+
+async def told_to_run(its_site: Site, launches: int) -> None:
+    """Wait until the server knows of so many launches that they run."""
+    while its_site.count("status = 'running'") < launches:
+        await asyncio.sleep(10 * LOOK_SECONDS)
 
 
 async def relist(here: Cluster, launches: int) -> float:

@@ -45,7 +45,7 @@ class Cluster:
         while True:
             query = {"fieldSelector": "status.phase=Pending", "limit": "1"}
             pending = (await self.connection.call("GET", PODS, query=query))["items"]
-            if not pending and len(await self.names(PODS)) >= pods:
+            if not pending and await self._count(PODS) >= pods:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -63,9 +63,17 @@ class Cluster:
                 return found
             query["continue"] = page["metadata"]["continue"]
 
+    async def some(self, path: str, number: int) -> list[Any]:
+        """Return the first objects that a path has."""
+        return (await self.connection.call("GET", path, query={"limit": str(number)}))["items"]
+
     async def finish(self, pod: Any) -> None:
         """Have a pod end well."""
         await kubelet_double.finish(self.connection, pod)
+
+    async def _count(self, path: str) -> int:
+        page = await self.connection.call("GET", path, query={"limit": "1"})
+        return len(page["items"]) + page["metadata"].get("remainingItemCount", 0)
 
     async def watches(self) -> int:
         """Return how many watches of one kind there are in a namespace; of the kind that has most."""
