@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from agent.config.builder import IN_CLUSTER
 from protocol.errors import SpecError
 from protocol.job_file import ImageJobSource, JobFile
 from protocol.json_types import Json, JsonObject
@@ -46,7 +47,7 @@ def is_built(spec: LaunchSpec, job: JobFile | None, agents: Mapping[str, Any]) -
 
     A job with a base image of its own is made to run on that.
     """
-    if agents.get("type") != "docker" or job is None or isinstance(job.source, ImageJobSource):
+    if agents.get("type") not in {"docker", *IN_CLUSTER} or job is None or isinstance(job.source, ImageJobSource):
         return False
     return brings_dockerfile(spec, job) or not job.base_image
 

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from agent import policy
 from agent.caches.artifacts import ArtifactVersion
+from agent.config.builder import IN_CLUSTER
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
 from agent.fetching import hand_over
@@ -92,7 +93,10 @@ async def resolve(context: AgentContext, launch: Launch, tell: Tell) -> Resolved
             resolved = await _allowed(context, launch, Resolved(spec, job, folder, image=image))
             if _is_fetched_there(context, resolved):
                 return await _with_code_there(context, launch, resolved, (version, folder), tell)
-            return await _with_code(context, launch, resolved, job.source, tell)
+            resolved = await _with_code(context, launch, resolved, job.source, tell)
+            if _is_built_there(context, resolved):
+                return await _handed_over(context, launch, resolved, (version, folder), tell)
+            return resolved
         case _ as never:
             assert_never(never)
 
@@ -147,6 +151,26 @@ def _is_fetched_there(context: AgentContext, resolved: Resolved) -> bool:
     if backend is None or not backend.capabilities.fetches_code or resolved.image is not None:
         return False
     return not (is_built(spec, job, context.config.builder) or brings_dockerfile(spec, job))
+
+
+def _is_built_there(context: AgentContext, resolved: Resolved) -> bool:
+    """Whether its code goes into an image that is built elsewhere, and has to be fetched there as well."""
+    builder, job = context.config.builder, resolved.job
+    backend = context.backends.get(resolved.spec.resource)
+    needs_image = backend is not None and backend.capabilities.needs_image
+    return needs_image and builder.get("type") in IN_CLUSTER and is_built(resolved.spec, job, builder)
+
+
+async def _handed_over(
+    context: AgentContext, launch: Launch, so_far: Resolved, own: tuple[ArtifactVersion, Path], tell: Tell
+) -> Resolved:
+    """Add how the code that is here is fetched elsewhere: the very same, whatever a branch has come to meanwhile."""
+    pinned = so_far
+    if so_far.job and so_far.commit and isinstance(so_far.job.source, GitSource):
+        source = replace(so_far.job.source, commit=so_far.commit.commit)
+        pinned = replace(so_far, job=replace(so_far.job, source=source))
+    there = await _with_code_there(context, launch, pinned, own, tell)
+    return replace(so_far, code=there.code)
 
 
 async def _with_code_there(

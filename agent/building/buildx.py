@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.building.context import DOCKERFILE
 from agent.building.credentials import config_folder
+from agent.building.failures import SHOWN_CHARS, build_failed, last_error
+from agent.building.recipe import DOCKERFILE
 from agent.errors import LaunchFailed
 from agent.launch import Cause
 
@@ -26,28 +27,8 @@ PLUGIN_FOLDERS = tuple(
 CACHE_TAG = "buildcache"
 READ_BYTES = 64 * 1024
 LOOK_SECONDS = 60.0
-SHOWN_CHARS = 1000
-_STEP = re.compile(r"^ > (.+):\r?$", re.MULTILINE)
-_ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
 _FIELD = re.compile(r"^(Name|Driver|Status|Error):[ \t]+(.+?)\s*$", re.MULTILINE)
-_WRAPPED = re.compile(
-    r"^(?:failed to (?:build|solve|create LLB definition)(?: with frontend [\w.]+)?: |rpc error: code = \w+ desc = "
-    r"|executor failed running \[.*\]: |process \".*\" did not complete successfully: )+"
-)
-"""What programs put before the cause that one of them has found."""
 _NOT_LET_IN = re.compile(r"\b40[13]\b|unauthorized|denied|forbidden|no basic auth", re.IGNORECASE)
-_ELSEWHERE = re.compile(
-    r"dial tcp|connection refused|i/o timeout|no such host|TLS handshake|no space left|unexpected status"
-)
-"""Not the job's fault, whatever step it happens in."""
-_SAID = re.compile(r"^------\r?\n > \[.*\n((?:(?!------).*\n)*)", re.MULTILINE)
-"""The end of a failed step's own output, which the plugin shows once more."""
-_NO_NETWORK = re.compile(
-    r"^.*(?:error sending request for url|Failed to establish a new connection|Temporary failure (?:in name )?resol"
-    r"|Could not resolve host).*$",
-    re.MULTILINE,
-)
-"""What uv, pip, apt, git and curl say where they reach nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +84,8 @@ class Buildx:
 
         code = await self._run([*_arguments(wanted), *self._instance, str(wanted.context)], wanted.context, heard)
         if code != 0:
-            raise _build_failed(wanted, tail.decode(errors="replace"), code)
+            said = tail.decode(errors="replace")
+            raise build_failed(wanted.image, said, f"{PLUGIN} ended with code {code}", "on the agent's machine")
         if wanted.push_to is None:
             return None
         digest = json.loads(await asyncio.to_thread(wanted.metadata.read_text)).get("containerimage.digest")
@@ -122,7 +104,7 @@ class Buildx:
         text = output.decode(errors="replace").strip()
         if code == 0 and (found := re.search(r"sha256:[0-9a-f]{64}", text)):
             return found[0]
-        why = _last_error(text) or f"{PLUGIN} ended with code {code}"
+        why = last_error(text) or f"{PLUGIN} ended with code {code}"
         if code > 0 and re.search(r"not found|manifest unknown|name unknown|does not exist", why, re.IGNORECASE):
             return None
         what, todo = (
@@ -150,7 +132,7 @@ class Buildx:
         fields = dict(reversed(_FIELD.findall(text)))  # of a name that comes several times, the first counts
         if code != 0 or "Name" not in fields:
             raise LaunchFailed(
-                f"{self._program} knows no such builder: {_last_error(text) or f'it ended with code {code}'}.",
+                f"{self._program} knows no such builder: {last_error(text) or f'it ended with code {code}'}.",
                 stage="build",
                 reason="builder",
                 cause=Cause.INFRASTRUCTURE,
@@ -215,33 +197,3 @@ def _arguments(wanted: Build) -> list[str]:
 
 def _without_keys(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("WANDB_API_KEY")}
-
-
-def _build_failed(wanted: Build, text: str, code: int) -> LaunchFailed:
-    why = _last_error(text) or f"{PLUGIN} ended with code {code}"
-    steps = _STEP.findall(text)
-    # Steps of a Dockerfile stand in brackets; exporting and pushing are steps too, and the machine's business. So is
-    # looking for a cache, which may fail beside the step that matters.
-    own_steps = [step for step in steps if step.startswith("[")]
-    where = f" at step {(own_steps or steps)[-1][:SHOWN_CHARS]!r}" if steps else ""
-    is_own_fault = bool(own_steps or "dockerfile parse error" in why) and not _ELSEWHERE.search(why)
-    advice = (
-        "Correct the Dockerfile or the requirements" if is_own_fault else "See that builds work on the agent's machine"
-    )
-    if is_own_fault and (lost := _NO_NETWORK.search("\n".join(_SAID.findall(text)))):
-        is_own_fault = False
-        why = f"{why} ({lost[0].strip()[:SHOWN_CHARS]})"
-        advice = "See that steps of builds reach what they ask for, from the agent's machine"
-    return LaunchFailed(
-        f"Building the image {wanted.image} failed{where}: {why}. {advice}; the whole log is attached.",
-        stage="build",
-        reason="build_failed" if is_own_fault else "builder",
-        cause=Cause.WORKLOAD if is_own_fault else Cause.INFRASTRUCTURE,
-    )
-
-
-def _last_error(text: str) -> str | None:
-    found = _ERROR.findall(text)
-    if not found:
-        return None
-    return _WRAPPED.sub("", found[-1].strip()).rstrip(".")[:SHOWN_CHARS]

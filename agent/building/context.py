@@ -1,33 +1,25 @@
-"""What an image is built of: which Dockerfile, and which files go into the build context.
+"""Which recipe an image is built by: which Dockerfile, and which files go into the build context.
 
 The first that is there: `overrides.dockerfile`, the job's `dockerfile`, a `Dockerfile.wandb` beside the entry point,
 whose folder is the context then, and otherwise a generated one. Paths lie inside of the code, with links followed.
 """
 
-import os
 import re
-import shutil
-import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from uv import find_uv_bin
 
 from agent.beginning import begins_in
 from agent.building.dockerfile import SOURCE, UV, Installation, generate
+from agent.building.recipe import DOCKERFILE, Recipe, is_within, unusable
 from agent.config.forms import size_text
-from agent.copying import copy_code
-from agent.errors import LaunchFailed
 from agent.images import python_version
-from agent.launch import Cause
-from agent.requirements import FROZEN, Requirements, find_requirements
+from agent.requirements import FROZEN, find_requirements
 from agent.resolve import Resolved
-from agent.sources.notebook import convert_notebook
 from protocol.command import notebook_of
 
-DOCKERFILE = "Dockerfile.wandb"
-"""What the Dockerfile is called in every context, wherever it came from."""
 ROOT_RESOURCES = frozenset({"sagemaker"})
 """Platforms on which jobs have to be root."""
 DEFAULT_USER_ID = 1000
@@ -36,27 +28,6 @@ MAX_TEXT_BYTES = 2**20
 _NAMES_FILES = re.compile(
     r"^\s*(?:-r|-c|-e|-f|--requirement|--constraint|--editable|--find-links|\.|/)|\bfile:|@\s*\.", re.MULTILINE
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides what an image holds."""
-
-    dockerfile: str
-    """Its text."""
-    code: Path
-    """The folder whose files go into the context."""
-    place: str = ""
-    """Where in the context they go; empty: its root."""
-    more: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    """Other files of the context, by their name there."""
-    command: tuple[str, ...] | None = None
-    """The job's own command where its paths are others in the image; None: as it is."""
-    is_generated: bool = False
-    requirements: Requirements | None = None
-    """What a generated one installs."""
-    notebook: str | None = None
-    """What of the code becomes a script: a path in its folder."""
 
 
 def choose(resolved: Resolved, base_image: str | None) -> Recipe:
@@ -72,7 +43,7 @@ def _recipe(resolved: Resolved, base_image: str | None) -> Recipe:
     if job and job.build_context:
         root = _inside(root, job.build_context, "build context")
         if not root.is_dir():
-            raise _failed(f"The job's build context {job.build_context!r} is not a folder of its code.")
+            raise unusable(f"The job's build context {job.build_context!r} is not a folder of its code.")
     named = overrides.dockerfile or (job.dockerfile if job else None)
     if named:
         return Recipe(_read(root, named), root)
@@ -82,36 +53,6 @@ def _recipe(resolved: Resolved, base_image: str | None) -> Recipe:
         beside = _inside(root, str(folder), "folder of the entry point")
         return Recipe(_read(beside, DOCKERFILE), beside, command=_moved(entry_point))
     return _generated(resolved, base_image)
-
-
-def fill(folder: Path, recipe: Recipe, limit: int) -> None:
-    """Make the build context: copies of the files, without what git keeps, and nothing from outside of the code.
-
-    `limit` is in bytes. Raises `LaunchFailed`, or `OSError` where the disk is full.
-    """
-    target = folder / recipe.place
-    size = 0
-
-    def checked(at: str, names: list[str]) -> set[str]:
-        nonlocal size
-        for name in names:
-            if name != ".git":
-                size += _size(Path(at, name), recipe.code)
-        if size > limit:
-            raise _failed(
-                f"The code is larger than {size_text(limit)} (builder.context_limit of the agent). Leave data out of "
-                "the job, and read it from an artifact instead."
-            )
-        return {".git"}.intersection(names)
-
-    copy_code(recipe.code, target, ignore=checked)
-    if recipe.notebook:
-        convert_notebook(target, recipe.notebook)
-    for name, file in recipe.more.items():
-        shutil.copy(file, folder / name)
-    file = folder / DOCKERFILE
-    file.unlink(missing_ok=True)  # it may be a link
-    file.write_text(recipe.dockerfile, "utf-8")
 
 
 def _notebook(resolved: Resolved, code: Path) -> str | None:
@@ -150,7 +91,7 @@ def _beginning(resolved: Resolved) -> str:
     """Return where in its code a job begins, as a line of a Dockerfile may have it."""
     found = begins_in(resolved.spec, resolved.job, resolved.code_folder)
     if not re.fullmatch(r"[\w./ +@=,-]*", found):
-        raise _failed(f"The job's build context {found!r} cannot be named in a Dockerfile. Call the folder otherwise.")
+        raise unusable(f"The job's build context {found!r} cannot be named in a Dockerfile. Call the folder otherwise.")
     return found
 
 
@@ -172,7 +113,7 @@ def _user_id(resolved: Resolved) -> int:
     if user_id is None:
         return DEFAULT_USER_ID
     if not isinstance(user_id, int) or isinstance(user_id, bool) or not 0 <= user_id < 2**31:
-        raise _failed(f"`docker.user_id` is {user_id!r}; it must be a number of a user, as 1000.")
+        raise unusable(f"`docker.user_id` is {user_id!r}; it must be a number of a user, as 1000.")
     return user_id
 
 
@@ -186,40 +127,21 @@ def _moved(entry_point: tuple[str, ...]) -> tuple[str, ...] | None:
 def _inside(root: Path, path: str, what: str) -> Path:
     parts = PurePosixPath(path)
     found = root.joinpath(*parts.parts)
-    if parts.is_absolute() or ".." in parts.parts or not _is_within(found, root):
-        raise _failed(f"The {what} {path!r} lies outside of the job's code.")
+    if parts.is_absolute() or ".." in parts.parts or not is_within(found, root):
+        raise unusable(f"The {what} {path!r} lies outside of the job's code.")
     return found
-
-
-def _is_within(path: Path, root: Path) -> bool:
-    """Whether a path leads to a place below a folder, with links followed, also those that lead in a circle."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _read(root: Path, path: str) -> str:
     file = _inside(root, path, "Dockerfile")
     if not file.is_file():
-        raise _failed(f"Dockerfile does not exist at {path}: the job's code has no such file.")
+        raise unusable(f"Dockerfile does not exist at {path}: the job's code has no such file.")
     return _text(file)
 
 
 def _text(file: Path) -> str:
     if file.stat().st_size > MAX_TEXT_BYTES:
-        raise _failed(f"{file.name} is larger than {size_text(MAX_TEXT_BYTES)}. It is hardly meant to be read as text.")
+        raise unusable(
+            f"{file.name} is larger than {size_text(MAX_TEXT_BYTES)}. It is hardly meant to be read as text."
+        )
     return file.read_text("utf-8", errors="replace")
-
-
-def _size(path: Path, root: Path) -> int:
-    """Return how large a file is; `LaunchFailed` if it is none that may go into an image."""
-    what = path.lstat()
-    shown = path.relative_to(root).as_posix()
-    if stat.S_ISLNK(what.st_mode):
-        if not _is_within(path, root):
-            raise _failed(f"The code has a link that leads out of it: {shown!r} to {str(path.readlink())!r}.")
-    elif not stat.S_ISREG(what.st_mode) and not stat.S_ISDIR(what.st_mode):
-        raise _failed(f"The code has {shown!r}, which is neither a file nor a folder nor a link.")
-    return what.st_size if stat.S_ISREG(what.st_mode) else 0
-
-
-def _failed(message: str) -> LaunchFailed:
-    return LaunchFailed(message, stage="build", reason="build_context", cause=Cause.WORKLOAD)

@@ -14,14 +14,14 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from agent.config.builder import DockerBuilder
+from agent.config.builder import Builder
 from agent.errors import LaunchFailed
 from agent.launch import Cause
 from agent.redaction import SECRETS
@@ -76,7 +76,7 @@ class Tokens:
 
 
 def find(
-    repository: str, builder: DockerBuilder, environment: Mapping[str, str], tokens: Tokens, now: float
+    repository: str, builder: Builder, environment: Mapping[str, str], tokens: Tokens, now: float
 ) -> Credential | None:
     """Return the credential for a repository; None: what docker itself knows will do. Blocks.
 
@@ -89,7 +89,7 @@ def find(
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no text"
             raise _failed(host, f"`builder.password_file` ({builder.password_file}) cannot be read: {why}") from error
-    if _knows(_config(config_folder(environment)), host):
+    if _knows(_parsed(own_configuration(environment)), host):
         return None
     try:
         return tokens.get(host, now)
@@ -97,6 +97,39 @@ def find(
         raise _failed(host, f"the Python package {error.name!r} is not installed beside the agent") from error
     except Exception as error:  # of three clouds' libraries, which share no class of errors
         raise _failed(host, f"{type(error).__name__}: {error}") from error
+
+
+def written_down(repository: str, text: str) -> Credential | None:
+    """Return the login at a repository's registry that stands in a docker configuration, given as its text, if any."""
+    host = split_registry(repository)[0]
+    logins = _object(_parsed(text), "auths")
+    for key in _keys(host):
+        entry = _object(logins, key)
+        user, password = str(entry.get("username") or ""), str(entry.get("password") or "")
+        with suppress(ValueError):
+            pair = base64.b64decode(str(entry.get("auth") or ""), validate=True).decode()
+            user, password = (user or pair.partition(":")[0]), (password or pair.partition(":")[2])
+        if user and password:
+            return Credential(user, password)
+    return None
+
+
+def own_configuration(environment: Mapping[str, str]) -> str:
+    """Return the text of docker's own configuration; empty if there is none. Blocks."""
+    with suppress(OSError, UnicodeDecodeError):
+        return (config_folder(environment) / "config.json").read_text("utf-8")
+    return ""
+
+
+def key_of(repository: str) -> str:
+    """Return under which key docker's configuration has the login at a repository's registry."""
+    host = split_registry(repository)[0]
+    return HUB_KEY if host == DOCKER_HUB else host
+
+
+def pair_of(credential: Credential) -> str:
+    """Return a login as docker's configuration has it, and HTTP."""
+    return base64.b64encode(f"{credential.user}:{credential.password}".encode()).decode()
 
 
 def _ask(host: str) -> Credential | None:
@@ -165,10 +198,8 @@ def logged_in(
         yield environment
         return
     own = config_folder(environment)
-    host = split_registry(repository)[0]
-    key = HUB_KEY if host == DOCKER_HUB else host
-    config = _config(own)
-    pair = base64.b64encode(f"{credential.user}:{credential.password}".encode()).decode()
+    key, pair = key_of(repository), pair_of(credential)
+    config = _parsed(own_configuration(environment))
     config["auths"] = {**_object(config, "auths"), key: {"auth": pair}}
     # A helper for all hosts would be asked instead.
     config["credHelpers"] = {**_object(config, "credHelpers"), key: ""}
@@ -187,18 +218,21 @@ def logged_in(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _parsed(text: str) -> dict[str, Any]:
     try:
-        read: Any = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        read: Any = json.loads(text)
+    except ValueError:
         return {}  # docker warns of it itself
     return dict(read) if isinstance(read, dict) else {}  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _knows(config: Mapping[str, Any], host: str) -> bool:
     """Whether docker has a login or a helper for that very registry."""
-    keys = {HUB_KEY} if host == DOCKER_HUB else {host, f"https://{host}"}
-    return not keys.isdisjoint({**_object(config, "auths"), **_object(config, "credHelpers")})
+    return not _keys(host).isdisjoint({**_object(config, "auths"), **_object(config, "credHelpers")})
+
+
+def _keys(host: str) -> set[str]:
+    return {HUB_KEY} if host == DOCKER_HUB else {host, f"https://{host}"}
 
 
 def _object(config: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 
-from agent.building.context import Recipe
+from agent.building.recipe import Recipe
 from agent.resolve import Resolved
 from protocol.launch_spec import JobSource
 

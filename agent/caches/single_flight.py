@@ -17,6 +17,10 @@ class SingleFlight:
         """Whether somebody is at work on this key."""
         return key in self._locks
 
+    def is_wanted_by_others(self, key: Hashable) -> bool:
+        """Whether somebody waits for who is at work on this key."""
+        return self._wanted.get(key, 0) > 1
+
     @asynccontextmanager
     async def alone(self, key: Hashable) -> AsyncGenerator[None]:
         """Be the only one at work on this key; who comes second finds the work done."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
-from agent.config.builder import docker_builder
+from agent.config.builder import any_builder, builder_warnings
 from agent.config.model import AgentConfig
 from agent.config.problems import explain
 from agent.config.stock_blocks import block_warnings
@@ -66,13 +66,13 @@ def read(
             values[key], origins[key] = value, FLAG
     try:
         config = AgentConfig.model_validate(values)
-        docker_builder(config)
+        any_builder(config)
     except ValidationError as error:
         raise ConfigError(explain(error, values, origins)) from error
     served = {*config.resources, "local-process"}  # where schedulers run, whatever is served otherwise
     unserved = [resource for resource in config.backends if resource not in served]
     warnings += [f"`backends.{resource}` without effect: `resources` does not name it." for resource in unserved]
-    return Loaded(config, origins, (*warnings, *block_warnings(config)))
+    return Loaded(config, origins, (*warnings, *block_warnings(config), *builder_warnings(config)))
 
 
 def with_queues(loaded: Loaded) -> Loaded:

@@ -14,8 +14,12 @@ from pathlib import Path, PurePosixPath
 from random import Random
 from tempfile import TemporaryDirectory, mkdtemp
 
+from uv import find_uv_bin
+
 from agent.addresses import is_loopback
 from agent.beginning import beginning, check_subfolder
+from agent.building.dockerfile import UV
+from agent.building.recipe import Recipe, fill
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.manifest import Limits
@@ -24,12 +28,22 @@ from agent.config.model import AgentConfig
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneUnavailable, LaunchFailed
 from agent.fetching.modes import TO_READ, for_all_in, open_up
-from agent.fetching.source import GIT_KEY, GIT_REMOTE, GIT_TOKEN, KNOWN_HOSTS, CodeSource, GitCode, Version, read
+from agent.fetching.source import (
+    GIT_KEY,
+    GIT_REMOTE,
+    GIT_TOKEN,
+    KNOWN_HOSTS,
+    CodeSource,
+    GitCode,
+    ImageContext,
+    Version,
+    read,
+)
 from agent.fetching.tools import lay_out
-from agent.launch import Launch
+from agent.launch import Cause, Launch
 from agent.policy import check_requirements
 from agent.redaction import SECRETS
-from agent.requirements import REQUIREMENTS, Requirements, find_requirements
+from agent.requirements import FROZEN, REQUIREMENTS, Requirements, find_requirements
 from agent.sources.notebook import convert_notebook
 from agent.sources.repositories import Repositories
 from backends.base import CODE_VARIABLE
@@ -62,13 +76,21 @@ class Order:
     """Where that goes what installs requirements; None if there are none."""
     keep_days: int | None
     """After how many days folders beside it go that nobody has begun to use since; None if there are none of ours."""
+    dockerfile: Path | None
+    """By which an image is to be built of the code; None if it is to run by itself."""
     environment: Mapping[str, str]
     random: Random
     clock: Callable[[], float] = time.monotonic
 
 
 def read_order(
-    folder: Path, tools: Path | None, environment: Mapping[str, str], random: Random, *, keep_days: int | None = None
+    folder: Path,
+    tools: Path | None,
+    environment: Mapping[str, str],
+    random: Random,
+    *,
+    keep_days: int | None = None,
+    dockerfile: Path | None = None,
 ) -> Order:
     """Read what the environment tells; raises `SourceError`, or `LaunchFailed` if it tells nothing."""
     text = environment.get(CODE_VARIABLE)
@@ -79,7 +101,7 @@ def read_order(
         raw = json.loads(text)
     except ValueError as error:
         raise LaunchFailed(f"Variable {CODE_VARIABLE} is no JSON: {error}.") from error
-    return Order(read(raw), folder, tools, keep_days, environment, random)
+    return Order(read(raw), folder, tools, keep_days, dockerfile, environment, random)
 
 
 async def fetch(order: Order) -> None:
@@ -88,6 +110,9 @@ async def fetch(order: Order) -> None:
         async with _server(order) as server:
             work = _Work(order, scratch, server)
             job = await work.fetch_version(order.source.job) if order.source.job else None
+            if order.source.image and order.dockerfile:
+                await work.bring_context(order.source.image, order.dockerfile, job)
+                return
             await work.bring_code(job)
         if order.keep_days is not None:
             await asyncio.to_thread(_remove_unused, order.folder, time.time() - order.keep_days * 24 * 3600)
@@ -171,6 +196,16 @@ class _Work:
                 await asyncio.to_thread(_make, code, folder)
         await asyncio.to_thread(check_subfolder, folder, source.subfolder)
 
+    async def bring_context(self, image: ImageContext, dockerfile: Path, job: Path | None) -> None:
+        """See to it that the folder has what an image is built of."""
+        code = await self._code(job)
+        text = await asyncio.to_thread(dockerfile.read_text, "utf-8")
+        more = {name: self._file(name, job) for name in image.more}
+        recipe = Recipe(text, code / image.root, image.place, more, notebook=image.notebook or None)
+        made = self._scratch / "context"
+        await asyncio.to_thread(fill, made, recipe, image.limit)
+        await asyncio.to_thread(_fill, made, self._order.folder)
+
     async def _code(self, job: Path | None) -> Path:
         match self._order.source.code:
             case Version() as version:
@@ -181,6 +216,14 @@ class _Work:
                 empty = self._scratch / "empty"
                 empty.mkdir()
                 return empty
+
+    def _file(self, name: str, job: Path | None) -> Path:
+        """Return a file of a build's context that is none of the code, by its name there."""
+        if name == UV:
+            return Path(find_uv_bin())
+        if name == FROZEN and job:
+            return job / FROZEN
+        raise LaunchFailed(f"The agent wants {name!r} in an image, unknown here.", cause=Cause.INFRASTRUCTURE)
 
     async def _check_out(self, git: GitCode, job: Path | None) -> Path:
         environment = self._order.environment

@@ -24,8 +24,10 @@ from agent.fetching.source import (
     KNOWN_HOSTS,
     CodeSource,
     GitCode,
+    ImageContext,
     Version,
     config_block,
+    read,
     written,
 )
 from agent.launch import Cause, Launch, Tell
@@ -105,6 +107,12 @@ async def of_commit(
 def of_packages(context: AgentContext, packages: str) -> Code:
     """Return what installs packages where there is no code."""
     return _code(context, CodeSource(packages=packages), _Given(), has_requirements=True)
+
+
+def for_image(code: Code, image: ImageContext) -> Code:
+    """Return code that is to become what an image is built of."""
+    source = replace(read(code.source), notebook="", build_context="", program="", subfolder="", image=image)
+    return replace(code, source=written(source), has_requirements=False)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ It holds no secret, and is the same for the same code: platforms keep code under
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from agent.config.model import AgentConfig
 from protocol.errors import LaunchbayError
@@ -52,6 +52,22 @@ class GitCode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageContext:
+    """How code becomes what an image is built of (`agent/building/context.py`), beside the Dockerfile."""
+
+    root: str = ""
+    """Which folder of the code it is made of; empty or `.` for all of it."""
+    place: str = ""
+    """Where that goes; empty for the top."""
+    notebook: str = ""
+    """Which of its files is to become a script; from that folder."""
+    more: tuple[str, ...] = ()
+    """Which other files go along, as a recipe names them."""
+    limit: int
+    """The most code, in bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CodeSource:
     """What to fetch, and how it is made ready to run."""
 
@@ -67,6 +83,8 @@ class CodeSource:
     """The last word of its command, where that helps to find out where it begins."""
     subfolder: str = ""
     """Where the launch is to begin, if it says so."""
+    image: ImageContext | None = None
+    """Of code that goes into an image and does not run by itself."""
     config: JsonObject = field(default_factory=dict[str, Json])
     """What of the agent's configuration is about fetching, as far as it is not the default."""
 
@@ -93,6 +111,8 @@ def written(source: CodeSource) -> JsonObject:
             pass
     if source.job:
         fields["job"] = _version(source.job)
+    if source.image:
+        fields["image"] = asdict(source.image)
     if source.config:
         fields["config"] = source.config
     return {"form": FORM, **fields}
@@ -114,6 +134,7 @@ def read(raw: Json) -> CodeSource:
         build_context=source.path_in_code("build_context") or "",
         program=source.text("program") or "",
         subfolder=source.path_in_code("subfolder") or "",
+        image=_read_image(source.inner("image")) if "image" in source.raw else None,
         config=source.object("config"),
     )
 
@@ -127,6 +148,16 @@ def _code(source: Reader) -> Version | GitCode | None:
     keys = git.inner("keys")
     return GitCode(
         git.required_text("remote"), git.required_text("commit"), {host: keys.required_text(host) for host in keys.raw}
+    )
+
+
+def _read_image(image: Reader) -> ImageContext:
+    return ImageContext(
+        root=image.path_in_code("root") or "",
+        place=image.path_in_code("place") or "",
+        notebook=image.path_in_code("notebook") or "",
+        more=image.texts("more"),
+        limit=image.integer("limit"),
     )
 
 

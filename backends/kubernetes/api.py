@@ -165,8 +165,9 @@ class KubeApi(Protocol):
         propagation: Propagation = "Foreground",
         grace_seconds: float | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
     ) -> bool:
-        """Delete an object, of this UID if one is given. Returns whether there was one."""
+        """Delete an object, of this UID and in this version if they are given. Returns whether there was such a one."""
         ...
 
     def log(

@@ -153,18 +153,20 @@ class KubeClient:
         propagation: Propagation = "Foreground",
         grace_seconds: float | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
     ) -> bool:
         """See `KubeApi.delete`."""
         options: KubeObject = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = math.ceil(grace_seconds)
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        given = {"uid": uid, "resourceVersion": resource_version}
+        if preconditions := {key: value for key, value in given.items() if value is not None}:
+            options["preconditions"] = preconditions
         try:
             await self._connection.call("DELETE", _path(kind, namespace, name), body=options)
         except KubeRefused as error:
-            if uid is not None and error.status == 409 and "UID" in str(error):
-                return False  # one of that name is there, and it is another
+            if preconditions and error.status == 409 and "precondition" in str(error).lower():
+                return False  # one of that name is there, and it is another or has changed
             return bool(_none_if_missing(error, name))
         return True
 

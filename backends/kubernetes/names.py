@@ -20,6 +20,11 @@ LABELS = f"{PREFIX}labels"
 STOP = f"{PREFIX}stop"
 """Annotation of an object that was asked to stop."""
 
+BUILD = f"{PREFIX}build"
+"""Label of what builds an image: which one. It is no launch, and no agent's own."""
+WANTED = f"{PREFIX}wanted-by-"
+"""Annotation of a build, with the owner's hash behind it: that agent waits for it."""
+
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 """Annotation of a pod: which of its containers is meant where none is named. `kubectl` goes by it, too."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agent.config.builder import IN_CLUSTER
 from agent.config.model import AgentConfig
 from agent.config.stock_blocks import uses_blocks
 from agent.control_plane import ControlPlane
@@ -41,8 +42,12 @@ def _building(config: AgentConfig) -> bool:
     return _names(config, config.builder, "docker")
 
 
+def _building_there(config: AgentConfig) -> bool:
+    return any(_names(config, config.builder, kind) for kind in IN_CLUSTER)
+
+
 def _kubernetes(config: AgentConfig) -> bool:
-    return "kubernetes" in config.resources or _names(config, config.builder, "kaniko")
+    return "kubernetes" in config.resources or _building_there(config)
 
 
 def _pods(config: AgentConfig) -> bool:
@@ -84,6 +89,7 @@ CHECKS = (
     Check("buildx", building_checks.buildx, _building),
     Check("registry", building_checks.registry, _building),
     Check("Kubernetes", platform_checks.kubernetes, _kubernetes),
+    Check("builds there", building_checks.in_cluster, _building_there),
     Check("server for pods", server_checks.from_jobs, _pods),
     Check("AWS", platform_checks.aws, _aws),
     Check("Google Cloud", platform_checks.google, _google),

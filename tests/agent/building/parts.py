@@ -72,9 +72,9 @@ def engine() -> Generator[Engine]:
 
 
 @contextmanager
-def registry(folder: Path, *, is_private: bool = False) -> Generator[str]:
+def registry(folder: Path, *, is_private: bool = False, address: str = "127.0.0.1") -> Generator[str]:
     """Run a registry while the block runs; gives its host. A private one is for `USER` with `PASSWORD` alone."""
-    host = f"127.0.0.1:{free_port()}"
+    host = f"{address}:{free_port()}"
     lines = ["version: 0.1", "log: {level: warn}", f"http: {{addr: '{host}'}}"]
     lines += [f"storage: {{filesystem: {{rootdirectory: '{folder / 'blobs'}'}}}}"]
     if is_private:
@@ -82,8 +82,8 @@ def registry(folder: Path, *, is_private: bool = False) -> Generator[str]:
         users.write_text(f"{USER}:{PASSWORD_HASH}\n")
         lines += [f"auth: {{htpasswd: {{realm: r, path: '{users}'}}}}"]
     (folder / "config.yml").write_text("\n".join(lines))
-    address = (host.partition(":")[0], int(host.partition(":")[2]))
-    with _running(["docker-registry", "serve", str(folder / "config.yml")], folder, lambda: _listens(address)):
+    there = (address, int(host.partition(":")[2]))
+    with _running(["docker-registry", "serve", str(folder / "config.yml")], folder, lambda: _listens(there)):
         yield host
 
 
@@ -159,7 +159,7 @@ def _root(folders: Sequence[Path]) -> bytes:
         for folder in folders:
             tar.add(folder, str(folder).lstrip("/"), filter=_kept)
         # At the places where the loader looks for them, with the content that links lead to.
-        for file in {*programs, *_libraries(needy)}:
+        for file in {*programs, *libraries(needy)}:
             tar.add(file.resolve(), str(file).lstrip("/"))
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         for link, target in ((f"usr/local/bin/python{version}", str(python)), ("bin/sh", shutil.which("sh"))):
@@ -187,7 +187,7 @@ def _entry(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return entry
 
 
-def _libraries(files: list[Path]) -> set[Path]:
+def libraries(files: list[Path]) -> set[Path]:
     """Return the shared libraries that programs need, by the paths that the loader looks for."""
     listed = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
     words = [word for line in listed.splitlines() if not line.endswith(":") for word in line.split()]

@@ -270,7 +270,6 @@ async def test_steps_that_were_kept_in_the_registry_are_not_run_by_a_builder_tha
     [
         ({}, "has no block `builder`"),
         ({"type": "noop"}, "Attempted build with noop builder"),
-        ({"type": "kaniko"}, "builds in Kubernetes"),
     ],
 )
 async def test_a_dockerfile_where_nobody_builds_is_a_clear_failure(
@@ -296,7 +295,7 @@ async def test_the_base_images_of_a_dockerfile_are_under_the_policy(made: World,
 async def test_an_engine_that_is_away_is_waited_for(
     made: World, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.building.build.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("agent.building.engine.AGAIN_SECONDS", 0.05)
     is_away = True
 
     async def has_image(_: object, image: str) -> bool:

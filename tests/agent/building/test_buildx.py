@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.building.buildx import Build, Buildx, find_buildx
-from agent.building.context import DOCKERFILE, choose, fill
+from agent.building.context import choose
 from agent.building.credentials import Credential, logged_in
+from agent.building.recipe import DOCKERFILE, fill
 from agent.errors import LaunchFailed
 from agent.launch import Cause
 from tests.agent.building import parts

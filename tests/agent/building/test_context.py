@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.building.context import DOCKERFILE, Recipe, choose, fill
+from agent.building.context import choose
 from agent.building.dockerfile import images_of
+from agent.building.recipe import DOCKERFILE, Recipe, fill
 from agent.errors import LaunchFailed
 from agent.resolve import Resolved
 from protocol.errors import LaunchbayError

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.building.context import Recipe, choose
+from agent.building.context import choose
 from agent.building.names import local_repository, tag
+from agent.building.recipe import Recipe
 from protocol.image_names import parse_image
 from tests.agent.building.test_context import launch
 

@@ -17,7 +17,7 @@ import agent.fetching.fetch as fetching
 from agent.errors import ControlPlaneUnavailable, LaunchFailed
 from agent.fetching.fetch import MADE, SCRATCH, fetch, read_order
 from agent.fetching.modes import for_all_in
-from agent.fetching.source import CodeSource, GitCode, Version, written
+from agent.fetching.source import CodeSource, GitCode, ImageContext, Version, written
 from agent.policy import Refused
 from tests.agent.test_artifact_cache import FakeServer
 from tests.git_servers import Repository, git, http_server, make_repository
@@ -76,6 +76,39 @@ async def _pod(tmp_path: Path) -> AsyncIterator[Pod]:
     (tmp_path / "pod" / "tools").mkdir()
     async with TestServer(fake.app()) as server:
         yield Pod(tmp_path / "pod", fake, str(server.make_url("")).rstrip("/"))
+
+
+async def test_code_becomes_what_an_image_is_built_of(pod: Pod) -> None:
+    pod.server.files = {"sub/train.py": b"1", "sub/.git/config": b"2", "Dockerfile.wandb": b"FROM another"}
+    dockerfile = pod.root / "Dockerfile"
+    dockerfile.write_text("FROM this")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WANDB_BASE_URL": pod.url,
+        "WANDB_API_KEY": "key",
+        "LAUNCHBAY_CODE": json.dumps(written(CONTEXT)),
+    }
+    await fetch(read_order(pod.folder, None, environment, Random(1), dockerfile=dockerfile))
+    assert sorted(str(path.relative_to(pod.folder)) for path in pod.folder.rglob("*") if path.is_file()) == [
+        "Dockerfile.wandb",
+        "src/train.py",
+        "uv",
+    ]
+    assert (pod.folder / "Dockerfile.wandb").read_text() == "FROM this"
+    assert os.access(pod.folder / "uv", os.X_OK)
+
+
+async def test_code_that_is_too_much_for_an_image_is_told(pod: Pod) -> None:
+    pod.server.files = {"sub/train.py": b"1" * 2000}
+    (pod.root / "Dockerfile").write_text("FROM this")
+    assert CONTEXT.image
+    small = replace(CONTEXT, image=replace(CONTEXT.image, limit=1000))
+    environment = {"WANDB_BASE_URL": pod.url, "WANDB_API_KEY": "key", "LAUNCHBAY_CODE": json.dumps(written(small))}
+    with pytest.raises(LaunchFailed, match="code is larger than 1000"):
+        await fetch(read_order(pod.folder, None, environment, Random(1), dockerfile=pod.root / "Dockerfile"))
+
+
+CONTEXT = CodeSource(code=Version("QQ==", "d1"), image=ImageContext(root="sub", place="src", more=("uv",), limit=2**20))
 
 
 def names(folder: Path) -> list[str]:

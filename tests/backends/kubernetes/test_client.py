@@ -162,6 +162,7 @@ async def test_an_object_from_its_making_to_its_end(cluster: KubeClient, namespa
         opened_event = await anext(events)
         assert (opened_event.type, opened_event.resource_version) == ("BOOKMARK", listing.resource_version)
         assert not await cluster.delete(JOB, namespace, "a", uid="another"), "not the one that was meant"
+        assert not await cluster.delete(JOB, namespace, "a", resource_version="1"), "nor one that has changed since"
         assert await cluster.delete(JOB, namespace, "a", propagation="Background", uid=found["metadata"]["uid"])
         gone = await anext(events)
         assert (gone.type, gone.object["metadata"]["uid"]) == ("DELETED", found["metadata"]["uid"])
