@@ -13,8 +13,8 @@ MESSAGE_LENGTH = 2000
 PAGE_LENGTH = 200
 """Of a body that is no message, as a proxy's page: what is shown of it."""
 
-_FINAL = re.compile(r"failed to create typed patch object|admission webhook \S+ denied the request")
-"""What is told with 5xx, and will be told again: a manifest with fields that are not there; a webhook's no."""
+_FINAL = re.compile(r"admission webhook \S+ denied the request")
+"""What is told with 5xx, and will be told again: a webhook's no."""
 
 
 def status_in(body: bytes) -> Mapping[str, Any]:

@@ -115,12 +115,11 @@ class KubeApi(Protocol):
         """Find a kind likewise; return None if the cluster has no such kind."""
         ...
 
-    async def apply(self, kind: Kind, namespace: str, manifest: KubeObject, *, dry_run: bool = False) -> KubeObject:
-        """Make an object or bring it to this form: server-side apply with our field manager. Returns the object."""
-        ...
-
     async def create(self, kind: Kind, namespace: str, manifest: KubeObject) -> KubeObject:
-        """Make an object. Raises `KubeRefused` (409) if there is one of that name."""
+        """Make an object, with our field manager.
+
+        Raises `KubeRefused`: with 409 if there is one of that name, with 400 if a kind of Kubernetes' own lacks a field.
+        """
         ...
 
     async def patch(self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any]) -> KubeObject | None:

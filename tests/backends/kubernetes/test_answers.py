@@ -34,7 +34,6 @@ def told(code: int, status: object, retry_after: str | None = None) -> KubeRefus
         (404, "not found", KubeRefused),
         (409, "already exists", KubeRefused),
         (422, "invalid", KubeRefused),
-        (500, "failed to create typed patch object (ns/a; batch/v1, Kind=Job): .spec.x: not declared", KubeRefused),
         (500, 'admission webhook "gate.corp.test" denied the request: no', KubeRefused),
         (401, "Unauthorized", KubeUnavailable),
         (408, "timeout", KubeUnavailable),
