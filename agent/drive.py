@@ -157,6 +157,15 @@ class Driver:
                 held.progress_told = True
                 await report.tell_progress(context, launch, "preparing", what)
 
+        async def wait_for(what: str) -> None:
+            if what == held.waits_for:
+                return
+            log.info(what)
+            held.waits_for = what
+            self._first.slow(launch.item_id)
+            if context.facts.is_launchbay:
+                await report.tell_progress(context, launch, "starting", SECRETS.text(what))
+
         async def make_ready() -> tuple[Resolved, StartRequest]:
             resolved, request = await in_time()
             return resolved, await admit(context, launch, resolved, request, tell)
@@ -191,7 +200,13 @@ class Driver:
         held.waits_for = ""  # what it waits for from now on its platform says
         # From here on a stop goes through the backend: a start that was cut short might have happened all the same.
         starting = start(
-            context, launch, backend_for(context, resolved.spec), request, progress_told=held.progress_told
+            context,
+            launch,
+            backend_for(context, resolved.spec),
+            request,
+            progress_told=held.progress_told,
+            stop=held.stop,
+            tell=wait_for,
         )
         # Services may take their time; that one waits for them no longer is seen to below.
         await (_unless(held.stop, starting) if request.services else starting)

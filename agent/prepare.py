@@ -88,6 +88,7 @@ async def prepare(context: AgentContext, launch: Launch, resolved: Resolved, tel
         queue_entity=context.entity,
         item_id=launch.item_id,
         image=None if is_built else resolved.image,
+        max_value_chars=backend.capabilities.max_value_chars,
     )
     if resolved.commit:
         # The code comes without its repository, where the client would look for these.

@@ -5,14 +5,16 @@ harmless: the next agent asks again, and gets the handle of what already runs.
 """
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
 from agent.context import AgentContext
-from agent.errors import NoLongerOurs
-from agent.launch import Launch, Stage
+from agent.errors import LaunchStopped, NoLongerOurs
+from agent.launch import Launch, Stage, Tell
 from agent.report import tell_progress
-from backends.base import Backend, BackendUnavailable, StartRequest
+from backends.base import Backend, BackendUnavailable, PlatformFull, StartRequest
+from backends.flag import Flag
 
 log = structlog.get_logger(__name__)
 
@@ -20,11 +22,19 @@ RETRY_SECONDS = 1.0
 
 
 async def start(
-    context: AgentContext, launch: Launch, backend: Backend, request: StartRequest, *, progress_told: bool
+    context: AgentContext,
+    launch: Launch,
+    backend: Backend,
+    request: StartRequest,
+    *,
+    progress_told: bool,
+    stop: Flag,
+    tell: Tell,
 ) -> None:
-    """Start the launch; returns when the backend has it.
+    """Start the launch; returns when the backend has it. Waits for room on the platform, and tells that it does.
 
-    Raises `BackendError` if the platform refuses for good, and `NoLongerOurs` if the item was given to somebody else.
+    Raises `BackendError` if the platform refuses for good, `NoLongerOurs` if the item was given to somebody else, and
+    `LaunchStopped` if `stop` is set while it waits for room: then the platform has nothing of it.
     """
     if progress_told and context.facts.is_launchbay:
         # The server gives an item back whose agent falls silent while preparing it. From here on it must not.
@@ -38,6 +48,12 @@ async def start(
         try:
             launch.handle = await backend.start(request)
             break
+        except PlatformFull as error:
+            await tell(str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(error.retry_seconds):
+                    await stop.wait()
+                    raise LaunchStopped("The launch was stopped on request, before it was running.") from None
         except BackendUnavailable as error:
             context.metrics.backend_unavailable(launch.resource)
             log.warning("the backend is not available", error=str(error), retry_seconds=RETRY_SECONDS)

@@ -13,6 +13,7 @@ from typing import NewType, Protocol, TypeAlias
 
 from protocol.errors import LaunchbayError
 from protocol.json_types import JsonObject
+from protocol.run_environment import MAX_VALUE_CHARS
 
 CODE_VARIABLE = "LAUNCHBAY_CODE"
 """Variable by which `launchbay fetch-code` is told what to fetch: `Code.source`, as JSON."""
@@ -38,6 +39,17 @@ class BackendUnavailable(LaunchbayError):
     """The platform could not be reached or is overloaded; nothing is known, and trying again is right."""
 
     code = "backend_unavailable"
+
+
+class PlatformFull(BackendUnavailable):
+    """The platform would start the launch and has no room for it now, as where a quota is used up. It did not start."""
+
+    code = "platform_full"
+
+    def __init__(self, message: str, *, retry_seconds: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+        """When to ask again."""
 
 
 class Phase(StrEnum):
@@ -195,6 +207,8 @@ class Capabilities:
     """The launch's code is fetched where it runs: `StartRequest.code`."""
     makes_services: bool = False
     """It can make what a launch asks for beside itself: `StartRequest.services`."""
+    max_value_chars: int = MAX_VALUE_CHARS
+    """How long a variable's value may be. The launch's longer ones are cut into numbered pieces."""
 
 
 class Backend(Protocol):
@@ -209,7 +223,7 @@ class Backend(Protocol):
         """Start a launch. Idempotent by `request.name`: called twice, also across restarts of the agent, it starts
         only once.
 
-        Raises `BackendError` if the platform refuses.
+        Raises `BackendError` if the platform refuses, and `PlatformFull` if it is to be asked again later.
         """
         ...
 

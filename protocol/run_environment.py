@@ -5,7 +5,7 @@ import json
 from protocol.launch_spec import LaunchSpec
 
 MAX_VALUE_CHARS = 32670
-"""Longer values are cut into numbered pieces. SageMaker allows only 512."""
+"""Longer values are cut into numbered pieces. Some platforms allow less."""
 
 
 def run_environment(

@@ -15,8 +15,8 @@ from agent.control_plane import ControlPlane
 from agent.launch import Assigned, Stage
 from agent.observability.metrics import Metrics
 from agent.prepare import prepare
-from backends.base import Handle, Phase, StartRequest
-from backends.fake import Behavior, FakeBackend
+from backends.base import Handle, Phase, PlatformFull, StartRequest
+from backends.fake import Behavior, FakeBackend, FakePlatform
 from tests.agent.gate import gate
 from tests.agent.world import LIMIT_SECONDS, World, until, world
 
@@ -454,3 +454,45 @@ async def test_the_last_lines_stand_on_a_failed_item_and_no_secret(world: World)
     sent = await world.output(item_id)
     assert len(sent) == len(output)
     assert own_key.encode() not in sent
+
+
+class Full(FakeBackend):
+    """A platform without room for a launch, for as long as the test says so."""
+
+    def __init__(self, platform: FakePlatform, retry_seconds: float) -> None:
+        super().__init__(platform)
+        self.full: PlatformFull | None = PlatformFull("The quota is used up.", retry_seconds=retry_seconds)
+
+    async def start(self, request: StartRequest) -> Handle:
+        """See `Backend.start`."""
+        if self.full:
+            raise self.full
+        return await super().start(request)
+
+
+async def test_a_launch_waits_for_room_on_its_platform_and_says_so(world: World) -> None:
+    backend = Full(world.platform, retry_seconds=0.05)
+    async with world.agent(backends={"local-process": backend}):
+        item = await world.push()
+
+        async def waits() -> bool:
+            return "quota is used up" in ((await world.item(item))["waitingReason"] or "")
+
+        await until(waits, "the item tells what it waits for")
+        backend.full = None
+        await world.in_state(item, "FINISHED", "FAILED")
+    assert len(world.platform.started) == 1
+
+
+async def test_a_launch_that_waits_for_room_can_be_stopped(world: World) -> None:
+    backend = Full(world.platform, retry_seconds=3600)
+    async with world.agent(backends={"local-process": backend}):
+        item = await world.push()
+
+        async def waits() -> bool:
+            return "quota is used up" in ((await world.item(item))["waitingReason"] or "")
+
+        await until(waits, "the item tells what it waits for")
+        await world.stop(item)
+        await world.in_state(item, "STOPPED")
+    assert world.platform.started == []
