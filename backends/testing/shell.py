@@ -38,6 +38,8 @@ class ShellHarness:
     code_folder: ClassVar[str | None] = None
     many: ClassVar[int] = 50
     lag: ClassVar[float] = 0.0
+    tells_how_stopped: ClassVar[bool] = True
+    output_is_text: ClassVar[bool] = False
 
     def __init__(self, resource: str, state_dir: Path, config: JsonObject | None = None) -> None:
         self.state_dir = state_dir

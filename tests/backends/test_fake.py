@@ -19,6 +19,8 @@ class FakeHarness:
     code_folder: ClassVar[str | None] = None
     many: ClassVar[int] = 50
     lag: ClassVar[float] = 0.0
+    tells_how_stopped: ClassVar[bool] = True
+    output_is_text: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._programs: list[Program] = []
