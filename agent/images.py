@@ -42,14 +42,14 @@ def brings_dockerfile(spec: LaunchSpec, job: JobFile | None) -> bool:
     return bool(spec.overrides.dockerfile or (job and job.dockerfile))
 
 
-def is_built(spec: LaunchSpec, job: JobFile | None, agents: Mapping[str, Any]) -> bool:
+def is_built(spec: LaunchSpec, job: JobFile | None, agents: Mapping[str, Any], *, brings_code: bool = True) -> bool:
     """Whether a job's code goes into an image that is built for it, and not into a base image as it is.
 
-    A job with a base image of its own is made to run on that.
+    A job with a base image of its own is made to run on that, where its backend brings code into images.
     """
     if agents.get("type") not in {"docker", *IN_CLUSTER} or job is None or isinstance(job.source, ImageJobSource):
         return False
-    return brings_dockerfile(spec, job) or not job.base_image
+    return brings_dockerfile(spec, job) or not job.base_image or not brings_code
 
 
 def without_builder(resource_args: JsonObject) -> JsonObject:

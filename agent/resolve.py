@@ -114,7 +114,8 @@ async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> R
     backend = context.backends.get(spec.resource)
     is_known = job is not None or isinstance(spec.source, PlaceholderSource)
     needs_one = so_far.image is None and is_known and backend is not None and backend.capabilities.needs_image
-    if needs_one and not is_built(spec, job, context.config.builder):
+    brings_code = backend is not None and backend.capabilities.brings_code
+    if needs_one and not is_built(spec, job, context.config.builder, brings_code=brings_code):
         so_far = replace(so_far, base_image=base_image(spec, job, resource_args, context.config.builder))
         resource_args = rendered(so_far.base_image)
     services = render_services(

@@ -210,6 +210,11 @@ class Capabilities:
     max_value_chars: int = MAX_VALUE_CHARS
     """How long a variable's value may be. The launch's longer ones are cut into numbered pieces."""
 
+    @property
+    def brings_code(self) -> bool:
+        """Whether code gets to a launch beside its image. Elsewhere it has to be in the image."""
+        return self.runs_locally or self.fetches_code
+
 
 class Backend(Protocol):
     """Where launches run. Safe to call concurrently; every method may raise `BackendUnavailable`."""

@@ -33,15 +33,19 @@ def is_wanted(context: AgentContext, backend: Backend, resolved: Resolved) -> bo
     """Whether a launch's code is to be built into an image; `LaunchFailed` if it needs that, and nobody builds."""
     if not backend.capabilities.needs_image or resolved.image or resolved.code_folder is None:
         return False
-    builder = context.config.builder
-    if is_built(resolved.spec, resolved.job, builder):
+    builder, brings_code = context.config.builder, backend.capabilities.brings_code
+    if is_built(resolved.spec, resolved.job, builder, brings_code=brings_code):
         return True
-    if not brings_dockerfile(resolved.spec, resolved.job):
+    if brings_dockerfile(resolved.spec, resolved.job):
+        what = "The job brings a Dockerfile"
+    elif not brings_code:
+        what = f"The job is code, which has to be in an image for {resolved.spec.resource}"
+    else:
         return False
     is_noop = builder.get("type") == "noop"
     why = f"{NOOP}: `builder.type` is noop" if is_noop else "its configuration has no block `builder`"
     raise LaunchFailed(
-        f"The job brings a Dockerfile, and this agent builds no images: {why}. With `builder: {{type: docker}}` it "
+        f"{what}, and this agent builds no images: {why}. With `builder: {{type: docker}}` it "
         f"builds for {resolved.spec.resource} with docker buildx, and with `type: buildkit` in a cluster.",
         stage="build",
         reason="no_builder",

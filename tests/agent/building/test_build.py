@@ -283,6 +283,25 @@ async def test_a_dockerfile_where_nobody_builds_is_a_clear_failure(
     assert words in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("builder", "words"),
+    [
+        pytest.param({}, "has no block `builder`", id="nobody builds"),
+        pytest.param({"type": "docker"}, "`builder.destination`", id="the image would stay here"),
+    ],
+)
+@pytest.mark.parametrize("base_image", [None, parts.SHELL])
+async def test_code_that_can_only_come_in_an_image_is_not_left_behind(
+    made: World, job: Job, builder: dict[str, Any], words: str, base_image: str | None, tmp_path: Path
+) -> None:
+    nowhere, far = parts.Engine("unix:///nowhere", tmp_path), Capabilities(runs_images=True, needs_image=True)
+    job.describe(**({"base_image": base_image} if base_image else {}))
+    async with agent(made, nowhere, job, far, builder=builder):
+        error = (await made.in_state(await made.push(**LAUNCH), "FAILED"))["error"]
+    assert words in error["message"]
+    assert not made.platform.started
+
+
 async def test_the_base_images_of_a_dockerfile_are_under_the_policy(made: World, job: Job, tmp_path: Path) -> None:
     nowhere = parts.Engine("unix:///nowhere", tmp_path)
     (job.folder / "code" / "Dockerfile.wandb").write_text("FROM registry.test/ok\nCOPY --from=evil.test/x / /\n")
