@@ -22,6 +22,7 @@ from agent.caches.image_environments import ImageEnvironments
 from agent.caches.manifest import Limits
 from agent.config.forms import parse_limit
 from agent.config.model import AgentConfig
+from agent.config.stock_blocks import backend_block
 from agent.context import AgentContext
 from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneUnavailable, QueueNotFound, StateFolderUnusable
@@ -171,6 +172,6 @@ def _open_backends(config: AgentConfig, state_dir: Path, owner: str) -> dict[str
     # Schedulers of sweeps run on this machine, whatever the agent serves otherwise.
     resources = {*config.resources, *([SCHEDULER_RESOURCE] if config.max_schedulers else [])}
     return {
-        resource: registry.load(resource)(state_dir / resource, owner, config.backends.get(resource, {}))
+        resource: registry.load(resource)(state_dir / resource, owner, backend_block(config, resource))
         for resource in sorted(resources)
     }

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.config.model import AgentConfig
+from protocol.json_types import JsonObject
 
 STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "environment": {
         "type": {"enum": ["aws", "gcp", "azure"], "description": "Which cloud."},
         "region": {"type": "string", "description": "Its region. Azure has none."},
+        "project": {"type": "string", "description": "gcp: the project; else that of the credentials."},
     },
     "registry": {
         "type": {"enum": ["ecr", "gcr", "acr"], "description": "Amazon, Google or Azure."},
@@ -54,6 +56,9 @@ STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 """Block -> key -> JSON schema of its value."""
 
+CLOUDS: Mapping[str, str] = {"sagemaker": "aws", "gcp-vertex": "gcp", "vertex": "gcp"}
+"""Resource -> the cloud that it is a part of, as `environment.type` calls it."""
+
 WITHOUT_BLOCKS = frozenset({"local-process"})
 """Resources that use none of these blocks."""
 
@@ -61,6 +66,15 @@ WITHOUT_BLOCKS = frozenset({"local-process"})
 def uses_blocks(config: AgentConfig) -> bool:
     """Whether these blocks have a meaning for what an agent serves."""
     return not WITHOUT_BLOCKS.issuperset(config.resources)
+
+
+def backend_block(config: AgentConfig, resource: str) -> JsonObject:
+    """Return what a resource's backend is told: what the environment says of its cloud, and then its own block."""
+    own = config.backends.get(resource, {})
+    if resource not in CLOUDS or CLOUDS[resource] != config.environment.get("type"):
+        return own
+    known = STOCK_BLOCKS["environment"]
+    return {**{key: value for key, value in config.environment.items() if key in known and key != "type"}, **own}
 
 
 def block_warnings(config: AgentConfig) -> Iterator[str]:

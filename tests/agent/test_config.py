@@ -18,7 +18,7 @@ from agent.config.masking import mask
 from agent.config.model import AgentConfig, LeaderElection
 from agent.config.reloading import AT_THE_START
 from agent.config.schema import schema
-from agent.config.stock_blocks import STOCK_BLOCKS
+from agent.config.stock_blocks import STOCK_BLOCKS, backend_block
 from agent.errors import ConfigError
 from agent.launch import Cause
 
@@ -272,6 +272,24 @@ def test_likely_mistakes_in_the_stock_blocks_are_warned_about(tmp_path: Path) ->
         "`builder.build_context_store` is not a known key, and is ignored. Did you mean `builder.build-context-store`?",
         "`environment.type` must be one of aws, gcp, azure, and is missing.",
     }
+
+
+@pytest.mark.parametrize(
+    ("resource", "environment", "told"),
+    [
+        pytest.param("gcp-vertex", {"type": "gcp", "region": "r", "project": "p"}, {"region": "own", "project": "p"}),
+        pytest.param("vertex", {"type": "gcp", "region": "r"}, {"region": "own"}),
+        pytest.param("sagemaker", {"type": "aws", "region": "r", "typo": 1}, {"region": "own"}),
+        pytest.param("sagemaker", {"type": "gcp", "project": "p"}, {"region": "own"}, id="another cloud"),
+        pytest.param("kubernetes", {"type": "aws", "region": "r"}, {"region": "own"}, id="no cloud's"),
+    ],
+)
+def test_a_clouds_backend_is_told_the_environment_before_its_own_block(
+    resource: str, environment: dict[str, Any], told: dict[str, Any]
+) -> None:
+    config = AgentConfig(environment=environment, backends={resource: {"region": "own"}})
+    assert backend_block(config, resource) == told
+    assert backend_block(AgentConfig(environment={"type": "gcp", "region": "r"}), "gcp-vertex") == {"region": "r"}
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
