@@ -16,8 +16,8 @@ from pathlib import Path
 
 from backends.base import LogChunk
 from backends.flag import Flag
-from backends.kubernetes.records import write_whole
 from backends.kubernetes.sources import Source
+from backends.whole_files import write_whole
 
 CHUNK_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024

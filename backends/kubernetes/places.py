@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from backends.kubernetes.records import write_whole
+from backends.whole_files import write_whole
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,7 +7,6 @@ Everything else is on the cluster. These block: call from threads.
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Handle, Observation, Phase, Step
+from backends.whole_files import write_whole
 
 RECORD = "record.json"
 
@@ -68,17 +68,6 @@ class Records:
     def remove(self, handle: Handle) -> None:
         """Remove all that is kept of a launch."""
         shutil.rmtree(self.folder_of(handle), ignore_errors=True)
-
-
-def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Replace a file's content: whoever is killed, it has the old or the new one; with `sync`, also without power."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(fresh, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def _read(path: Path) -> Record | None:
