@@ -1,7 +1,7 @@
 """Images: in which image a launch runs whose source is code. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.config.builder import IN_CLUSTER
@@ -13,6 +13,8 @@ from protocol.launch_spec import LaunchSpec
 DEFAULT_PYTHON = "3.12"
 BUILDER = "builder"
 """The part of resource args that is about the image, and no option of a platform's."""
+IMAGE_MACRO = "${image_uri}"
+"""Stands for the launch's image, and for itself until that is known."""
 _BASE_IMAGES = (("base_image",), ("accelerator", "base_image"), ("cuda", "base_image"))
 
 
@@ -35,6 +37,17 @@ def named_base_image(job: JobFile | None, resource_args: JsonObject, agents: Map
         _text({BUILDER: agents}, "agent's", BUILDER, "base_image"),
     ]
     return next(filter(None, named), None)
+
+
+def names_own_image(resource_args: JsonObject, paths: Sequence[Sequence[str]]) -> bool:
+    """Whether resource args name what runs in place of the launch's own image (`Capabilities.image_args`)."""
+    for path in paths:
+        value: Json = resource_args
+        for key in path:
+            value = _spelled_freely(value, key)
+        if isinstance(value, str) and value and IMAGE_MACRO not in value:
+            return True
+    return False
 
 
 def brings_dockerfile(spec: LaunchSpec, job: JobFile | None) -> bool:
@@ -63,6 +76,13 @@ def python_version(spec: LaunchSpec, job: JobFile | None) -> str:
         if match := re.search(r"\b3\.[0-9]{1,2}\b", wish or ""):
             return match[0]
     return DEFAULT_PYTHON
+
+
+def _spelled_freely(block: Json, wanted: str) -> Json:
+    if not isinstance(block, Mapping):
+        return None
+    found = (value for key, value in block.items() if key.replace("_", "").lower() == wanted.lower())
+    return next(found, None)
 
 
 def _text(block: Json, whose: str, *path: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from agent.config.model import AgentConfig, KubernetesPolicy, Policy
 from agent.errors import LaunchFailed
+from agent.images import IMAGE_MACRO
 from agent.requirement_sources import read_sources
 from agent.requirements import Requirements
 from agent.sources.git_remote import FORMS, GitRemote, parse_remote
@@ -44,8 +45,6 @@ LOCKED_KEYS = frozenset(
 """What `secure_mode` locks, anywhere in what the platform is given; without regard to case, dashes and underscores."""
 IMAGE_KEYS = frozenset({"image", "imageuri", "trainingimage", "baseimage"})
 """Where the platforms look for images, in the same spelling."""
-IMAGE_MACRO = "${image_uri}"
-"""Stands for the job's image, and for itself until that is known."""
 SHOWN_CHARS = 200
 
 _OPERATOR = "Who runs the agent can change that in its configuration."

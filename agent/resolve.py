@@ -16,7 +16,7 @@ from agent.config.builder import IN_CLUSTER
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
 from agent.fetching import hand_over
-from agent.images import base_image, brings_dockerfile, is_built
+from agent.images import base_image, brings_dockerfile, is_built, names_own_image
 from agent.launch import Launch, Stage, Tell
 from agent.render import macro_environment, render_resource_args, render_services
 from agent.sources.repositories import Commit
@@ -115,6 +115,8 @@ async def _allowed(context: AgentContext, launch: Launch, so_far: Resolved) -> R
     is_known = job is not None or isinstance(spec.source, PlaceholderSource)
     needs_one = so_far.image is None and is_known and backend is not None and backend.capabilities.needs_image
     brings_code = backend is not None and backend.capabilities.brings_code
+    if backend is not None and names_own_image(resource_args, backend.capabilities.image_args):
+        needs_one = False
     if needs_one and not is_built(spec, job, context.config.builder, brings_code=brings_code):
         so_far = replace(so_far, base_image=base_image(spec, job, resource_args, context.config.builder))
         resource_args = rendered(so_far.base_image)

@@ -207,6 +207,8 @@ class Capabilities:
     """The launch's code is fetched where it runs: `StartRequest.code`."""
     makes_services: bool = False
     """It can make what a launch asks for beside itself: `StartRequest.services`."""
+    image_args: Sequence[Sequence[str]] = ()
+    """Paths of resource args that name what runs in place of the launch's own image. Spelling (case, `_`) is free."""
     max_value_chars: int = MAX_VALUE_CHARS
     """How long a variable's value may be. The launch's longer ones are cut into numbered pieces."""
 

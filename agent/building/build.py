@@ -19,7 +19,7 @@ from agent.building.recipe import Recipe
 from agent.config.builder import ClusterBuilder, any_builder
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
-from agent.images import brings_dockerfile, is_built, named_base_image
+from agent.images import brings_dockerfile, is_built, named_base_image, names_own_image
 from agent.launch import Cause, Launch, Tell
 from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved
@@ -32,6 +32,8 @@ NOOP = "Attempted build with noop builder. Specify a builder in your launch conf
 def is_wanted(context: AgentContext, backend: Backend, resolved: Resolved) -> bool:
     """Whether a launch's code is to be built into an image; `LaunchFailed` if it needs that, and nobody builds."""
     if not backend.capabilities.needs_image or resolved.image or resolved.code_folder is None:
+        return False
+    if resolved.base_image is None and names_own_image(resolved.resource_args, backend.capabilities.image_args):
         return False
     builder, brings_code = context.config.builder, backend.capabilities.brings_code
     if is_built(resolved.spec, resolved.job, builder, brings_code=brings_code):

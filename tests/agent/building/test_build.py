@@ -335,6 +335,21 @@ async def test_an_engine_that_is_away_is_waited_for(
     assert len(made.platform.started) == 1
 
 
+async def test_a_queue_that_names_what_runs_needs_no_image_for_the_code(made: World, job: Job, tmp_path: Path) -> None:
+    """But one that names the launch's own image, by its macro, does."""
+    nowhere = parts.Engine("unix:///nowhere", tmp_path)
+    elsewhere = Capabilities(runs_images=True, needs_image=True, image_args=[("Algorithm", "TrainingImage")])
+    own = {"algorithm": {"training_image": "registry.test/own:1"}}
+    async with agent(made, nowhere, job, elsewhere, builder={}):
+        await made.in_state(await made.push(**LAUNCH, resource_args={"local-process": own}), "FAILED", "FINISHED")
+        (request,) = made.platform.started
+        assert (request.image, request.resource_args) == (None, own)
+        macro = {"algorithm": {"training_image": "${image_uri}"}}
+        item = await made.in_state(await made.push(**LAUNCH, resource_args={"local-process": macro}), "FAILED")
+    assert "which has to be in an image" in item["error"]["message"]
+    assert len(made.platform.started) == 1
+
+
 async def test_backends_that_need_no_image_build_none(made: World, job: Job, tmp_path: Path) -> None:
     nowhere = parts.Engine("unix:///nowhere", tmp_path)
     async with agent(made, nowhere, job, Capabilities(runs_locally=True)):
