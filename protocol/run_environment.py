@@ -6,6 +6,8 @@ from protocol.launch_spec import LaunchSpec
 
 MAX_VALUE_CHARS = 32670
 """Longer values are cut into numbered pieces. Some platforms allow less."""
+CUT_VARIABLES = (CONFIG, FILE_OVERRIDES) = ("WANDB_CONFIG", "WANDB_LAUNCH_FILE_OVERRIDES")
+"""Those that the client puts together again."""
 
 
 def run_environment(
@@ -40,8 +42,8 @@ def run_environment(
     present = {name: value for name, value in values.items() if value is not None}
     return {
         **present,
-        **split_variable("WANDB_CONFIG", json.dumps(spec.overrides.run_config), max_value_chars),
-        **split_variable("WANDB_LAUNCH_FILE_OVERRIDES", json.dumps(spec.overrides.files), max_value_chars),
+        **split_variable(CONFIG, json.dumps(spec.overrides.run_config), max_value_chars),
+        **split_variable(FILE_OVERRIDES, json.dumps(spec.overrides.files), max_value_chars),
     }
 
 
