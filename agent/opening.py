@@ -15,6 +15,7 @@ from random import SystemRandom
 from agent import operations
 from agent.admission.inventory import gpus_in_use, read_inventory
 from agent.admission.slots import SlotTable
+from agent.building.credentials import Tokens
 from agent.caches.artifacts import ArtifactCache
 from agent.caches.bounded import BoundedCache
 from agent.caches.environments import Environments, installer_environment
@@ -113,6 +114,7 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
             process_environment=environment,
             metrics=metrics,
             tracer=tracer,
+            tokens=Tokens(config.environment),
             clock=time.time,
             random=random,
             caches=(code, installed),

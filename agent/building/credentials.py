@@ -25,6 +25,7 @@ from agent.config.builder import Builder
 from agent.errors import LaunchFailed
 from agent.launch import Cause
 from agent.redaction import SECRETS
+from backends.sagemaker.settings import Identity
 from protocol.image_names import DOCKER_HUB, split_registry
 
 ECR = re.compile(r"(?P<account>[0-9]{12})\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
@@ -52,7 +53,9 @@ class Credential:
 class Tokens:
     """What clouds gave, by registry, while it is good for another build. For several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, cloud: Mapping[str, Any] | None = None) -> None:
+        """`cloud` is the agent's block `environment`, which says who it is there."""
+        self._cloud = cloud or {}
         self._known: dict[str, Credential] = {}
         self._asking = threading.Lock()
 
@@ -65,7 +68,7 @@ class Tokens:
             known = self._known.get(host)
             if known and known.expires_at - now >= LEFT_SECONDS:
                 return known
-            found = _ask(host)
+            found = _ask(host, self._cloud)
             if found:
                 self._known[host] = found
             return found
@@ -132,9 +135,9 @@ def pair_of(credential: Credential) -> str:
     return base64.b64encode(f"{credential.user}:{credential.password}".encode()).decode()
 
 
-def _ask(host: str) -> Credential | None:
+def _ask(host: str, cloud: Mapping[str, Any]) -> Credential | None:
     if ecr := ECR.fullmatch(host):
-        return ecr_credential(ecr["account"], ecr["region"])
+        return ecr_credential(ecr["account"], ecr["region"], cloud if cloud.get("type") == "aws" else {})
     if ARTIFACT_REGISTRY.fullmatch(host):
         return artifact_registry_credential()
     if ACR.fullmatch(host):
@@ -142,9 +145,10 @@ def _ask(host: str) -> Credential | None:
     return None
 
 
-def ecr_credential(account: str, region: str) -> Credential:
-    """Ask Amazon ECR for a token. Blocks."""
-    client = import_module("boto3").client("ecr", region_name=region)
+def ecr_credential(account: str, region: str, cloud: Mapping[str, Any]) -> Credential:
+    """Ask Amazon ECR for a token, as the profile and the role of a block `environment`. Blocks."""
+    identity = Identity(region, cloud.get("profile") or "", cloud.get("role_arn") or "")
+    client = import_module("backends.sagemaker.access").open_session(identity).client("ecr")
     answer = client.get_authorization_token(registryIds=[account])
     (data,) = answer["authorizationData"]
     user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")

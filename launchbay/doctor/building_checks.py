@@ -64,7 +64,7 @@ async def registry(around: Surroundings) -> Finding:
     if repository is None:
         return skipped("images stay in the engine: `builder.destination` is not set")
     environment = _environment(around)
-    fresh, now = credentials.Tokens(), time.time()
+    fresh, now = credentials.Tokens(around.config.environment), time.time()
     credential = await asyncio.to_thread(credentials.find, repository, settings, environment, fresh, now)
     with credentials.logged_in(repository, credential, environment) as inside:
         await Buildx(find_buildx(around.environment), inside, settings.buildx_instance).pushed_digest(

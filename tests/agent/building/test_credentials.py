@@ -86,7 +86,7 @@ def test_other_registries_get_what_docker_has(home: dict[str, str], repository: 
 def test_a_cloud_that_cannot_be_asked_fails_with_what_to_do(
     home: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(account: str, region: str) -> Credential:
+    def refuse(account: str, region: str, _: object) -> Credential:
         raise ImportError(name="boto3") if region == "eu-west-1" else ValueError("no credentials")
 
     monkeypatch.setattr("agent.building.credentials.ecr_credential", refuse)
@@ -108,15 +108,15 @@ def test_a_cloud_that_cannot_be_asked_fails_with_what_to_do(
 def test_clouds_are_known_by_their_hosts(
     home: dict[str, str], monkeypatch: pytest.MonkeyPatch, host: str, function: str
 ) -> None:
-    asked: list[tuple[str, ...]] = []
+    asked: list[tuple[object, ...]] = []
 
-    def answer(*what: str) -> Credential:
+    def answer(*what: object) -> Credential:
         asked.append(what)
         return Credential("u", PASSWORD)
 
     monkeypatch.setattr(f"agent.building.credentials.{function}", answer)
     assert find(f"{host}/jobs", builder(), home) == Credential("u", PASSWORD)
-    assert asked in ([("123456789012", "eu-west-1")], [()], [("https://team.azurecr.io",)])
+    assert asked in ([("123456789012", "eu-west-1", {})], [()], [("https://team.azurecr.io",)])
 
 
 def test_a_token_is_used_again_until_shortly_before_it_expires(
@@ -124,7 +124,7 @@ def test_a_token_is_used_again_until_shortly_before_it_expires(
 ) -> None:
     asked: list[str] = []
 
-    def answer(account: str, region: str) -> Credential:
+    def answer(account: str, region: str, _: object) -> Credential:
         asked.append(region)
         return Credential("AWS", f"{PASSWORD}-{len(asked)}", expires_at=10_000 * len(asked))
 
@@ -218,7 +218,7 @@ async def test_ecr_gives_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        found = await asyncio.to_thread(ecr_credential, "123456789012", "eu-west-1")
+        found = await asyncio.to_thread(ecr_credential, "123456789012", "eu-west-1", {})
     assert (found, found.expires_at) == (Credential("AWS", PASSWORD), 2_000_000_000)
 
 
