@@ -1,6 +1,7 @@
 """The flags that make up an agent's configuration, for the commands that need it, and how it is shown."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -13,7 +14,10 @@ import yaml
 from agent.config.file import DEFAULT_PATH, Loaded, load, read
 from agent.config.masking import mask
 from agent.config.model import AgentConfig
+from agent.config.stock_blocks import backend_block
 from agent.errors import ConfigError
+from backends import registry
+from backends.base import BackendError
 from backends.registry import GROUP
 
 _OPTIONS = (
@@ -96,6 +100,12 @@ def check_usable(config: AgentConfig) -> None:
             f"`resources` names {', '.join(missing)}, for which there is no backend here; there are: "
             f"{', '.join(sorted(known))}."
         )
+    with tempfile.TemporaryDirectory() as nowhere:
+        for resource in config.resources:
+            try:
+                registry.load(resource)(Path(nowhere, resource), "check", backend_block(config, resource))
+            except BackendError as error:
+                raise ConfigError(str(error)) from error
 
 
 def plain(config: AgentConfig) -> dict[str, Any]:

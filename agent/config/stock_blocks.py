@@ -16,6 +16,8 @@ STOCK_BLOCKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "type": {"enum": ["aws", "gcp", "azure"], "description": "Which cloud."},
         "region": {"type": "string", "description": "Its region. Azure has none."},
         "project": {"type": "string", "description": "gcp: the project; else that of the credentials."},
+        "profile": {"type": "string", "description": "aws: whose credentials of the files; else the default ones."},
+        "role_arn": {"type": "string", "description": "aws: the role that the agent assumes; else none."},
     },
     "registry": {
         "type": {"enum": ["ecr", "gcr", "acr"], "description": "Amazon, Google or Azure."},
@@ -84,6 +86,12 @@ def block_warnings(config: AgentConfig) -> Iterator[str]:
     if given and not uses_blocks(config):
         served = ", ".join(config.resources) or "none"
         yield f"Without effect: {', '.join(given)}. No resource that this agent serves ({served}) uses them."
+    for resource in [resource for resource in config.resources if resource in CLOUDS]:
+        if not config.backends.get(resource, {}).get("secrets"):
+            yield (
+                f"The API key of launches on {resource} stands in plain variables of their jobs, for all to see who "
+                f"may look at them. With `backends.{resource}.secrets: {{prefix: launchbay-}}` it comes by reference."
+            )
     if config.registry:
         yield "`registry` is deprecated: name the repository under `builder.destination`."
     for name, block in blocks.items():

@@ -16,7 +16,7 @@ from agent.control_plane import ControlPlane
 from agent.errors import ConfigError
 from launchbay import exits
 from launchbay.agent_config import Given, check_usable, configuration_options
-from launchbay.doctor import building_checks, machine_checks, platform_checks, server_checks
+from launchbay.doctor import aws_checks, building_checks, machine_checks, platform_checks, server_checks
 from launchbay.doctor.checks import Check, Finding, Surroundings, Verdict, broken, ok, run_checks, skipped, warning
 from launchbay.output import json_option, print_json, print_table
 from launchbay.settings import BASE_URL, DEFAULT_BASE_URL, account
@@ -58,6 +58,10 @@ def _aws(config: AgentConfig) -> bool:
     return "sagemaker" in config.resources or _names(config, config.environment, "aws")
 
 
+def _sagemaker(config: AgentConfig) -> bool:
+    return "sagemaker" in config.resources
+
+
 def _google(config: AgentConfig) -> bool:
     return not {"vertex", "gcp-vertex"}.isdisjoint(config.resources) or _names(config, config.environment, "gcp")
 
@@ -92,6 +96,7 @@ CHECKS = (
     Check("builds there", building_checks.in_cluster, _building_there),
     Check("server for pods", server_checks.from_jobs, _pods),
     Check("AWS", platform_checks.aws, _aws),
+    Check("SageMaker", aws_checks.sagemaker, _sagemaker),
     Check("Google Cloud", platform_checks.google, _google),
 )
 

@@ -218,3 +218,27 @@ def test_every_subcommand_has_help() -> None:
         found = command.get_command(context, name)
         assert found is not None
         assert found.help
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("environment: {type: aws, region: Frankfurt}", "`backends.sagemaker.region` (or `environment.region`)"),
+        ("backends: {sagemaker: {secrets: launchbay}}", "`backends.sagemaker.secrets` cannot be read"),
+        ("environment: {type: aws, role_arn: agent}", "must be the ARN of a role"),
+    ],
+)
+def test_check_refuses_what_a_backend_does_not_understand(config: Path, text: str, message: str) -> None:
+    config.write_text(f"queues: [q]\nresources: [sagemaker]\n{text}")
+    with pytest.raises(ConfigError) as error:
+        agent("--check", "-c", config)
+    assert message in str(error.value)
+
+
+def test_check_warns_of_keys_in_plain_sight(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text("queues: [q]\nresources: [sagemaker]\n")
+    assert agent("--check", "-c", config) == 0
+    assert "The API key of launches on sagemaker stands in plain variables" in capsys.readouterr().err
+    config.write_text("queues: [q]\nresources: [sagemaker]\nbackends: {sagemaker: {secrets: {prefix: a/}}}")
+    assert agent("--check", "-c", config) == 0
+    assert "plain variables" not in capsys.readouterr().err
