@@ -1,0 +1,1 @@
+"""What the sagemaker backend costs AWS."""
