@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -115,6 +116,7 @@ async def test_an_agents_configuration_names_and_tells_it(
     plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(plugin / "installed")
+    monkeypatch.setattr("backends.registry.entry_points", entry_points)  # tests before this one knew of fewer
     file = tmp_path / "launch-config.yaml"
     file.write_text("queues: [q]\nresources: [nice-process]\nbackends: {nice-process: {niceness: 3}}\n")
     backends = _open_backends(load_config(file, {}, {}), tmp_path, "agent")
