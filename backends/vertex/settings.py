@@ -10,6 +10,7 @@ from backends.base import BackendError
 from protocol.json_types import Json, JsonObject
 
 WHERE = "backends.gcp-vertex."
+POLL_SECONDS = 5.0
 REGION_VARIABLE = "GOOGLE_CLOUD_REGION"
 
 SERVICES = ("jobs", "logging", "secrets")
@@ -26,7 +27,7 @@ class Settings:
     region: str
     project: str = ""
     """Empty for that of the credentials."""
-    poll_seconds: float = 5.0
+    poll_seconds: float = POLL_SECONDS
     """How often Google is asked what has changed."""
     secret_prefix: str = ""
     """How the names of secrets in Secret Manager begin that launches are given; empty for none: then what must not be
@@ -57,7 +58,7 @@ def read_settings(block: JsonObject) -> Settings:
 
 def _seconds(value: Json) -> float:
     if value is None:
-        return Settings.poll_seconds
+        return POLL_SECONDS
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600:
         raise _wrong("poll_seconds", "a number of seconds, as 5")
     return float(value)
