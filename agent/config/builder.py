@@ -1,5 +1,6 @@
 """The block `builder` as the agent understands it: what it is told about building images, here or in a cluster."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,6 +13,8 @@ from agent.config.model import AgentConfig, Block
 from agent.errors import ConfigError
 from protocol.image_names import parse_image, split_registry
 from protocol.json_types import dig
+
+ARTIFACT_REGISTRY = re.compile(r"[a-z0-9-]+-docker\.pkg\.dev")
 
 _REGISTRY_PARTS = {
     "ecr": ("{}.dkr.ecr.{}.amazonaws.com/{}", ("account_id", "region", "repo_name")),
@@ -44,6 +47,12 @@ def _repository(value: str) -> str:
     name = parse_image(value)
     if name is None or name.digest:
         raise ValueError("an image repository without a tag, as registry.example/team/jobs")
+    if ARTIFACT_REGISTRY.fullmatch(name.registry) and name.path.count("/") < 2:
+        raise PydanticCustomError(
+            SENTENCE,
+            "An image name must be specified in the URI for a GCP Artifact Registry. Please provide a uri with the "
+            "format 'https://<region>-docker.pkg.dev/<project>/<repository>/<image>'.",
+        )
     return value
 
 

@@ -16,7 +16,7 @@ from agent.control_plane import ControlPlane
 from agent.errors import ConfigError
 from launchbay import exits
 from launchbay.agent_config import Given, check_usable, configuration_options
-from launchbay.doctor import aws_checks, building_checks, machine_checks, platform_checks, server_checks
+from launchbay.doctor import aws_checks, building_checks, google_checks, machine_checks, platform_checks, server_checks
 from launchbay.doctor.checks import Check, Finding, Surroundings, Verdict, broken, ok, run_checks, skipped, warning
 from launchbay.output import json_option, print_json, print_table
 from launchbay.settings import BASE_URL, DEFAULT_BASE_URL, account
@@ -51,7 +51,7 @@ def _kubernetes(config: AgentConfig) -> bool:
 
 
 def _pods(config: AgentConfig) -> bool:
-    return "kubernetes" in config.resources
+    return server_checks.runs_elsewhere(config)
 
 
 def _aws(config: AgentConfig) -> bool:
@@ -63,7 +63,15 @@ def _sagemaker(config: AgentConfig) -> bool:
 
 
 def _google(config: AgentConfig) -> bool:
-    return not {"vertex", "gcp-vertex"}.isdisjoint(config.resources) or _names(config, config.environment, "gcp")
+    return _vertex(config) or _names(config, config.environment, "gcp")
+
+
+def _vertex(config: AgentConfig) -> bool:
+    return not {"vertex", "gcp-vertex"}.isdisjoint(config.resources)
+
+
+def _azure(config: AgentConfig) -> bool:
+    return _names(config, config.environment, "azure")
 
 
 def _names(config: AgentConfig, block: Mapping[str, Any], kind: str) -> bool:
@@ -98,6 +106,8 @@ CHECKS = (
     Check("AWS", platform_checks.aws, _aws),
     Check("SageMaker", aws_checks.sagemaker, _sagemaker),
     Check("Google Cloud", platform_checks.google, _google),
+    Check("Vertex AI", google_checks.vertex, _vertex),
+    Check("Azure", platform_checks.azure, _azure),
 )
 
 

@@ -181,6 +181,30 @@ _AWS_SOURCES = {"aws_access_key_id", "credential_process", "role_arn", "sso_sess
 """Options of a profile from which credentials come."""
 
 
+async def azure(around: Surroundings) -> Finding:
+    """Whether there are credentials for Azure. Says nothing about whether they are valid."""
+    return await asyncio.to_thread(_azure, around.environment, around.home)
+
+
+def _azure(environment: Mapping[str, str], home: Path) -> Finding:
+    todo = "Set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or use: az login"
+    who = [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID") if environment.get(name)]
+    proofs = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE")
+    given = [name for name in proofs if environment.get(name)]
+    if given and len(who) < 2:
+        return broken(f"{given[0]} is set without AZURE_TENANT_ID and AZURE_CLIENT_ID", todo)
+    for name in given:
+        if name != "AZURE_CLIENT_SECRET" and not Path(environment[name]).is_file():
+            return broken(f"{name} is {environment[name]}, where nothing is", todo)
+    if given:
+        return ok(f"an application, in AZURE_CLIENT_ID and {given[0]}")
+    folder = Path(environment.get("AZURE_CONFIG_DIR") or home / ".azure")
+    for path in (folder / "msal_token_cache.json", folder / "msal_token_cache.bin"):
+        if path.is_file():
+            return ok(f"a login of `az`, in {path}")
+    return absent("no credentials in variables or of `az`; an identity of this machine is not looked for", todo)
+
+
 async def google(around: Surroundings) -> Finding:
     """Whether there are application default credentials for Google Cloud. Says nothing about whether they are valid."""
     return await asyncio.to_thread(_google, around.environment, around.home)

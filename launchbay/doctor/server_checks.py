@@ -4,6 +4,8 @@ from typing import Any
 
 from agent import operations
 from agent.addresses import is_loopback
+from agent.config.model import AgentConfig
+from agent.config.stock_blocks import CLOUDS
 from agent.errors import ControlPlaneUnavailable, Unauthenticated
 from launchbay.doctor.checks import Finding, Surroundings, absent, broken, ok, skipped
 from protocol.json_types import dig
@@ -30,16 +32,21 @@ async def server(around: Surroundings) -> Finding:
     return ok(f"{url} answers: {kind}{f', version {version}' if version else ''}, {len(enabled)} features")
 
 
+def runs_elsewhere(config: AgentConfig) -> bool:
+    """Whether jobs of an agent run where the server's loopback address is another's."""
+    return not {"kubernetes", *CLOUDS}.isdisjoint(config.resources)
+
+
 async def from_jobs(around: Surroundings) -> Finding:
     """Whether the server's address can be one for jobs on other machines. Whether it is, only a job there can tell."""
-    if "kubernetes" not in around.config.resources:
-        return skipped("this agent runs nothing in pods")
+    if not runs_elsewhere(around.config):
+        return skipped("this agent runs nothing in pods or in a cloud")
     named = around.config.job_base_url
     url = without_passwords(named or around.server.base_url)
     if is_loopback(url):
         return broken(
-            f"jobs in pods would look for the server at {url}, which is a pod's own address",
-            "Set `job_base_url` to the server's address in the cluster.",
+            f"jobs would look for the server at {url}, which is the address of the pod or machine that they run on",
+            "Set `job_base_url` to the server's address as jobs see it.",
         )
     return ok(f"jobs find the server at {url}{'' if named else ', as the agent does'}")
 

@@ -475,6 +475,7 @@ def test_the_references_examples_are_right(tmp_path: Path) -> None:
             "the suffix 'v1'.",
         ),
         ("destination: host:5000/Team x", "it must be an image repository without a tag"),
+        ("destination: europe-docker.pkg.dev/p/r", "An image name must be specified in the URI for a GCP Artifact"),
         ("platform: linux/riscv64", "it must be 'linux/amd64' or 'linux/arm64'"),
         ("cache: much", "it must be 'none' or 'registry'"),
         ("buildx_instance: --load", "it must be a name of letters, digits"),
@@ -558,6 +559,7 @@ def test_a_destination_may_have_a_port(tmp_path: Path) -> None:
             {"type": "gcr", "region": "europe", "project": "p", "repository": "r", "image-name": "i"},
             "europe-docker.pkg.dev/p/r/i",
         ),
+        ({"type": "gcr", "uri": "https://europe-docker.pkg.dev/p/r/i"}, "europe-docker.pkg.dev/p/r/i"),
         ({"type": "acr", "uri": "team.azurecr.io/jobs"}, "team.azurecr.io/jobs"),
     ],
 )

@@ -134,14 +134,15 @@ BY_BLOCK: dict[str, dict[str, Any]] = {
     "Kubernetes": {"builder": {"type": "kaniko"}},
     "AWS": {"environment": {"type": "aws"}},
     "Google Cloud": {"environment": {"type": "gcp"}},
+    "Azure": {"environment": {"type": "azure"}},
 }
 
 
-@pytest.mark.parametrize("name", sorted(NEEDED))
+@pytest.mark.parametrize("name", sorted(BY_BLOCK))
 def test_a_platform_is_needed_by_its_resource_and_by_blocks_that_mean_something(name: str) -> None:
     is_needed = {check.name: check.is_needed for check in CHECKS}[name]
     assert not is_needed(AgentConfig())
-    assert is_needed(AgentConfig.model_validate(NEEDED[name]))
+    assert name not in NEEDED or is_needed(AgentConfig.model_validate(NEEDED[name]))
     assert not is_needed(AgentConfig.model_validate(BY_BLOCK[name]))
     elsewhere = {"resources": ["some-plugin"], **BY_BLOCK[name]}
     assert is_needed(AgentConfig.model_validate(elsewhere))
@@ -160,6 +161,7 @@ def test_a_platform_is_needed_by_its_resource_and_by_blocks_that_mean_something(
             Verdict.OK,
             id="another",
         ),
+        pytest.param("http://127.0.0.1:8080", {"resources": ["gcp-vertex"]}, Verdict.PROBLEM, id="from a cloud"),
         pytest.param("http://127.0.0.1:8080", {}, Verdict.SKIPPED, id="no pods"),
     ],
 )
@@ -541,6 +543,29 @@ async def test_credentials_of_google_are_found_where_they_may_be(tmp_path: Path)
     for text in ("hunter2", "[]", "\0"):
         named.write_text(text)
         assert "cannot be read" in (await google(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(named))).found
+
+
+async def azure(home: Path, **environment: str) -> Finding:
+    """Look for Azure."""
+    found = await platform_checks.azure(around(home, environment=environment))
+    assert "hunter2" not in str(found)
+    return found
+
+
+async def test_credentials_of_azure_are_found_where_they_may_be(tmp_path: Path) -> None:
+    assert (await azure(tmp_path)).is_absent
+    who = {"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c"}
+    assert (await azure(tmp_path, AZURE_CLIENT_SECRET="hunter2")).verdict is Verdict.PROBLEM
+    assert (await azure(tmp_path, **who, AZURE_CLIENT_SECRET="hunter2")).verdict is Verdict.OK
+    token = tmp_path / "token"
+    assert (await azure(tmp_path, **who, AZURE_FEDERATED_TOKEN_FILE=str(token))).verdict is Verdict.PROBLEM
+    token.write_text("hunter2")
+    assert (await azure(tmp_path, **who, AZURE_FEDERATED_TOKEN_FILE=str(token))).verdict is Verdict.OK
+    login = tmp_path / ".azure" / "msal_token_cache.json"
+    login.parent.mkdir()
+    login.write_text("hunter2")
+    assert await azure(tmp_path) == ok(f"a login of `az`, in {login}")
+    assert (await azure(tmp_path / "none", AZURE_CONFIG_DIR=str(login.parent))).verdict is Verdict.OK
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

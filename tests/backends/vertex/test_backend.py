@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import pytest
 
-from backends import registry
 from backends.base import (
     Backend,
     BackendError,
@@ -23,12 +22,14 @@ from backends.base import (
     PlatformFull,
     StartRequest,
 )
+from backends.registry import load
 from backends.vertex.backend import VertexBackend
 from tests.backends.vertex.google import CODES, Fault, Google
 from tests.backends.vertex.test_contract import ARGS
 
 LIMIT_SECONDS = 60.0
 LAUNCH = Handle("launch-1")
+create = load("gcp-vertex")
 
 
 def request(name: str = "launch-1", **more: Any) -> StartRequest:
@@ -37,7 +38,7 @@ def request(name: str = "launch-1", **more: Any) -> StartRequest:
 
 
 def opened(google: Google, state_dir: Path, owner: str = "me", **block: Any) -> VertexBackend:
-    return cast(VertexBackend, registry.load("gcp-vertex")(state_dir, owner, {**google.config, **block}))
+    return cast(VertexBackend, create(state_dir, owner, {**google.config, **block}))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ EXIT = "The replica workerpool0-0 exited with a non-zero status of {}. To find o
 
 
 def job(state: str, **more: Any) -> Job:
-    times = {"created_at": 1.0, "started_at": 2.0, "ended_at": 3.0}
-    return Job("projects/p/locations/r/customJobs/7", "launch-1", state, **{**times, "image": "i:1", **more})
+    given: dict[str, Any] = {"created_at": 1.0, "started_at": 2.0, "ended_at": 3.0, "image": "i:1", **more}
+    return Job("projects/p/locations/r/customJobs/7", "launch-1", state, **given)
 
 
 STATES = {
