@@ -92,6 +92,8 @@ class Google:
     calls: Counter[str] = field(default_factory=Counter[str])
     faults: list[Fault] = field(default_factory=list[Fault])
     jobs: dict[str, _Job] = field(default_factory=dict[str, _Job])
+    made: list[Any] = field(default_factory=list[Any])
+    """Every job that was ever made, as it was then."""
     lines: list[Line] = field(default_factory=list[Line])
     secrets: dict[str, bytes] = field(default_factory=dict[str, bytes])
     headers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -130,7 +132,7 @@ class Google:
             fresh = Google()
             for name in ("runs", "grace_seconds", "list_lag", "log_lag", "latency", "most_jobs", "room"):
                 setattr(self, name, getattr(fresh, name))
-            for held in (self.calls, self.faults, self.jobs, self.lines, self.secrets):
+            for held in (self.calls, self.faults, self.jobs, self.made, self.lines, self.secrets):
                 held.clear()
             self.most_in_flight = 0
 
@@ -194,6 +196,7 @@ class Google:
             made = self.jobs[job.name] = _Job(job, time.monotonic())
             answer = type(job)()
             answer.CopyFrom(job)
+            self.made.append(answer)
         if self.runs:
             threading.Thread(target=self._run, args=(made,), daemon=True).start()
         return answer
