@@ -1,12 +1,11 @@
 """Brings the output of launches here: one question to Cloud Logging per interval, for all that are read at the time.
 
-Google lets a project ask for logs once a second, whoever asks. So nobody's output has a question of its own, but for
-the first one about it.
+Google lets a project ask for logs once a second, whoever asks. So nobody's output has a question of its own.
 """
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +22,10 @@ LOOK_SECONDS = 5.0
 """How often to look for new output."""
 LINGER_SECONDS = 10.0
 """How long after the end of a job its last words may take to be found."""
-MOST_JOBS = 400
+MOST_JOBS = 700
 """In one question: a filter has 20,000 characters at most."""
+MOST_FRESH = 50
+"""In one question about launches that were not read yet, and have been silent for about as long as each other."""
 
 log = structlog.get_logger(__name__)
 
@@ -158,11 +159,9 @@ class Logs:
         now = asyncio.get_running_loop().time()
         last = [stream for handle, stream in streams.items() if self._is_over(handle, stream)]
         known = [stream for stream in streams.values() if stream.read_at is not None]
-        for place in range(0, len(known), MOST_JOBS):
-            await self._ask(known[place : place + MOST_JOBS])
-        for stream in streams.values():
-            if stream.read_at is None:
-                await self._ask([stream])
+        fresh = sorted((stream for stream in streams.values() if stream.read_at is None), key=_unread_since)
+        for group in (*_groups(known, MOST_JOBS), *_groups(fresh, MOST_FRESH)):
+            await self._ask(group)
         for stream in last:
             stream.is_done = stream.over_since is not None and now - stream.over_since >= LINGER_SECONDS
 
@@ -175,6 +174,10 @@ class Logs:
         for stream in streams:
             await stream.output.take(found[stream.job.number])
             stream.read_at = now
+
+
+def _groups(streams: Sequence[_Stream], most: int) -> Iterator[Sequence[_Stream]]:
+    return (streams[place : place + most] for place in range(0, len(streams), most))
 
 
 def _condition(streams: Iterable[_Stream]) -> str:
