@@ -15,6 +15,7 @@ CODE_ABORTED = 10
 CODE_INTERNAL = 13
 CODE_UNAVAILABLE = 14
 NOT_FOUND_EXIT, NOT_RUNNABLE_EXIT = 127, 126
+_BY_STOP = frozenset({128 + Signals.SIGTERM, 128 + Signals.SIGKILL})
 
 _EXIT = re.compile(r"non-zero status of (\d+)")
 _PREEMPTED = re.compile(r"preempt|stockout", re.IGNORECASE)
@@ -80,7 +81,7 @@ def observation_of(job: Job, *, is_stopped: bool, last: Phase = Phase.STARTING) 
         case "CANCELLED":
             return _cancelled(job, is_stopped=is_stopped)
         case "FAILED":
-            return _failed(job)
+            return _failed(job, is_stopped=is_stopped)
         case "EXPIRED":
             return _seen(job, Phase.FAILED, reason="expired", message=_told("It ran out of time in Vertex AI", job))
         case "PARTIALLY_SUCCEEDED":
@@ -101,9 +102,12 @@ def _cancelled(job: Job, *, is_stopped: bool) -> Observation:
     return _seen(job, Phase.STOPPED, reason="cancelled", message=message)
 
 
-def _failed(job: Job) -> Observation:
+def _failed(job: Job, *, is_stopped: bool) -> Observation:
     if exited := _EXIT.search(job.error):
-        return _exited(job, int(exited[1]))
+        code = int(exited[1])
+        if is_stopped and code in _BY_STOP:
+            return _seen(job, Phase.STOPPED, exit_code=code, reason=_signal(code))
+        return _exited(job, code)
     if _PREEMPTED.search(job.error):
         return _preempted(job)
     if job.code == CODE_RESOURCE_EXHAUSTED or _NO_ROOM.search(job.error):

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -76,6 +77,7 @@ class Google:
     """See above. What a test changes here counts for the next call."""
 
     port: int = 0
+    tls_port: int = 0
     metadata_port: int = 0
     runs: bool = True
     """Whether jobs run by themselves, as processes of this machine."""
@@ -495,8 +497,8 @@ def _metadata_handler(google: Google) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def google_cloud() -> Generator[Google]:
-    """Run one, as long as the block runs."""
+def google_cloud(certificate: tuple[Path, Path] | None = None) -> Generator[Google]:
+    """Run one, as long as the block runs. With a certificate and its key it is also spoken to by TLS, as in life."""
     google = Google()
     pool = ThreadPoolExecutor(128)
     server = grpc.server(pool)
@@ -504,6 +506,9 @@ def google_cloud() -> Generator[Google]:
         handlers = {method: _handler(google, kind, method, name) for method, (kind, name) in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     google.port = server.add_insecure_port("127.0.0.1:0")
+    if certificate:
+        pair = certificate[1].read_bytes(), certificate[0].read_bytes()
+        google.tls_port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     metadata = ThreadingHTTPServer(("127.0.0.1", 0), _metadata_handler(google))
     google.metadata_port = metadata.server_address[1]
     serving = threading.Thread(target=metadata.serve_forever, daemon=True)

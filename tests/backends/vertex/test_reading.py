@@ -92,6 +92,13 @@ def test_a_cancelled_job_was_stopped_by_us_by_somebody_or_by_its_time() -> None:
     assert taken.phase is Phase.PREEMPTED
 
 
+def test_a_job_that_fails_by_the_signal_of_a_stop_was_stopped() -> None:
+    by_signal, by_itself = (job("FAILED", code=3, error=EXIT.format(code)) for code in (143, 1))
+    assert observation_of(by_signal, is_stopped=True).phase is Phase.STOPPED
+    assert observation_of(by_signal, is_stopped=False).phase is Phase.FAILED
+    assert observation_of(by_itself, is_stopped=True).phase is Phase.FAILED
+
+
 @pytest.mark.parametrize("through", [(), THROUGH])
 def test_a_program_that_is_not_in_the_image_is_named(through: tuple[str, ...]) -> None:
     told = job("FAILED", code=3, error=EXIT.format(127), command=(*through, "pyhton", "train.py"))
