@@ -80,10 +80,14 @@ async def test_there_and_back(aws: Double, world: World, backends: dict[str, Bac
         job.print("epoch 1")
         job.end("Failed", why="AlgorithmError: boom, exit code: 3")
         ended = await world.in_state(item, "FAILED")
+
+        async def is_over() -> bool:
+            return "launchbay:over" in job.tags
+
+        await until(is_over, "the job is marked as over")
     assert ended["exitCode"] == 3
     assert "AlgorithmError: boom" in ended["error"]["message"]
     assert await world.output(item) == b"epoch 1\n"
-    assert job.tags["launchbay:over"] == "true"
     request = job.request
     assert request["RoleArn"] == "arn:aws:iam::123456789012:role/jobs-of-admin"
     assert request["OutputDataConfig"] == {"S3OutputPath": "s3://bucket/Vision/run1"}
