@@ -118,7 +118,8 @@ class KubeApi(Protocol):
     async def create(self, kind: Kind, namespace: str, manifest: KubeObject) -> KubeObject:
         """Make an object, with our field manager.
 
-        Raises `KubeRefused`: with 409 if there is one of that name, with 400 if a kind of Kubernetes' own lacks a field.
+        Raises `KubeRefused`: with 409 if there is one of that name, with 400 if one of Kubernetes' own kinds lacks a
+        field.
         """
         ...
 

@@ -109,8 +109,6 @@ class Access:
         self._credentials = credentials
         self.project = project
         self.parent = f"projects/{project}/locations/{settings.region}"
-        self.calls: dict[str, int] = dict.fromkeys(_SERVICES, 0)
-        """How often each service was asked."""
         self._clients: dict[str, Any] = {}
         self._opening = asyncio.Lock()
         self._limits = {name: RateLimit(service.rate, burst=service.burst) for name, service in _SERVICES.items()}
@@ -241,7 +239,6 @@ class Access:
         limit = self._limits[service]
         try:
             async with limit:
-                self.calls[service] += 1
                 return await getattr(client, method)(request=request, timeout=CALL_SECONDS, retry=None)
         except api.ResourceExhausted as error:
             limit.throttled()

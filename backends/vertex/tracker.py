@@ -67,11 +67,6 @@ class Tracker:
         self._made_at[job.launch] = asyncio.get_running_loop().time()
         self._know(job)
 
-    async def look(self, launch: str) -> None:
-        """Ask for one job, that something was just done to."""
-        if known := self.jobs.get(launch):
-            await self._ask(known)
-
     def forget(self, job: Job) -> None:
         """Know nothing of a job any more, which lists may still have for a while."""
         self._dead.add(job.name)

@@ -345,7 +345,11 @@ async def test_who_has_no_right_is_told_so(plane: ControlPlane, tmp_path: Path, 
         assert stranger.default_namespace == "team"
         assert not await stranger.may("create", JOB, "team")
         assert not await stranger.may("get", Kind("", "v1", "Pod", "pods"), "team", subresource="log")
-        for call in (stranger.list(JOB, "team"), stranger.get(JOB, "team", "a"), stranger.create(JOB, "team", job("a"))):
+        for call in (
+            stranger.list(JOB, "team"),
+            stranger.get(JOB, "team", "a"),
+            stranger.create(JOB, "team", job("a")),
+        ):
             with pytest.raises(KubeRefused, match='User "stranger" cannot') as refused:
                 await call
             assert (refused.value.status, refused.value.reason) == (403, "Forbidden")
