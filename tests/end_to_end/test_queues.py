@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
+from tests.end_to_end.snippets.checks import shows
 
 pytestmark = pytest.mark.end_to_end
 
@@ -53,6 +54,20 @@ print(json.dumps([{{"id": item.id, "state": item.state}} for item in queue.items
     return _said(server.run_script(code))
 
 
+@shows(
+    "Api.create_run_queue",
+    "Api.upsert_run_queue",
+    "Api.run_queue",
+    "RunQueue.type",
+    "RunQueue.access",
+    "RunQueue.prioritization_mode",
+    "RunQueue.default_resource_config",
+    "RunQueue.template_variables",
+    "RunQueue.external_links",
+    "RunQueue.items",
+    "RunQueue.delete",
+    "RunQueue.id",
+)
 def test_a_queue_is_made_read_changed_and_deleted(server: LiveServer) -> None:
     code = """
 import json, wandb

@@ -11,6 +11,7 @@ import yaml
 
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import background, make_queue, run, sweep_state, until
+from tests.end_to_end.snippets.checks import shows
 
 pytestmark = pytest.mark.end_to_end
 
@@ -231,6 +232,7 @@ print(json.dumps([
     return _said(server.run_script(code))
 
 
+@shows("Project.sweeps", "Sweep.agents", "Sweep.agent", "Agent.runs")
 @pytest.mark.both_engines
 @pytest.mark.newest_client("the older one cannot list the agents of a sweep")
 def test_sweeps_are_listed_and_have_agents_with_their_runs(server: LiveServer) -> None:

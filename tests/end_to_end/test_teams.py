@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import run
+from tests.end_to_end.snippets.checks import shows
 
 MAKE = """
 import json, sys, wandb
@@ -93,6 +94,18 @@ def _said(done: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@shows(
+    "Api.create_team",
+    "Api.create_user",
+    "Team.invite",
+    "Team.create_service_account",
+    "Team.load",
+    "Api.user",
+    "Api.users",
+    "Api.viewer",
+    "User.teams",
+    "Api.default_entity",
+)
 def test_a_team_its_members_and_its_machine(server: LiveServer) -> None:
     team = f"team-{uuid4().hex[:6]}"
     email = f"{uuid4().hex[:8]}@example.com"
@@ -123,6 +136,7 @@ def test_a_team_its_members_and_its_machine(server: LiveServer) -> None:
     assert "is not in team" in gone.stderr
 
 
+@shows("Api.create_project", "Api.project", "Api.projects", "Project.owner", "Project.id", "Api.team")
 def test_projects_of_a_team(server: LiveServer) -> None:
     team = f"team-{uuid4().hex[:6]}"
     run(server, "launchbay", "team", "create", team)
@@ -191,6 +205,7 @@ def test_a_teams_queue_takes_from_its_members_only(server: LiveServer) -> None:
     assert _said(server.run_script(items)) == 1
 
 
+@shows("User.generate_api_key", "User.delete_api_key", "User.api_keys")
 @pytest.mark.newest_client(reason="older clients take a listed key for the key itself")
 def test_keys_are_made_listed_in_part_and_taken_back(server: LiveServer) -> None:
     assert _said(server.run_script(KEYS)) == {"made": True, "listed": 2, "secret": False, "gone": True}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import LiveServer
+from tests.end_to_end.snippets.checks import shows
 
 pytestmark = pytest.mark.end_to_end
 
@@ -149,6 +150,7 @@ def _check_history(run: dict[str, Any]) -> None:
     assert run["scan_of_keys"] == [{"_step": step, "loss": 1 / (step + 1)} for step in (3, 4, 5)]
 
 
+@shows("wandb.Run.finish")
 def test_how_a_process_ends_is_how_its_run_ends(server: LiveServer) -> None:
     ends = {"end": ("finished", 0), "finish-3": ("failed", 0), "exit-4": ("failed", 4), "raise": ("failed", 1)}
     with ExitStack() as stack:
@@ -160,6 +162,7 @@ def test_how_a_process_ends_is_how_its_run_ends(server: LiveServer) -> None:
     assert {how: run[1] for how, run in runs.items()} == {how: [1] for how in ends}
 
 
+@shows("wandb.init")
 def test_resume_by_id(server: LiveServer) -> None:
     missing = server.run_script(RESUME, "resume", "must", "0")
     assert missing.returncode != 0
@@ -187,6 +190,7 @@ def test_the_public_api_lists_changes_and_deletes(server: LiveServer) -> None:
     assert "deleted" in found["deleted id"]
 
 
+@shows("Run.stop")
 @pytest.mark.newest_client("the older one asks every 15 seconds; the sweeps' tests see it stop")
 def test_a_stopped_run_is_killed(server: LiveServer) -> None:
     with server.started_script(STOPPABLE, "stop") as process:
