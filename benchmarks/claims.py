@@ -212,7 +212,7 @@ class Connected:
 
     def __init__(self, host: str, port: int, authorization: str) -> None:
         self._address = (host, port)
-        self._head = f"POST /graphql HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Basic {authorization}\r\n"
+        self._head = f"HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Basic {authorization}\r\n"
 
     async def __aenter__(self) -> "Connected":
         """Connect."""
@@ -226,14 +226,18 @@ class Connected:
 
     async def ask(self, query: str, variables: dict[str, Any]) -> Any:
         """Return the data of a successful answer."""
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        head = f"{self._head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        return (await self.post("/graphql", {"query": query, "variables": variables}))["data"]
+
+    async def post(self, path: str, content: dict[str, Any]) -> Any:
+        """Return a successful answer."""
+        body = json.dumps(content).encode()
+        head = f"POST {path} {self._head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         headers = dict(line.lower().split(b": ", 1) for line in answer.split(b"\r\n")[1:] if line)
-        content = json.loads(await self._reader.readexactly(int(headers[b"content-length"])))
-        assert "errors" not in content, content
-        return content["data"]
+        found = json.loads(await self._reader.readexactly(int(headers[b"content-length"])))
+        assert "errors" not in found, found
+        return found
 
 
 def call(query: str, given: dict[str, Any]) -> Callable[[Connected], Awaitable[Any]]:

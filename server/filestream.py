@@ -17,9 +17,10 @@ from sqlalchemy import Connection, update
 from protocol.json_types import JsonObject
 from server.context import Context
 from server.errors import NotFound
-from server.storage import queue_items, runs, streams
+from server.storage import queue_items, run_values, runs, streams
 from server.storage.agents import RETRYING
 from server.storage.rows import AnyRow
+from server.storage.run_values import Place
 from server.storage.streams import Line, Stream
 from server.storage.tables import runs as runs_table
 
@@ -165,6 +166,7 @@ def _apply(connection: Connection, entity: str, project: str, run: str, change: 
     values["last_step"] = max([row.last_step, *(line.step for line in change.history.lines if line.step is not None)])
     if change.summary is not None:
         values["summary"] = change.summary
+        run_values.change(connection, row.id, Place.SUMMARY, row.summary, change.summary)
     if change.events.lines:
         values["system_metrics"] = change.events.lines[-1].content
     connection.execute(update(runs_table).where(runs_table.c.id == row.id).values(**values))

@@ -1,165 +1,185 @@
-"""Run filters and orders of the public API, as SQL. The common ones; another one is refused by name, never ignored."""
+"""By what runs are filtered and ordered: their columns, and the values in their configs, summaries and tags."""
 
-import json
-from collections.abc import Mapping
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, func, not_, or_, true
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, true
 
+from server import filters
 from server.errors import RequestError
-from server.storage.runs import BySummary, state_expression
-from server.storage.tables import runs
+from server.filters import Field, NumberField, TextField, TimeField
+from server.storage import run_values
+from server.storage.run_values import Kind, Place
+from server.storage.runs import state_expression
+from server.storage.tables import entities, projects, runs, users
+from server.storage.tables import run_values as table
 
-Columns: TypeAlias = Mapping[str, ColumnElement[Any]]
-
-IN_SUMMARY = "summary_metrics."
-TAGS = "tags"
-
-_TEXTS: Columns = {
+_USERNAME = select(users.c.username).where(users.c.id == runs.c.created_by).correlate(runs).scalar_subquery()
+_ENTITY = (
+    select(entities.c.name)
+    .join(projects, projects.c.entity_id == entities.c.id)
+    .where(projects.c.id == runs.c.project_id)
+    .correlate(runs)
+    .scalar_subquery()
+)
+_DURATION = func.coalesce(runs.c.ended_at, runs.c.heartbeat_at) - runs.c.started_at
+_TEXTS: Mapping[str, ColumnElement[Any]] = {
     "name": runs.c.name,
     "display_name": runs.c.display_name,
-    "displayName": runs.c.display_name,
     "group": runs.c.group_name,
     "job_type": runs.c.job_type,
-    "jobType": runs.c.job_type,
     "sweep": runs.c.sweep,
     "host": runs.c.host,
     "notes": runs.c.notes,
     "description": runs.c.description,
     "commit": runs.c.git_commit,
+    "username": _USERNAME,
+    "entity": _ENTITY,
 }
-_TIMES: Columns = {
+_TIMES: Mapping[str, ColumnElement[Any]] = {
     "created_at": runs.c.created_at,
-    "createdAt": runs.c.created_at,
     "updated_at": runs.c.updated_at,
-    "updatedAt": runs.c.updated_at,
     "heartbeat_at": runs.c.heartbeat_at,
-    "heartbeatAt": runs.c.heartbeat_at,
+}
+_NUMBERS: Mapping[str, ColumnElement[Any]] = {"duration": _DURATION}
+_FIELDS: Mapping[str, Field] = {
+    **{name: TextField(column) for name, column in _TEXTS.items()},
+    **{name: TimeField(column) for name, column in _TIMES.items()},
+    **{name: NumberField(column) for name, column in _NUMBERS.items()},
+}
+_PLACES = {"config.": Place.CONFIG, "summary_metrics.": Place.SUMMARY, "keys_info.keys.": Place.SUMMARY}
+"""Prefix of a field -> where the values stand. The keys of a history are those of the summary."""
+_SYNONYMS = {
+    "displayName": "display_name",
+    "jobType": "job_type",
+    "createdAt": "created_at",
+    "updatedAt": "updated_at",
+    "heartbeatAt": "heartbeat_at",
+    "user.username": "username",
 }
 
 
-def condition(text: str | None, now: float) -> ColumnElement[bool] | None:
-    """Return the SQL of a filter of runs; `RequestError` names what is not understood."""
-    return condition_on({**_TEXTS, "state": state_expression(now), TAGS: runs.c.tags}, text)
+def condition(text: str | None, project_id: int, now: float) -> ColumnElement[bool] | None:
+    """Return the SQL of a filter of a project's runs; `RequestError` names what is not understood."""
+    return filters.condition(text, _field_of(project_id, now))
 
 
-def condition_on(columns: Columns, text: str | None) -> ColumnElement[bool] | None:
-    """Return the SQL of a filter on these columns, which hold text."""
-    if not text:
-        return None
-    try:
-        raw: Any = json.loads(text)
-    except ValueError as error:
-        raise RequestError(f"The filter is not JSON: {error}.") from error
-    return _all_of(raw, columns) if raw else None
-
-
-def order(text: str | None, now: float) -> ColumnElement[Any] | BySummary:
+def order(text: str | None, now: float) -> Sequence[ColumnElement[Any]]:
     """Return the SQL of an order string, `+created_at` or `-summary_metrics.loss`. Runs without the value come last."""
     wanted = text or "+created_at"
     name = wanted.lstrip("+-")
-    if name.startswith(IN_SUMMARY):
-        return BySummary(name.removeprefix(IN_SUMMARY), descending=wanted.startswith("-"))
-    columns: Columns = {**_TEXTS, **_TIMES, "state": state_expression(now)}
-    column = columns.get(name)
+    keys = _order_keys(name, now)
+    return [key.desc().nulls_last() if wanted.startswith("-") else key.asc().nulls_last() for key in keys]
+
+
+def _order_keys(name: str, now: float) -> Sequence[ColumnElement[Any]]:
+    found = _value_at(name)
+    if found is not None:
+        place, paths = found
+        return run_values.order_keys(place, paths[-1])
+    columns = {**_TEXTS, **_TIMES, **_NUMBERS, "state": state_expression(now), "tags": runs.c.tags}
+    column = columns.get(_SYNONYMS.get(name, name))
     if column is None:
         known = ", ".join(sorted(columns))
-        raise RequestError(f"Runs cannot be ordered by {name!r} yet. Use {IN_SUMMARY}<metric>, or one of: {known}.")
-    return column.desc().nulls_last() if wanted.startswith("-") else column.asc().nulls_last()
+        raise RequestError(
+            f"Runs cannot be ordered by {name!r}. Use config.<key>, summary_metrics.<key>, or one of: {known}."
+        )
+    return [column]
 
 
-def _all_of(raw: Any, columns: Columns) -> ColumnElement[bool]:
-    return and_(true(), *(_part(key, value, columns) for key, value in _object(raw).items()))
+class ValueField:
+    """A value in a config, a summary, or one of the tags."""
+
+    def __init__(self, project_id: int, place: Place, paths: Sequence[str]) -> None:
+        self._having: Callable[[ColumnElement[bool]], ColumnElement[bool]] = lambda test: run_values.having(
+            project_id, place, paths, test
+        )
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """See `Field`. Values are compared with their like only: 1 is neither true nor "1"."""
+        match operator:
+            case "$exists":
+                return self._having(true()) if operand else not_(self._having(true()))
+            case "$eq" if operand is None:
+                return self._missing()
+            case "$in":
+                wanted = filters.listed(operator, operand)
+                given = self._having(or_(false(), *(_equal(entry) for entry in wanted if entry is not None)))
+                return or_(given, self._missing()) if None in wanted else given
+            case "$regex":
+                return self._having(_of_kind(Kind.TEXT, filters.matches(run_values.whole_text(), operand)))
+            case "$contains":
+                return self._having(_contains(filters.text(operator, operand)))
+            case "$eq":
+                return self._having(_equal(operand))
+            case _:
+                found = _compared(operator, operand)
+                return None if found is None else self._having(found)
+
+    def _missing(self) -> ColumnElement[bool]:
+        return not_(self._having(table.c.kind != int(Kind.NULL)))
 
 
-def _part(key: str, value: Any, columns: Columns) -> ColumnElement[bool]:
-    match key:
-        case "$and":
-            return and_(true(), *(_all_of(part, columns) for part in _list(key, value)))
-        case "$or":
-            return or_(false(), *(_all_of(part, columns) for part in _list(key, value)))
-        case "$nor":
-            return not_(or_(false(), *(_all_of(part, columns) for part in _list(key, value))))
-        case "tags" if key in columns:
-            return _tags(value)
-        case _:
-            column = columns.get(key)
-            if column is None:
-                known = ", ".join(sorted(columns))
-                raise RequestError(f"There is no filter by {key!r} yet. Use one of: {known}.")
-            operators = _object(value) if isinstance(value, dict) else {"$eq": value}
-            return and_(true(), *(_operator(column, key, name, operand) for name, operand in operators.items()))
+def _equal(operand: Any) -> ColumnElement[bool]:
+    if isinstance(operand, str):
+        return run_values.text_is(operand)
+    kind, number = _number(operand)
+    return _of_kind(kind, table.c.number == number)
 
 
-def _operator(column: ColumnElement[Any], key: str, name: str, operand: Any) -> ColumnElement[bool]:
-    match name:
-        case "$eq":
-            return column.is_(None) if operand is None else _known(column, column == _text(key, operand))
-        case "$ne":
-            return column.is_not(None) if operand is None else or_(column != _text(key, operand), column.is_(None))
-        case "$in":
-            return _known(column, column.in_(_texts(key, operand)))
-        case "$nin":
-            return or_(column.not_in(_texts(key, operand)), column.is_(None))
-        case "$exists":
-            return column.is_not(None) if operand else column.is_(None)
-        case _:
-            raise _not_understood(key, name)
+def _contains(part: str) -> ColumnElement[bool]:
+    """A list contains what one of its elements is; a text, what is a part of it."""
+    is_part = and_(table.c.element == 0, filters.has_part(run_values.whole_text(), part))
+    return or_(_of_kind(Kind.TEXT, is_part), and_(table.c.element > 0, run_values.text_is(part)))
 
 
-def _known(column: ColumnElement[Any], comparison: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Make the comparison false where there is no value. In SQL it would be null, and so would its negation."""
-    return and_(column.is_not(None), comparison)
+def _compared(operator: str, operand: Any) -> ColumnElement[bool] | None:
+    if isinstance(operand, str):
+        found = filters.compared(run_values.whole_text(), operator, operand)
+        return None if found is None else _of_kind(Kind.TEXT, found)
+    kind, number = _number(operand)
+    found = filters.compared(table.c.number, operator, number)
+    return None if found is None else _of_kind(kind, found)
 
 
-def _tags(value: Any) -> ColumnElement[bool]:
-    if value is None:
-        return runs.c.tags == "[]"
-    operators = _object(value) if isinstance(value, dict) else {"$eq": value}
-    return and_(true(), *(_tag_operator(name, operand) for name, operand in operators.items()))
+def _of_kind(kind: Kind, test: ColumnElement[bool]) -> ColumnElement[bool]:
+    return and_(table.c.kind == int(kind), test)
 
 
-def _tag_operator(name: str, operand: Any) -> ColumnElement[bool]:
-    match name:
-        case "$eq":
-            return _has_tag(_text("tags", operand))
-        case "$ne":
-            return not_(_has_tag(_text("tags", operand)))
-        case "$in":
-            return or_(false(), *(_has_tag(tag) for tag in _texts("tags", operand)))
-        case "$nin":
-            return not_(or_(false(), *(_has_tag(tag) for tag in _texts("tags", operand))))
-        case _:
-            raise _not_understood("tags", name)
+def _number(operand: Any) -> tuple[Kind, float]:
+    if isinstance(operand, bool):
+        return Kind.BOOLEAN, float(operand)
+    if isinstance(operand, int | float):
+        return Kind.NUMBER, float(operand)
+    raise RequestError(f"The filter takes a string, a number, true, false or null here, not {operand!r}.")
 
 
-def _has_tag(tag: str) -> ColumnElement[bool]:
-    # Tags are stored as a JSON list, whose encoder quotes every tag the same way. Unlike LIKE, `replace` respects case
-    # on every engine.
-    return func.replace(runs.c.tags, json.dumps(tag), "") != runs.c.tags
+def _field_of(project_id: int, now: float) -> Callable[[str], Field]:
+    column = filters.among({**_FIELDS, "state": TextField(state_expression(now))})
+
+    def find(name: str) -> Field:
+        found = _value_at(name)
+        if found is not None:
+            return ValueField(project_id, *found)
+        return ValueField(project_id, Place.TAGS, [""]) if name == "tags" else column(_SYNONYMS.get(name, name))
+
+    return find
 
 
-def _object(raw: Any) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise RequestError(f"A filter must be an object, not {raw!r}.")
-    return cast("dict[str, Any]", raw)
+def _value_at(name: str) -> tuple[Place, Sequence[str]] | None:
+    """Return where the values are that a field means, and the paths that it may mean; None if it is a column."""
+    spelled = name.replace("summaryMetrics.", "summary_metrics.", 1)
+    for prefix, place in _PLACES.items():
+        if spelled.startswith(prefix):
+            path = spelled.removeprefix(prefix)
+            return place, _config_paths(path) if place is Place.CONFIG else [path]
+    return None
 
 
-def _list(key: str, raw: Any) -> list[Any]:
-    if not isinstance(raw, list):
-        raise RequestError(f"The filter {key!r} takes a list, not {raw!r}.")
-    return cast("list[Any]", raw)
-
-
-def _texts(key: str, raw: Any) -> list[str]:
-    return [_text(key, entry) for entry in _list(key, raw)]
-
-
-def _text(key: str, raw: Any) -> str:
-    if not isinstance(raw, str):
-        raise RequestError(f"The filter by {key!r} takes a string, not {raw!r}.")
-    return raw
-
-
-def _not_understood(key: str, operator: str) -> RequestError:
-    return RequestError(f"The filter {{{key!r}: {{{operator!r}: ...}}}} is not understood yet.")
+def _config_paths(path: str) -> Sequence[str]:
+    """Return the paths of a value in a config, which people write with `.value` behind the key, or without it."""
+    parts = path.split(".")
+    if "value" not in parts[1:]:
+        return [path]
+    at = parts.index("value", 1)
+    return [path, ".".join([*parts[:at], *parts[at + 1 :]])]

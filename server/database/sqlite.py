@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, SingletonThreadPool
 
+from server import regular_expressions
 from server.database import P, T
 from server.migrations.upgrade import upgrade
 from server.wakeups import Wakeups
@@ -187,6 +188,8 @@ def _engine(path: Path, *, begin: str) -> Engine:
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
+        raw: Any = connection
+        raw.create_function("regexp", 2, regular_expressions.is_found, deterministic=True)
 
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)

@@ -16,7 +16,7 @@ from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers.paging import Page, connection_of
 from server.stopping import notify_stop
-from server.storage import claims, queue_items, runs, streams
+from server.storage import artifacts, claims, lineage, memberships, queue_items, runs, streams
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -107,7 +107,8 @@ async def run_list(
     """List the project's runs."""
     context = info.context
     page = Page.of(first, after)
-    condition, wanted_order = run_filters.condition(filters, context.now), run_filters.order(order, context.now)
+    condition = run_filters.condition(filters, project["row_id"], context.now)
+    wanted_order = run_filters.order(order, context.now)
     rows = await context.services.database.read(
         runs.listing, project["row_id"], condition, wanted_order, page.after, page.limit + 1
     )
@@ -118,7 +119,7 @@ async def run_list(
 async def run_count(project: dict[str, Any], info: Info, filters: str | None = None) -> int:
     """Count the project's runs."""
     context = info.context
-    condition = run_filters.condition(filters, context.now)
+    condition = run_filters.condition(filters, project["row_id"], context.now)
     return await context.services.database.read(runs.count, project["row_id"], condition)
 
 
@@ -206,12 +207,15 @@ async def stop_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
 @resolvers.field("Mutation", "deleteRun")
 async def delete_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Delete a run. Its id is not given out again; artifacts that it logged stay."""
+    """Delete a run. Its id is not given out again; artifacts that it logged stay, unless they are to go as well."""
     context = info.context
 
     def work(connection: Connection) -> None:
         row = by_storage_id(connection, context, input["id"])
-        runs.change(connection, row.id, context.now, deleted_at=context.now)
+        runs.remove(connection, row.id, context.now)
+        for artifact_id in lineage.made_by(connection, row.id) if input.get("deleteArtifacts") else ():
+            artifacts.change(connection, artifact_id, context.now, state="DELETED")
+            memberships.remove_aliases(connection, artifact_id)
 
     await context.services.database.write(work)
     return {"clientMutationId": None}

@@ -199,10 +199,10 @@ def _scheduler_state(connection: Connection, row: AnyRow, now: float) -> ItemSta
 
 def _attach_prior_runs(connection: Connection, context: Context, sweep_id: int, input: dict[str, Any]) -> None:
     """Make earlier runs a part of the sweep. It learns from those of other sweeps too, but they stay there."""
-    chosen = run_filters.condition(input.get("priorRunsFilters"), context.now)
+    row = sweeps.by_id(connection, sweep_id)
+    chosen = run_filters.condition(input.get("priorRunsFilters"), row.project_id, context.now)
     if chosen is None:
         return
-    row = sweeps.by_id(connection, sweep_id)
     if not runs.count(connection, row.project_id, chosen):
         raise RequestError(
             f"None of the prior runs is in project {row.project_name!r}. Give ids of runs of this project "

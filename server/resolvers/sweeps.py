@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from protocol.json_types import JsonObject
 from server import ids, run_filters
 from server.context import Context
+from server.filters import TextField, among, condition
 from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers import runs as run_resolvers
@@ -29,13 +30,13 @@ SETTLE_SECONDS = 5.0
 """How often a sweep that is read is looked at for whether it is through."""
 
 
-_FILTERED: run_filters.Columns = {
-    "name": table.c.name,
-    "display_name": table.c.display_name,
-    "displayName": table.c.display_name,
-    "description": table.c.description,
-    "method": table.c.method,
-    "state": table.c.state,
+_FILTERED = {
+    "name": TextField(table.c.name),
+    "display_name": TextField(table.c.display_name),
+    "displayName": TextField(table.c.display_name),
+    "description": TextField(table.c.description),
+    "method": TextField(table.c.method),
+    "state": TextField(table.c.state),
 }
 
 
@@ -106,10 +107,8 @@ async def sweep_list(
     """List the project's sweeps, newest first."""
     context = info.context
     page = Page.of(first, after)
-    condition = run_filters.condition_on(_FILTERED, filters)
-    rows = await context.services.database.read(
-        sweeps.listing, project["row_id"], condition, page.after, page.limit + 1
-    )
+    chosen = condition(filters, among(_FILTERED))
+    rows = await context.services.database.read(sweeps.listing, project["row_id"], chosen, page.after, page.limit + 1)
     return connection_of([(row.id, node) for row, node in zip(rows, nodes(rows, context), strict=True)], page)
 
 
@@ -155,6 +154,6 @@ async def runs_of(
 
 
 def _runs(connection: Connection, row: AnyRow, order: str | None, page: Page, now: float) -> list[AnyRow]:
-    condition = run_filters.condition(json.dumps({"sweep": row.name}), now)
+    condition = run_filters.condition(json.dumps({"sweep": row.name}), row.project_id, now)
     wanted = run_filters.order(order, now)
     return runs.listing(connection, row.project_id, condition, wanted, page.after, page.limit + 1)

@@ -31,6 +31,11 @@ def _record(connection: Connection, run_id: int, artifact_id: int, role: str, no
     upsert(connection, run_artifacts, [row], update=())
 
 
+def made_by(connection: Connection, run_id: int) -> Sequence[int]:
+    """Return the versions that a run was the first to log."""
+    return connection.scalars(select(artifacts.c.id).where(artifacts.c.created_by_run == run_id)).all()
+
+
 def of_run(
     connection: Connection, run_id: int, role: str, entities: Collection[str] | None, after: int, limit: int
 ) -> list[AnyRow]:

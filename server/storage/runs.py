@@ -1,17 +1,17 @@
 """Runs: what is recorded of them, and how they change."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, insert, select, true, update
 
 from protocol.states import RunState
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS, RunFacts, state_of
+from server.storage import run_values
 from server.storage.rows import AnyRow
+from server.storage.run_values import Place
 from server.storage.tables import entities, projects, run_lines, runs, users
-from server.summaries import number_at, parsed
 
 _FULL = (
     select(
@@ -27,13 +27,8 @@ _FULL = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BySummary:
-    """The order of a number in the runs' summaries; runs without it come last."""
-
-    key: str
-    descending: bool
-
+_FOUND_BY = {"config": Place.CONFIG, "summary": Place.SUMMARY, "tags": Place.TAGS}
+"""Columns whose values runs are found by."""
 
 # Made once, as every launch needs them.
 _ID_BY_NAME = select(runs.c.id).where(runs.c.project_id == bindparam("of_project"), runs.c.name == bindparam("named"))
@@ -114,7 +109,7 @@ def state_expression(now: float) -> ColumnElement[str]:
 
 def create(connection: Connection, project_id: int, name: str, *, user_id: int, now: float, **values: Any) -> int:
     """Add a run; what is not given is empty."""
-    row = {
+    row: dict[str, Any] = {
         "project_id": project_id,
         "name": name,
         "display_name": name,
@@ -133,11 +128,19 @@ def create(connection: Connection, project_id: int, name: str, *, user_id: int, 
         **values,
     }
     # As parameters: a statement that holds this many values takes longer to build than to run.
-    return connection.execute(_INSERT, row).inserted_primary_key[0]  # type: ignore[index]
+    (run_id,) = cast("tuple[int]", connection.execute(_INSERT, row).inserted_primary_key)
+    for column, place in _FOUND_BY.items():
+        run_values.change(connection, run_id, place, None, row[column])
+    return run_id
 
 
 def change(connection: Connection, run_id: int, now: float, **values: Any) -> None:
     """Set columns of a run."""
+    texts = {column: values[column] for column in _FOUND_BY if column in values}
+    if texts:
+        before = connection.execute(select(*(runs.c[column] for column in texts)).where(runs.c.id == run_id)).one()
+        for (column, text), old in zip(texts.items(), before, strict=True):
+            run_values.change(connection, run_id, _FOUND_BY[column], old, text)
     connection.execute(update(runs).where(runs.c.id == run_id).values(updated_at=now, **values))
 
 
@@ -232,6 +235,12 @@ def await_retry(connection: Connection, run_id: int, now: float) -> None:
     change(connection, run_id, now, **_NO_LIFE)
 
 
+def remove(connection: Connection, run_id: int, now: float) -> None:
+    """Delete a run: it is not found any more, but its name stays taken."""
+    change(connection, run_id, now, deleted_at=now)
+    run_values.forget(connection, run_id)
+
+
 def count(connection: Connection, project_id: int, condition: ColumnElement[bool] | None = None) -> int:
     """Return how many runs of a project there are."""
     statement = (
@@ -244,7 +253,7 @@ def listing(
     connection: Connection,
     project_id: int,
     condition: ColumnElement[bool] | None,
-    order: ColumnElement[Any] | BySummary,
+    order: Sequence[ColumnElement[Any]],
     offset: int,
     limit: int,
 ) -> list[AnyRow]:
@@ -252,21 +261,8 @@ def listing(
     chosen = and_(
         runs.c.project_id == project_id, runs.c.deleted_at.is_(None), true() if condition is None else condition
     )
-    if isinstance(order, BySummary):
-        page = _ordered(connection, chosen, order)[offset : offset + limit]
-        found = {row.id: row for row in connection.execute(_FULL.where(runs.c.id.in_(page)))}
-        return [found[run_id] for run_id in page]
-    statement: Select[Any] = _FULL.where(chosen).order_by(order, runs.c.id)
+    statement: Select[Any] = _FULL.where(chosen).order_by(*order, runs.c.id)
     return list(connection.execute(statement.offset(offset).limit(limit)))
-
-
-def _ordered(connection: Connection, chosen: ColumnElement[bool], order: BySummary) -> list[int]:
-    keyed: list[tuple[bool, float, int]] = []
-    for row in connection.execute(select(runs.c.id, runs.c.summary).where(chosen)):
-        number = number_at(parsed(row.summary), order.key)
-        value = 0.0 if number is None else -number if order.descending else number
-        keyed.append((number is None, value, row.id))
-    return [run_id for _, _, run_id in sorted(keyed)]
 
 
 def set_tags(tags: list[str]) -> str:

@@ -44,11 +44,11 @@ def _ref(name: str, target: str, *, nullable: bool = False, index: bool = False)
     return Column(name, _Id, ForeignKey(target, ondelete="CASCADE"), nullable=nullable, index=index)
 
 
-_Seconds: TypeEngine[float] = Double()
+_Float: TypeEngine[float] = Double()
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[float]:
-    return Column(name, _Seconds, nullable=nullable)
+    return Column(name, _Float, nullable=nullable)
 
 
 # --- who -------------------------------------------------------------------------------------------------------------
@@ -133,9 +133,6 @@ runs = Table(
     Column("name", String(128), nullable=False),  # the run id that the client chose
     Column("display_name", Text, nullable=False),
     _ref("created_by", "users.id"),
-    Column("config", Text, nullable=False),
-    Column("summary", Text, nullable=False),
-    Column("system_metrics", Text, nullable=False),
     Column("tags", Text, nullable=False),  # JSON list of strings
     Column("group_name", Text),
     Column("job_type", Text),
@@ -161,9 +158,38 @@ runs = Table(
     Column("last_step", BigInteger, nullable=False),
     _time("created_at", nullable=False),
     _time("updated_at", nullable=False),
+    # Long texts stand last: SQLite reads its way through them to what is behind.
+    Column("config", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("system_metrics", Text, nullable=False),
     UniqueConstraint("project_id", "name"),
 )
-Index("ix_runs_project_id_created_at", runs.c.project_id, runs.c.created_at)
+Index(
+    "ix_runs_project_id_created_at",
+    runs.c.project_id,
+    runs.c.created_at,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+
+# The values in config, summary and tags, for what looks for runs: changed with those. See `storage.run_values`.
+run_values = Table(
+    "run_values",
+    metadata,
+    Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("place", SmallInteger, primary_key=True),  # run_values.Place
+    Column("path", Text, primary_key=True),
+    Column("element", SmallInteger, primary_key=True, autoincrement=False),  # of a list; 0 is the value itself
+    _ref("project_id", "projects.id"),  # that of the run, for the indexes
+    Column("kind", SmallInteger, nullable=False),  # run_values.Kind
+    Column("number", _Float),  # of numbers and booleans
+    Column("text", String(64)),  # the start of a text: an index on PostgreSQL cannot hold a long one
+    Column("rest", Text),  # what comes behind that
+    sqlite_with_rowid=False,
+)
+_of_path = (run_values.c.project_id, run_values.c.place, run_values.c.path)
+Index("ix_run_values_number", *_of_path, run_values.c.kind, run_values.c.number, run_values.c.run_id)
+Index("ix_run_values_text", *_of_path, run_values.c.text, run_values.c.run_id)
 
 run_lines = Table(
     "run_lines",

@@ -45,7 +45,7 @@ async def suggest(services: Services, sweep_id: int) -> Suggestion:
 
 def _past(connection: Connection, sweep_id: int, now: float) -> tuple[AnyRow, Sequence[AnyRow]]:
     sweep = sweeps.by_id(connection, sweep_id)
-    learned_from = run_filters.condition(sweep.prior_runs, now)
+    learned_from = run_filters.condition(sweep.prior_runs, sweep.project_id, now)
     return sweep, sweep_runs.past(connection, sweep, learned_from, now)
 
 

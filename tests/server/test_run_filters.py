@@ -3,9 +3,8 @@
 import json
 from typing import Any
 
-import pytest
-
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
+from server.times import iso
 from tests.server.conftest import Client, Clock
 from tests.server.run_steps import send, start, upsert
 
@@ -27,60 +26,166 @@ async def names(client: Client, filters: Any = None, order: str | None = None) -
     return found
 
 
-@pytest.mark.parametrize(
-    ("filters", "found"),
-    [
-        ({}, ["a", "b", "c", "d"]),
-        ({"$and": [{"sweep": "s1"}]}, ["a"]),
-        ({"state": "finished"}, ["b"]),
-        ({"state": {"$in": ["running", "pending"]}}, ["a", "d"]),
-        ({"state": {"$ne": "crashed"}}, ["a", "b", "d"]),
-        ({"name": "b"}, ["b"]),
-        ({"display_name": "Beta"}, ["b"]),
-        ({"displayName": "beta"}, []),
-        ({"group": "g", "state": "running"}, ["a"]),
-        ({"group": None}, ["c", "d"]),
-        ({"group": {"$exists": True}}, ["a", "b"]),
-        ({"tags": "red"}, ["a", "b"]),
-        ({"tags": "Red"}, ["c"]),
-        ({"tags": "re"}, []),
-        ({"tags": {"$in": ["blue", "Red"]}}, ["b", "c"]),
-        ({"tags": {"$ne": "red"}}, ["c", "d"]),
-        ({"tags": {"$nin": ["red", "Red"]}}, ["d"]),
-        ({"tags": None}, ["d"]),
-        ({"$or": [{"name": "a"}, {"name": "d"}]}, ["a", "d"]),
-        ({"$nor": [{"name": "a"}, {"group": "g"}]}, ["c", "d"]),
-    ],
-)
-async def test_runs_are_filtered(client: Client, clock: Clock, filters: Any, found: list[str]) -> None:
-    await start(client, "c", tags=["Red"])
+async def test_runs_are_filtered_by_what_they_are(client: Client, clock: Clock) -> None:
+    await start(client, "c", tags=["Red"], notes="the third one")
+    made = iso(clock.now + 1)
     clock.now += HEARTBEAT_TIMEOUT_SECONDS + 1
     await start(client, "a", sweep="s1", groupName="g", tags=["red"], displayName="Alpha")
     await start(client, "b", groupName="g", tags=["red", "blue"], displayName="Beta")
+    clock.now += 60
     await send(client, "b", complete=True, exitcode=0)
     await upsert(client, "d", state="pending")
-    assert sorted(await names(client, filters)) == found
+    cases: list[tuple[Any, str]] = [
+        ({}, "abcd"),
+        ({"$and": [{"sweep": "s1"}]}, "a"),
+        ({"state": "finished"}, "b"),
+        ({"state": {"$in": ["running", "pending"]}}, "ad"),
+        ({"state": {"$ne": "crashed"}}, "abd"),
+        ({"state": {"$not": {"$eq": "crashed"}}}, "abd"),
+        ({"state": {"$regex": "^(fin|cr)"}}, "bc"),
+        ({"name": "b"}, "b"),
+        ({"name": {"$gt": "a", "$lte": "c"}}, "bc"),
+        ({"display_name": "Beta"}, "b"),
+        ({"displayName": "beta"}, ""),
+        ({"displayName": {"$regex": "(?i)^BE"}}, "b"),
+        ({"displayName": {"$not": {"$regex": "^Be"}}}, "acd"),
+        ({"display_name": {"$contains": "lph"}}, "a"),
+        ({"notes": {"$regex": r"\bthird\b"}}, "c"),
+        ({"notes": {"$not": {"$regex": "third"}}}, "abd"),
+        ({"group": "g", "state": "running"}, "a"),
+        ({"group": None}, "cd"),
+        ({"group": {"$in": ["g", None]}}, "abcd"),
+        ({"group": {"$nin": [None]}}, "ab"),
+        ({"group": {"$exists": True}}, "ab"),
+        ({"tags": "red"}, "ab"),
+        ({"tags": "Red"}, "c"),
+        ({"tags": "re"}, ""),
+        ({"tags": {"$contains": "blue"}}, "b"),
+        ({"tags": {"$regex": "^[rR]e"}}, "abc"),
+        ({"tags": {"$in": ["blue", "Red"]}}, "bc"),
+        ({"tags": {"$ne": "red"}}, "cd"),
+        ({"tags": {"$nin": ["red", "Red"]}}, "d"),
+        ({"tags": {"$exists": True}}, "abc"),
+        ({"tags": None}, "d"),
+        ({"username": "admin", "entity": "admin"}, "abcd"),
+        ({"user.username": {"$ne": "admin"}}, ""),
+        ({"created_at": {"$lt": made}}, "c"),
+        ({"createdAt": {"$gte": made, "$lt": "2100-01-01"}}, "abd"),
+        ({"heartbeatAt": None}, "d"),
+        ({"duration": {"$gte": 60}}, "b"),
+        ({"duration": {"$not": {"$gte": 60}}}, "acd"),
+        ({"$or": [{"name": "a"}, {"name": "d"}]}, "ad"),
+        ({"$nor": [{"name": "a"}, {"group": "g"}]}, "cd"),
+        ({"$not": {"name": "a"}}, "bcd"),
+    ]
+    for filters, found in cases:
+        assert "".join(sorted(await names(client, filters))) == found, filters
 
 
-@pytest.mark.parametrize(
-    "filters",
-    [
-        {"config.lr.value": 1},
-        {"name": {"$regex": "^a"}},
-        {"tags": {"$exists": True}},
-        {"created_at": {"$gt": "2026-01-01"}},
+async def test_runs_are_filtered_by_their_config_and_summary(client: Client) -> None:
+    long = "x" * 100
+    runs: dict[str, tuple[dict[str, Any], str]] = {
+        "a": (
+            {"lr": 0.1, "net": {"depth": 3, "value": 7}, "flag": True, "name": "adam"},
+            '{"loss": 1.5, "n": {"m": 2}}',
+        ),
+        "b": (
+            {"lr": 1, "net": {"depth": 4}, "flag": 1, "name": "sgd", "layers": [8, "wide"]},
+            '{"loss": NaN, "n.m": 3}',
+        ),
+        "c": ({"lr": "0.1", "flag": None, "name": long + "1"}, '{"loss": -Infinity, "n.m": 4, "n": {"m": 5}}'),
+        "d": ({"name": long + "2"}, '{"loss": 1e400, "chart": {"_type": "histogram", "bins": [1]}}'),
+    }
+    for name, (config, summary) in runs.items():
+        wrapped = {key: {"value": value, "desc": None} for key, value in config.items()}
+        await start(client, name, config=json.dumps({**wrapped, "_wandb": {"value": {"t": {"1": [1]}}}}))
+        await send(client, name, files={"wandb-summary.json": {"offset": 0, "content": [summary]}})
+    cases: list[tuple[Any, str]] = [
+        ({"config.lr": 0.1}, "a"),
+        ({"config.lr.value": 0.1}, "a"),
+        ({"config.lr": "0.1"}, "c"),
+        ({"config.lr": {"$gt": 0.05, "$lt": 1}}, "a"),
+        ({"config.lr": {"$gte": 0.1}}, "ab"),
+        ({"config.lr": {"$lte": 1}, "config.name": "sgd"}, "b"),
+        ({"config.lr": {"$not": {"$gte": 0.1}}}, "cd"),
+        ({"config.lr": {"$ne": 0.1}}, "bcd"),
+        ({"config.lr": {"$in": [0.1, "0.1", 5]}}, "ac"),
+        ({"config.lr": {"$in": [None, 1]}}, "bd"),
+        ({"config.lr": {"$nin": [0.1, 1]}}, "cd"),
+        ({"config.lr": {"$in": []}}, ""),
+        ({"config.lr": {"$exists": False}}, "d"),
+        ({"config.flag": True}, "a"),
+        ({"config.flag": 1}, "b"),
+        ({"config.flag": None}, "cd"),
+        ({"config.flag": {"$exists": True}}, "abc"),
+        ({"config.flag": {"$ne": None}}, "ab"),
+        ({"config.net.depth": 3}, "a"),
+        ({"config.net.value.depth": {"$gt": 3}}, "b"),
+        ({"config.net.value": 7}, "a"),
+        ({"config.net": {"$exists": True}}, "ab"),
+        ({"config.layers": "wide"}, "b"),
+        ({"config.layers": {"$contains": "wide"}}, "b"),
+        ({"config.layers": {"$contains": "wid"}}, ""),
+        ({"config.name": {"$contains": "da"}}, "a"),
+        ({"config.name": {"$regex": "^(adam|sgd)$"}}, "ab"),
+        ({"config.name": {"$regex": "x2$"}}, "d"),
+        ({"config.name": long + "1"}, "c"),
+        ({"config.name": long[:64]}, ""),
+        ({"config.name": {"$gt": "b", "$lt": "t"}}, "b"),
+        ({"config._wandb.t": {"$exists": True}}, ""),
+        ({"summary_metrics.loss": {"$lt": 2}}, "ac"),
+        ({"summaryMetrics.loss": 1.5}, "a"),
+        ({"summary_metrics.loss": {"$exists": True}}, "abcd"),
+        ({"summary_metrics.n.m": {"$gte": 2}}, "abc"),
+        ({"summary_metrics.n.m": 5}, ""),
+        ({"summary_metrics.chart.bins": {"$exists": True}}, ""),
+        ({"keys_info.keys.chart": {"$exists": True}}, "d"),
+        ({"$or": [{"config.lr": 1}, {"summary_metrics.loss": {"$gt": 1}}]}, "abd"),
+        ({"$nor": [{"config.lr": 1}, {"summary_metrics.loss": {"$gt": 1}}]}, "c"),
+    ]
+    for filters, found in cases:
+        assert "".join(sorted(await names(client, filters))) == found, filters
+    orders = {"+config.lr": "abcd", "-config.lr.value": "bacd", "-summary_metrics.n.m": "cbad", "+config.name": "abcd"}
+    for order, found in orders.items():
+        assert "".join(await names(client, order=order)) == found, order
+
+
+async def test_values_that_change_or_go_are_found_no_more(client: Client) -> None:
+    bucket = await start(client, config='{"lr": {"value": [1, 2]}, "old": {"value": 1}}', tags=["first"])
+    await upsert(
+        client, id=bucket["id"], config='{"lr": {"value": [3]}, "new\\u0000": {"value": "\\ud800"}}', tags=["second"]
+    )
+    for gone in ({"config.lr": 1}, {"config.lr": 2}, {"config.old": 1}, {"tags": "first"}):
+        assert await names(client, gone) == []
+    for there in ({"config.lr": 3}, {"config.new\ufffd": {"$exists": True}}, {"tags": "second"}):
+        assert await names(client, there) == ["r"]
+    await start(client)  # a restart without a summary
+    await client.ask("mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }", id=bucket["id"])
+    assert await names(client, {"config.lr": 3}) == []
+
+
+async def test_a_filter_that_is_not_understood_is_refused(client: Client) -> None:
+    await start(client)
+    refused: list[Any] = [
+        {"colour": 1},
+        {"name": {"$near": "^a"}},
+        {"name": {"$regex": "(a"}},
+        {"name": {"$regex": r"(a)\1"}},
+        {"config.lr": {"$mod": [2, 0]}},
+        {"config.lr": {"$eq": {"a": 1}}},
+        {"tags": {"$size": 1}},
+        {"created_at": {"$gt": "yesterday"}},
         {"group": 7},
+        {"duration": "long"},
         {"group": {"$in": "g"}},
         {"$and": {"name": "a"}},
         {"name": ["a"]},
         [1],
-    ],
-)
-async def test_a_filter_that_is_not_understood_is_refused(client: Client, filters: Any) -> None:
-    await start(client)
-    status, message = await client.fail(LIST, filters=json.dumps(filters))
-    assert status == 400
-    assert "filter" in message
+    ]
+    for filters in refused:
+        status, message = await client.fail(LIST, filters=json.dumps(filters))
+        assert status == 400, filters
+        assert "filter" in message or "regular expression" in message, message
 
 
 async def test_runs_are_ordered_and_paged(client: Client, clock: Clock) -> None:
@@ -90,7 +195,7 @@ async def test_runs_are_ordered_and_paged(client: Client, clock: Clock) -> None:
     forward = [f"r{number}" for number in range(7)]
     assert await names(client) == forward
     assert await names(client, order="+display_name") == forward[::-1]
-    status, message = await client.fail(LIST, order="-config.lr")
+    status, message = await client.fail(LIST, order="-colour")
     assert (status, "ordered by" in message) == (400, True)
     seen: list[str] = []
     after = None
@@ -116,7 +221,7 @@ async def test_runs_are_ordered_by_a_number_in_their_summary(client: Client) -> 
     }
     for name, summary in summaries.items():
         await start(client, name, summaryMetrics=summary)
-    without = ["none", "nan", "text", "truth"]
+    without = ["text", "none", "nan", "truth"]
     assert await names(client, order="+summary_metrics.loss") == ["first", "middle", "last", *without]
     assert await names(client, order="-summary_metrics.loss") == ["last", "middle", "first", *without]
     assert (await names(client, order="-summary_metrics.a.b"))[:2] == ["last", "middle"]

@@ -35,6 +35,15 @@ def _noted(attribute: str, methods: dict[str, str]) -> Callable[[Test], Test]:
     return note
 
 
+def refusal(ask: Callable[[], object], error: type[Exception]) -> str:
+    """Return what an attempt says that must fail."""
+    try:
+        ask()
+    except error as problem:
+        return str(problem)
+    raise AssertionError(f"no {error.__name__} was raised")
+
+
 def checks_of(module: ModuleType) -> list[Callable[[], Any]]:
     """Return a module's checks in their order: its functions that say what they show."""
     return [value for value in vars(module).values() if hasattr(value, SHOWS) or hasattr(value, DIFFERS)]

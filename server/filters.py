@@ -1,0 +1,245 @@
+"""Filters as the public API sends them, in MongoDB's language, as SQL that is never null.
+
+What is filtered says which fields it has (`Field`); this module has the language and the fields that are columns. What
+is not understood is refused by name, never ignored.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol, cast
+
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_, true
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from server import regular_expressions
+from server.errors import RequestError
+
+
+class Field(Protocol):
+    """Something that can be filtered by."""
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """Return the SQL of one operator, such as `$eq` or `$gt`; None for one that this field does not have.
+
+        `$ne`, `$nin` and `$not` are negations and made of others.
+        """
+        ...
+
+
+def condition(text: str | None, field: Callable[[str], Field]) -> ColumnElement[bool] | None:
+    """Return the SQL of a filter; None if it leaves nothing out. `field` finds a field by name, or raises."""
+    if not text:
+        return None
+    try:
+        raw: Any = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"The filter is not JSON: {error}.") from error
+    return _all_of(raw, field) if raw else None
+
+
+def among(fields: Mapping[str, Field]) -> Callable[[str], Field]:
+    """Return what finds one of these fields."""
+
+    def find(name: str) -> Field:
+        if name not in fields:
+            raise RequestError(f"There is no filter by {name!r}. Use one of: {', '.join(sorted(fields))}.")
+        return fields[name]
+
+    return find
+
+
+class TextField:
+    """A column of texts."""
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self._column = column
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """See `Field`."""
+        column = self._column
+        match operator:
+            case "$eq" if operand is None:
+                return column.is_(None)
+            case "$exists":
+                return exists(column, operand)
+            case "$in":
+                wanted = listed(operator, operand)
+                given = column.in_([text(operator, entry) for entry in wanted if entry is not None])
+                return or_(known(column, given), column.is_(None)) if None in wanted else known(column, given)
+            case "$regex":
+                return known(column, matches(column, operand))
+            case "$contains":
+                return known(column, has_part(column, text(operator, operand)))
+            case _:
+                return compared(column, operator, text(operator, operand))
+
+
+class TimeField:
+    """A column of times, compared with ISO 8601 texts or seconds since the epoch."""
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self._column = column
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """See `Field`."""
+        match operator:
+            case "$eq" if operand is None:
+                return self._column.is_(None)
+            case "$exists":
+                return exists(self._column, operand)
+            case "$in":
+                return known(self._column, self._column.in_([_seconds(entry) for entry in listed(operator, operand)]))
+            case _:
+                return compared(self._column, operator, _seconds(operand))
+
+
+class NumberField:
+    """A column of numbers."""
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self._column = column
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """See `Field`."""
+        match operator:
+            case "$eq" if operand is None:
+                return self._column.is_(None)
+            case "$exists":
+                return exists(self._column, operand)
+            case "$in":
+                return known(self._column, self._column.in_([_number(entry) for entry in listed(operator, operand)]))
+            case _:
+                return compared(self._column, operator, _number(operand))
+
+
+def known(column: ColumnElement[Any], test: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Make a test false where there is no value. In SQL it would be null, and so would its negation."""
+    return and_(column.is_not(None), test)
+
+
+def exists(column: ColumnElement[Any], wanted: Any) -> ColumnElement[bool]:
+    """Return the SQL of `$exists`."""
+    return column.is_not(None) if wanted else column.is_(None)
+
+
+def compared(column: ColumnElement[Any], operator: str, operand: Any) -> ColumnElement[bool] | None:
+    """Return the SQL of a comparison; None if the operator is none."""
+    match operator:
+        case "$eq":
+            return known(column, column == operand)
+        case "$gt":
+            return known(column, column > operand)
+        case "$gte":
+            return known(column, column >= operand)
+        case "$lt":
+            return known(column, column < operand)
+        case "$lte":
+            return known(column, column <= operand)
+        case _:
+            return None
+
+
+def has_part(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
+    """Return the SQL for a text that contains another. Unlike LIKE, `replace` respects case on every engine."""
+    return func.replace(column, part, "") != column if part else true()
+
+
+def listed(operator: str, raw: Any) -> list[Any]:
+    """Return the operand of an operator that takes a list."""
+    if not isinstance(raw, list):
+        raise RequestError(f"The filter {operator!r} takes a list, not {raw!r}.")
+    return cast("list[Any]", raw)
+
+
+def text(operator: str, raw: Any) -> str:
+    """Return the operand of an operator that takes a text here."""
+    if not isinstance(raw, str):
+        raise RequestError(f"The filter {operator!r} takes a string here, not {raw!r}.")
+    return raw
+
+
+def matches(column: ColumnElement[Any], pattern: Any) -> ColumnElement[bool]:
+    """Return the SQL for a text in which a regular expression of RE2 is found."""
+    regular_expressions.check(text("$regex", pattern))
+    return _Matches(column, pattern, regular_expressions.in_postgresql(pattern))
+
+
+class _Matches(FunctionElement[bool]):
+    """Whether a regular expression is found in a text; it is given as RE2 has it, and as PostgreSQL does."""
+
+    name = "matches"
+    inherit_cache = True
+
+
+@compiles(_Matches, "sqlite")
+def _in_sqlite(element: _Matches, compiler: Any, **options: Any) -> str:
+    column, pattern, _ = element.clauses
+    return f"regexp({compiler.process(pattern, **options)}, {compiler.process(column, **options)})"
+
+
+@compiles(_Matches, "postgresql")
+def _in_postgresql(element: _Matches, compiler: Any, **options: Any) -> str:
+    column, _, pattern = element.clauses
+    return f"({compiler.process(column, **options)} ~ {compiler.process(pattern, **options)})"
+
+
+def _all_of(raw: Any, field: Callable[[str], Field]) -> ColumnElement[bool]:
+    return and_(true(), *(_part(key, value, field) for key, value in _object(raw).items()))
+
+
+def _part(key: str, value: Any, field: Callable[[str], Field]) -> ColumnElement[bool]:
+    match key:
+        case "$and":
+            return and_(true(), *(_all_of(part, field) for part in listed(key, value)))
+        case "$or":
+            return or_(false(), *(_all_of(part, field) for part in listed(key, value)))
+        case "$nor":
+            return not_(or_(false(), *(_all_of(part, field) for part in listed(key, value))))
+        case "$not":
+            return not_(_all_of(value, field))
+        case _:
+            return _tests(key, value, field(key))
+
+
+def _tests(key: str, value: Any, field: Field) -> ColumnElement[bool]:
+    operators = _object(value) if isinstance(value, dict) else {"$eq": value}
+    return and_(true(), *(_test(key, name, operand, field) for name, operand in operators.items()))
+
+
+def _test(key: str, operator: str, operand: Any, field: Field) -> ColumnElement[bool]:
+    match operator:
+        case "$ne":
+            return not_(_test(key, "$eq", operand, field))
+        case "$nin":
+            return not_(_test(key, "$in", operand, field))
+        case "$not":
+            return not_(_tests(key, operand, field))
+        case _:
+            found = field.test(operator, operand)
+            if found is None:
+                raise RequestError(f"The filter {{{key!r}: {{{operator!r}: ...}}}} is not understood.")
+            return found
+
+
+def _object(raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise RequestError(f"A filter must be an object, not {raw!r}.")
+    return cast("dict[str, Any]", raw)
+
+
+def _seconds(raw: Any) -> float:
+    if isinstance(raw, str):
+        try:
+            at = datetime.fromisoformat(raw)
+        except ValueError as error:
+            raise RequestError(f"The filter by a time takes ISO 8601, as 2026-01-31T12:00:00Z: {error}.") from error
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    return _number(raw)
+
+
+def _number(raw: Any) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        raise RequestError(f"The filter takes a number here, not {raw!r}.")
+    return float(raw)
