@@ -21,7 +21,8 @@ def check(pattern: str) -> None:
 
 def is_found(pattern: str, text: str | None) -> bool:
     """Tell whether an expression is found anywhere in a text."""
-    return text is not None and _compiled(pattern).search(text) is not None
+    # As bytes, whose positions need no translation.
+    return text is not None and _compiled(pattern).search(text.encode()) is not None
 
 
 def in_postgresql(pattern: str) -> str:

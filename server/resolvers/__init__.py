@@ -21,6 +21,7 @@ from server.resolvers import (
     sweeps,
     teams,
     users,
+    views,
 )
 
 ALL_RESOLVERS: list[Resolvers] = [
@@ -43,4 +44,5 @@ ALL_RESOLVERS: list[Resolvers] = [
     sweeps.resolvers,
     sweep_changes.resolvers,
     sweep_agents.resolvers,
+    views.resolvers,
 ]

@@ -216,6 +216,23 @@ run_files = Table(
     UniqueConstraint("run_id", "name"),
 )
 
+# --- views -----------------------------------------------------------------------------------------------------------
+
+views = Table(
+    "views",
+    metadata,
+    _id(),
+    _ref("project_id", "projects.id", index=True),
+    Column("kind", Text, nullable=False),  # runs: a report | runs/draft | project-view: a workspace
+    Column("name", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    _ref("created_by", "users.id"),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+    Column("spec", Text, nullable=False),  # JSON text that only clients read
+)
+
 # --- artifacts -------------------------------------------------------------------------------------------------------
 
 artifact_types = Table(

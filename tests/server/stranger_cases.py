@@ -43,6 +43,7 @@ QUERIES = (
     Case("clientIDMapping", 'clientID: "$client_id"'),
     Case("launchAgent", 'id: "$agent"'),
     Case("runQueueItem", 'id: "$held"'),
+    Case("view", 'id: "$view"'),
     # From one's own to what is somebody else's.
     Case(
         "entity",
@@ -173,14 +174,20 @@ SWEEPS = (
     Case("agentHeartbeat", 'id: "$sweep_agent"'),
 )
 
+VIEWS = (
+    Case("upsertView", f'{PLACE}, name: "v"'),
+    Case("upsertView", 'id: "$view", displayName: "d"'),
+)
+
 ENDS = (
+    Case("deleteView", 'id: "$view"'),
     Case("deleteSweep", 'id: "$sweep_id"'),
     Case("deleteRun", 'id: "$run_id"', "__typename"),
     Case("deleteRunQueues", 'queueIDs: ["$own_queue_id", "$queue_id"]'),
     Case("deleteRunQueues", 'queueIDs: ["$queue_id"]'),
 )
 
-MUTATIONS = (*WHO, *RUNS, COMMIT, *ARTIFACTS, *LAUNCH, *SWEEPS, *ENDS)
+MUTATIONS = (*WHO, *RUNS, COMMIT, *ARTIFACTS, *LAUNCH, *SWEEPS, *VIEWS, *ENDS)
 
 ABOUT_ONESELF = {
     "viewer": "says who asks",

@@ -70,6 +70,7 @@ async def _everything(services: Services, entity: str) -> dict[str, str]:
     things |= await _artifacts(await make_client(services, entity), place, things)
     things |= await _launch(client, place, things)
     things |= await _sweep(client, place)
+    things |= await _view(client, place)
     return things
 
 
@@ -180,6 +181,11 @@ async def _sweep(client: Client, place: Mapping[str, str]) -> dict[str, str]:
     sweep = await sweeping.make_sweep(client, None, **place)
     agent = await client.ask(sweeping.CREATE_AGENT, host="h", sweep=sweep["name"], **place)
     return {"sweep_id": sweep["id"], "sweep": sweep["name"], "sweep_agent": agent["createAgent"]["agent"]["id"]}
+
+
+async def _view(client: Client, place: Mapping[str, str]) -> dict[str, str]:
+    mutation = "mutation($input: UpsertViewInput!) { upsertView(input: $input) { view { id } } }"
+    return {"view": (await client.ask(mutation, input={**place, "name": "v"}))["upsertView"]["view"]["id"]}
 
 
 def _missing(there: Things, entity: str) -> Things:
