@@ -154,7 +154,7 @@ async def rewind_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
         step = int(input["metricValue"])
         left = streams.truncate_after(connection, row.id, step)
         runs.revive(connection, row, context.now)
-        runs.change(connection, row.id, context.now, history_lines=left, last_step=min(row.last_step, step))
+        runs.set_history(connection, row.id, left, min(row.last_step, step))
         return runs.by_id(connection, row.id)
 
     return {"rewoundRun": node(await context.services.database.write(work), context.now)}
@@ -252,7 +252,9 @@ def _upsert_by_name(connection: Connection, context: Context, input: dict[str, A
     project_id = project_resolvers.ensure(connection, context, entity, input.get("modelName") or DEFAULT_PROJECT)
     known = runs.by_name(connection, project_id, name, deleted=True)
     if known is None:
-        return runs.by_id(connection, _create(connection, context, project_id, name, input)), True
+        made = _create(connection, context, project_id, name, input)
+        _fork(connection, project_id, made, input)
+        return runs.by_id(connection, made), True
     if known.deleted_at is not None:
         raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
     if _is_client_start(input):
@@ -275,6 +277,19 @@ def _create(connection: Connection, context: Context, project_id: int, name: str
         now=context.now,
         **{**named, **alive, **_changes(input)},
     )
+
+
+def _fork(connection: Connection, project_id: int, run_id: int, input: dict[str, Any]) -> None:
+    """Give a new run the history of the one that it branches off, if its config says so."""
+    branch = dig(json.loads(input.get("config") or "{}"), "_wandb", "value", "branch_point")
+    name, step = dig(branch, "run_id"), dig(branch, "step")
+    if not isinstance(name, str) or not isinstance(step, int):
+        return
+    parent = runs.by_name(connection, project_id, name)
+    if parent is None:
+        raise NotFound(f"There is no run {name!r} in the project to fork from.")
+    lines = streams.copy_until(connection, parent.id, run_id, step)
+    runs.set_history(connection, run_id, lines, min(step, parent.last_step))
 
 
 def _changes(input: dict[str, Any]) -> dict[str, Any]:

@@ -222,6 +222,11 @@ def revive(connection: Connection, row: AnyRow, now: float) -> None:
     change(connection, row.id, now, **alive)
 
 
+def set_history(connection: Connection, run_id: int, lines: int, last_step: int) -> None:
+    """Note how long a run's history is by now."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(history_lines=lines, last_step=last_step))
+
+
 def wait_again(connection: Connection, run_id: int, now: float) -> None:
     """Note that the run is going to be started once more, in a life of its own."""
     change(connection, run_id, now, **_NO_LIFE, stop_requested_at=None)

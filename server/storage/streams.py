@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Select, delete, func, insert, literal, select
 
 from server.storage.tables import run_lines
 from server.storage.upsert import upsert
@@ -94,10 +94,25 @@ def each_with(connection: Connection, run_id: int, words: Sequence[str]) -> Iter
         yield Line(row.number, row.content, row.step)
 
 
+def copy_until(connection: Connection, run_id: int, other_id: int, step: int) -> int:
+    """Give another run the history of this one up to a step; returns the number of the line that comes next."""
+    copied = select(
+        literal(other_id), run_lines.c.stream, run_lines.c.number, run_lines.c.step, run_lines.c.content
+    ).where(run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY), run_lines.c.step <= step)
+    columns = ["run_id", "stream", "number", "step", "content"]
+    connection.execute(insert(run_lines).from_select(columns, copied))
+    return _next_history_number(connection, other_id)
+
+
 def truncate_after(connection: Connection, run_id: int, step: int) -> int:
     """Remove history after a step; returns the number of the line that comes next."""
     of_history = (run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
     connection.execute(delete(run_lines).where(*of_history, run_lines.c.step > step))
+    return _next_history_number(connection, run_id)
+
+
+def _next_history_number(connection: Connection, run_id: int) -> int:
+    of_history = (run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
     last = connection.scalar(select(func.max(run_lines.c.number)).where(*of_history))
     return 0 if last is None else last + 1
 

@@ -282,3 +282,22 @@ async def test_history_keys_tell_the_last_value_of_every_key(client: Client) -> 
     await send(client, files={"wandb-summary.json": {"offset": 0, "content": [summary]}})
     keys = (await client.ask(HISTORY))["project"]["run"]["historyKeys"]["keys"]
     assert {key: told["previousValue"] for key, told in keys.items() if key[0] != "_"} == {"loss": 0.5, "nested.a": 2}
+
+
+async def test_a_fork_begins_with_the_history_of_its_parent(client: Client) -> None:
+    await start(client, "parent")
+    await log_rows(client, *({"_step": step} for step in range(5)), name="parent")
+
+    def branching(name: str, step: Any) -> str:
+        return json.dumps({"_wandb": {"value": {"branch_point": {"run_id": name, "step": step}}}})
+
+    assert (await start(client, "fork", config=branching("parent", 2)))["historyLineCount"] == 3
+    assert (await start(client, "all", config=branching("parent", 9)))["historyLineCount"] == 5
+    assert (await start(client, "odd", config=branching("parent", "2")))["historyLineCount"] == 0
+    query = '{ project(name: "p", entityName: "admin") { run(name: "fork") { history historyKeys } } }'
+    run = (await client.ask(query))["project"]["run"]
+    assert [json.loads(row)["_step"] for row in run["history"]] == [0, 1, 2]
+    assert run["historyKeys"]["lastStep"] == 2
+    values = {"modelName": "p", "entityName": "admin", "name": "orphan", "config": branching("unknown", 2)}
+    status, message = await client.fail(UPSERT, input={**values, "host": "box"})
+    assert (status, "unknown" in message) == (404, True)

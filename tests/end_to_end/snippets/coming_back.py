@@ -1,0 +1,79 @@
+"""Runs go on later: resumed, rewound, forked, sent after they were made without a network."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from tests.end_to_end.snippets.checks import refusal, shows
+
+PATH = "admin/back"
+PLACE: Any = {"entity": "admin", "project": "back"}
+
+
+def losses(name: str) -> dict[int, float]:
+    """Return what a run has logged, by step."""
+    return {row["_step"]: row["loss"] for row in wandb.Api().run(f"{PATH}/{name}").scan_history(keys=["_step", "loss"])}
+
+
+def log(count: int, **how: Any) -> None:
+    """Log rows; each says its step."""
+    with wandb.init(**PLACE, **how) as run:
+        for _ in range(count):
+            run.log({"loss": run.step})
+
+
+@shows("wandb.init", "wandb.Run.resumed", "wandb.Run.starting_step")
+def resumed() -> None:
+    log(2, id="resumed", config={"first": 1})
+    with wandb.init(**PLACE, id="resumed", resume="must", config={"second": 2}) as run:
+        assert (run.resumed, run.starting_step) == (True, 2)
+        run.log({"loss": 5})
+    assert losses("resumed") == {0: 0, 1: 1, 2: 5}
+    assert wandb.Api().run(f"{PATH}/resumed").config == {"first": 1, "second": 2}
+    assert "resume" in refusal(lambda: wandb.init(**PLACE, id="resumed", resume="never"), wandb.Error)
+    assert "resume" in refusal(lambda: wandb.init(**PLACE, id="unknown", resume="must"), wandb.Error)
+
+
+@shows("wandb.init")
+def rewound() -> None:
+    log(5, id="rewound")
+    with wandb.init(**PLACE, resume_from="rewound?_step=2") as run:
+        run.log({"loss": 30})
+    assert losses("rewound") == {0: 0, 1: 1, 2: 2, 3: 30}
+    assert wandb.Api().run(f"{PATH}/rewound").lastHistoryStep == 3
+
+
+@shows("wandb.init")
+def forked() -> None:
+    log(5, id="parent")
+    with wandb.init(**PLACE, id="forked", fork_from="parent?_step=2") as run:
+        run.log({"loss": 30})
+    assert losses("forked") == {0: 0, 1: 1, 2: 2, 3: 30}
+    assert losses("parent") == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
+    told = refusal(lambda: wandb.init(**PLACE, id="orphan", fork_from="unknown?_step=2"), wandb.Error)
+    assert "no run 'unknown'" in told
+
+
+@shows("wandb.Run.offline", "wandb.Run.dir")
+def sent_later() -> None:
+    with wandb.init(**PLACE, id="offline", mode="offline", config={"lr": 0.1}) as run:
+        assert run.offline
+        run.log({"loss": 0})
+        run.summary["best"] = 1
+        folder = Path(run.dir).parent
+    sync = [str(Path(sys.executable).parent / "wandb"), "sync", str(folder)]
+    done = subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = wandb.Api().run(f"{PATH}/offline")
+    assert (found.state, found.config, found.summary["best"], losses("offline")) == ("finished", {"lr": 0.1}, 1, {0: 0})
+
+
+@shows("wandb.init", "wandb.Run.disabled")
+def switched_off() -> None:
+    with wandb.init(**PLACE, id="disabled", mode="disabled") as run:
+        run.log({"loss": 0})
+        assert run.disabled
+    refusal(lambda: wandb.Api().run(f"{PATH}/disabled"), wandb.Error)
