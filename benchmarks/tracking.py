@@ -84,6 +84,8 @@ async def measure(folder: Path, url: str | None, options: argparse.Namespace) ->
             await fill_runs(database, options.runs)
         if options.only in {None, "history"}:
             await fill_history(database, options.rows)
+        if url:
+            await database.write(lambda connection: connection.execute(text("ANALYZE")))  # it does so by itself, later
     finally:
         await database.close()
     with server(folder, url) as (client, process):

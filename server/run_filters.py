@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, false, func, not_, or_, select, true
 
 from server import filters
 from server.errors import RequestError
 from server.filters import Field, NumberField, TextField, TimeField
 from server.storage import run_values
 from server.storage.run_values import Kind, Place
-from server.storage.runs import state_expression
+from server.storage.runs import Order, state_expression
 from server.storage.tables import entities, projects, runs, users
 from server.storage.tables import run_values as table
 
@@ -64,19 +64,15 @@ def condition(text: str | None, project_id: int, now: float) -> ColumnElement[bo
     return filters.condition(text, _field_of(project_id, now))
 
 
-def order(text: str | None, now: float) -> Sequence[ColumnElement[Any]]:
-    """Return the SQL of an order string, `+created_at` or `-summary_metrics.loss`. Runs without the value come last."""
+def order(text: str | None, now: float) -> Order:
+    """Return the order of a text, `+created_at` or `-summary_metrics.loss`. Runs without the value come last."""
     wanted = text or "+created_at"
     name = wanted.lstrip("+-")
-    keys = _order_keys(name, now)
-    return [key.desc().nulls_last() if wanted.startswith("-") else key.asc().nulls_last() for key in keys]
-
-
-def _order_keys(name: str, now: float) -> Sequence[ColumnElement[Any]]:
     found = _value_at(name)
     if found is not None:
         place, paths = found
-        return run_values.order_keys(place, paths[-1])
+        number = case((table.c.kind == int(Kind.NUMBER), table.c.number))
+        return Order(_directed(wanted, number, table.c.text), run_values.beside(place, paths[-1]))
     columns = {**_TEXTS, **_TIMES, **_NUMBERS, "state": state_expression(now), "tags": runs.c.tags}
     column = columns.get(_SYNONYMS.get(name, name))
     if column is None:
@@ -84,7 +80,11 @@ def _order_keys(name: str, now: float) -> Sequence[ColumnElement[Any]]:
         raise RequestError(
             f"Runs cannot be ordered by {name!r}. Use config.<key>, summary_metrics.<key>, or one of: {known}."
         )
-    return [column]
+    return Order(_directed(wanted, column))
+
+
+def _directed(wanted: str, *keys: ColumnElement[Any]) -> Sequence[ColumnElement[Any]]:
+    return [key.desc().nulls_last() if wanted.startswith("-") else key.asc().nulls_last() for key in keys]
 
 
 class ValueField:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, delete, func, select
 
 from server.storage.tables import run_values, runs
 from server.storage.upsert import upsert
@@ -108,16 +108,15 @@ def having(project_id: int, place: Place, paths: Sequence[str], test: ColumnElem
     return runs.c.id.in_(found)
 
 
-def order_keys(place: Place, path: str) -> list[ColumnElement[Any]]:
-    """Return what runs are ordered by that are ordered by a value: its number, then its text."""
+def beside(place: Place, path: str) -> FromClause:
+    """Return the runs, each beside its value of that path or nothing."""
     of_run = and_(
         run_values.c.run_id == runs.c.id,
         run_values.c.place == int(place),
         run_values.c.path == path,
         run_values.c.element == 0,
     )
-    number = case((run_values.c.kind == int(Kind.NUMBER), run_values.c.number))
-    return [select(key).where(of_run).scalar_subquery() for key in (number, run_values.c.text)]
+    return runs.outerjoin(run_values, of_run)
 
 
 def text_is(text: str) -> ColumnElement[bool]:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, case, func, insert, select, true, update
 
 from protocol.states import RunState
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS, RunFacts, state_of
@@ -25,6 +26,16 @@ _FULL = (
     .join(entities, entities.c.id == projects.c.entity_id)
     .join(users, users.c.id == runs.c.created_by)
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order of runs."""
+
+    keys: Sequence[ColumnElement[Any]] = ()
+    """What counts first, and what counts if that is the same; in the end their row numbers."""
+    source: FromClause = runs
+    """The runs, and what the keys are of."""
 
 
 _FOUND_BY = {"config": Place.CONFIG, "summary": Place.SUMMARY, "tags": Place.TAGS}
@@ -258,7 +269,7 @@ def listing(
     connection: Connection,
     project_id: int,
     condition: ColumnElement[bool] | None,
-    order: Sequence[ColumnElement[Any]],
+    order: Order,
     offset: int,
     limit: int,
 ) -> list[AnyRow]:
@@ -267,8 +278,8 @@ def listing(
         runs.c.project_id == project_id, runs.c.deleted_at.is_(None), true() if condition is None else condition
     )
     # In two steps, as long rows take long to sort.
-    page = connection.scalars(select(runs.c.id).where(chosen).order_by(*order, runs.c.id).offset(offset).limit(limit))
-    ids = page.all()
+    ordered = select(runs.c.id).select_from(order.source).where(chosen).order_by(*order.keys, runs.c.id)
+    ids = connection.scalars(ordered.offset(offset).limit(limit)).all()
     found = {row.id: row for row in connection.execute(_FULL.where(runs.c.id.in_(ids)))}
     return [found[run_id] for run_id in ids]
 
