@@ -85,6 +85,7 @@ async def _context(request: web.Request) -> Context:
         services=services,
         viewer=viewer,
         base_url=f"{request.scheme}://{request.host}",
+        writer=request.headers.get("X-WANDB-ASYNC-CLIENT-ID") or request.headers.get("X-WANDB-CLIENT-ID"),
         wait_seconds=_preferred_wait(request.headers.get("Prefer", "")),
         is_gone=lambda: (
             request.transport is None

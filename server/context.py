@@ -96,6 +96,8 @@ class Context:
     viewer: Viewer
     base_url: str
     """Scheme and host under which the client reached us; URLs that we hand out start with it."""
+    writer: str | None = None
+    """Which one of the processes that write to a run in shared mode is asking; None for the only one of a run."""
     wait_seconds: float = 0
     """How long the client is willing to wait for an answer that is not there yet (`Prefer: wait=N`, RFC 7240)."""
 

@@ -17,12 +17,13 @@ from sqlalchemy import Connection, update
 from protocol.json_types import JsonObject
 from server.context import Context
 from server.errors import NotFound
-from server.storage import queue_items, run_values, runs, streams
+from server.storage import queue_items, run_values, run_writers, runs, streams
 from server.storage.agents import RETRYING
 from server.storage.rows import AnyRow
 from server.storage.run_values import Place
 from server.storage.streams import Line, Stream
 from server.storage.tables import runs as runs_table
+from server.summaries import parsed
 
 HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
 MAX_LINE_NUMBER = 2**31 - 2
@@ -70,7 +71,7 @@ async def receive(context: Context, entity: str, project: str, run: str, body: J
         if row is not None and row.started_at is not None and not _has_ended(row):
             context.services.heartbeats.beat(runs_table, row.id, context.now)
             return _answer(row.stop_requested_at)
-    return _answer(await database.write(_apply, entity, project, run, change, context.now))
+    return _answer(await database.write(_apply, entity, project, run, change, context.writer, context.now))
 
 
 def _answer(stop_requested_at: float | None) -> JsonObject:
@@ -150,30 +151,40 @@ def _step(step: object) -> int | None:
     return None
 
 
-def _apply(connection: Connection, entity: str, project: str, run: str, change: Update, now: float) -> float | None:
+def _apply(
+    connection: Connection, entity: str, project: str, run: str, change: Update, writer: str | None, now: float
+) -> float | None:
     row = runs.find(connection, entity, project, run)
     if row is None:
         raise NotFound(f"There is no run {entity}/{project}/{run}, or it was deleted.")
-    values: dict[str, Any] = {"updated_at": now, **_signs_of_life(connection, row, change, now)}
+    values: dict[str, Any] = {"updated_at": now, **_signs_of_life(connection, row, change, writer, now)}
     for stream, part, counter in (
         (Stream.HISTORY, change.history, "history_lines"),
         (Stream.EVENTS, change.events, "event_lines"),
         (Stream.CONSOLE, change.console, "log_lines"),
     ):
-        streams.store(connection, row.id, stream, part.lines)
-        if part.end:
-            values[counter] = max(getattr(row, counter), part.end)
+        known: int = getattr(row, counter)
+        lines, end = part.lines, part.end
+        if writer is not None:
+            lines, end = run_writers.appended(connection, row.id, writer, stream, lines, end, known)
+        streams.store(connection, row.id, stream, lines)
+        if end:
+            values[counter] = max(known, end)
     values["last_step"] = max([row.last_step, *(line.step for line in change.history.lines if line.step is not None)])
     if change.summary is not None:
-        values["summary"] = change.summary
-        run_values.change(connection, row.id, Place.SUMMARY, row.summary, change.summary)
+        # Each writer tells what it knows.
+        summary = change.summary if writer is None else json.dumps(parsed(row.summary) | parsed(change.summary))
+        values["summary"] = summary
+        run_values.change(connection, row.id, Place.SUMMARY, row.summary, summary)
     if change.events.lines:
         values["system_metrics"] = change.events.lines[-1].content
     connection.execute(update(runs_table).where(runs_table.c.id == row.id).values(**values))
     return row.stop_requested_at
 
 
-def _signs_of_life(connection: Connection, row: AnyRow, change: Update, now: float) -> dict[str, Any]:
+def _signs_of_life(
+    connection: Connection, row: AnyRow, change: Update, writer: str | None, now: float
+) -> dict[str, Any]:
     """Return what a request says about whether the run is alive.
 
     A launch that has failed may be tried again. So a failure is the end of its run only when its agent says so; and
@@ -186,8 +197,8 @@ def _signs_of_life(connection: Connection, row: AnyRow, change: Update, now: flo
     signs: dict[str, Any] = {"heartbeat_at": now}
     if row.started_at is None:
         signs["started_at"] = now
-    if not change.complete and _has_ended(row):
-        # A late word: it lives after all.
+    if not change.complete and _has_ended(row) and writer is None:
+        # A late word: it lives after all. In shared mode others may still be at it when the one that ends it has.
         signs.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
     if change.preempting:
         signs["preempting"] = True

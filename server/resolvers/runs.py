@@ -138,8 +138,11 @@ async def upsert_bucket(_: object, info: Info, input: dict[str, Any]) -> JsonObj
         return _upsert_by_name(connection, context, input)
 
     row, inserted = await context.services.database.write(work)
+    bucket = node(row, context.now)
+    if context.writer is not None:
+        bucket["historyLineCount"] = 0  # each writer of a run in shared mode has numbers of its own
     # Older clients show these messages to the user, and stumble over their absence.
-    return {"bucket": node(row, context.now), "inserted": inserted, "serverSettings": {"serverMessages": []}}
+    return {"bucket": bucket, "inserted": inserted, "serverSettings": {"serverMessages": []}}
 
 
 @resolvers.field("Mutation", "rewindRun")
@@ -257,9 +260,9 @@ def _upsert_by_name(connection: Connection, context: Context, input: dict[str, A
         return runs.by_id(connection, made), True
     if known.deleted_at is not None:
         raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
-    if _is_client_start(input):
+    if _is_client_start(input) and context.writer is None:
         runs.restart(connection, known, context.now)
-    elif known.started_at is None and _starts_without_host(input):
+    elif _is_client_start(input) or (known.started_at is None and _starts_without_host(input)):
         runs.revive(connection, known, context.now)
     runs.change(connection, known.id, context.now, **_changes(input))
     return runs.by_id(connection, known.id), False

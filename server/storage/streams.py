@@ -59,11 +59,11 @@ def page(connection: Connection, run_id: int, stream: Stream, first_number: int,
 
 
 def steps(connection: Connection, run_id: int, min_step: int, max_step: int) -> list[Line]:
-    """Return every history line with `min_step <= step < max_step`, in order."""
+    """Return every history line with `min_step <= step < max_step`, in order; several may have the same step."""
     found = connection.execute(
         _of(run_id, Stream.HISTORY)
         .where(run_lines.c.step >= min_step, run_lines.c.step < max_step)
-        .order_by(run_lines.c.number)
+        .order_by(run_lines.c.step, run_lines.c.number)
     )
     return [Line(row.number, row.content, row.step) for row in found]
 

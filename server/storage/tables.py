@@ -203,6 +203,16 @@ run_lines = Table(
 )
 Index("ix_run_lines_step", run_lines.c.run_id, run_lines.c.stream, run_lines.c.step)
 
+run_writers = Table(
+    "run_writers",
+    metadata,
+    Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("writer", String(128), primary_key=True),  # of a run in shared mode, by the client's id
+    Column("stream", SmallInteger, primary_key=True),
+    Column("lines", Integer, nullable=False),  # of its own, that have come
+    sqlite_with_rowid=False,
+)
+
 run_files = Table(
     "run_files",
     metadata,

@@ -1,5 +1,6 @@
-"""Runs go on later: resumed, rewound, forked, sent after they were made without a network."""
+"""Runs go on: resumed, rewound, forked, shared, sent after they were made without a network."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,15 @@ from tests.end_to_end.snippets.checks import refusal, shows
 
 PATH = "admin/back"
 PLACE: Any = {"entity": "admin", "project": "back"}
+
+
+OTHER_WRITER = """
+import wandb
+settings = wandb.Settings(mode="shared", x_primary=False, x_label="1", x_update_finish_state=False)
+with wandb.init(entity="admin", project="back", id="shared", settings=settings) as run:
+    for step in range(3):
+        run.log({"other": step})
+"""
 
 
 def losses(name: str) -> dict[int, float]:
@@ -55,6 +65,20 @@ def forked() -> None:
     assert losses("parent") == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
     told = refusal(lambda: wandb.init(**PLACE, id="orphan", fork_from="unknown?_step=2"), wandb.Error)
     assert "no run 'unknown'" in told
+
+
+@shows("wandb.init")
+def shared_by_processes() -> None:
+    with wandb.init(**PLACE, id="shared", settings=wandb.Settings(mode="shared", x_primary=True, x_label="0")) as run:
+        for step in range(3):
+            run.log({"loss": step})
+        alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # as on another machine
+        subprocess.run([sys.executable, "-c", OTHER_WRITER], env=alone, check=True, timeout=60)
+        assert wandb.Api().run(f"{PATH}/shared").state == "running"
+    found = wandb.Api().run(f"{PATH}/shared")
+    assert (found.state, found.summary["loss"], found.summary["other"]) == ("finished", 2, 2)
+    assert losses("shared") == {0: 0, 1: 1, 2: 2}
+    assert [row["other"] for row in found.scan_history(keys=["other"])] == [0, 1, 2]
 
 
 @shows("wandb.Run.offline", "wandb.Run.dir")
