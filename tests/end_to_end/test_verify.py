@@ -4,6 +4,7 @@ import pytest
 
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import run
+from tests.end_to_end.snippets.checks import shows
 
 pytestmark = pytest.mark.end_to_end
 
@@ -24,6 +25,7 @@ def test_wandb_verify_is_content_with_login_runs_files_and_artifacts(server: Liv
         assert "✅" in lines.get(check, ""), said
 
 
+@shows("wandb.login")
 def test_login_verifies_the_key(server: LiveServer) -> None:
     assert run(server, "wandb", "login", "--verify").returncode == 0
     code = "import wandb; wandb.login(verify=True)"

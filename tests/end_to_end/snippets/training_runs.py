@@ -80,7 +80,7 @@ def tables_charts_and_pages() -> None:
     assert (table.columns, table.data) == (["x", "y"], [[1, 2], [3, 4]])
 
 
-@shows("wandb.Run.config", "wandb.Run.summary", "wandb.Run.tags", "wandb.Run.notes", "wandb.Run.name")
+@shows("wandb.Run.config", "wandb.Run.tags", "wandb.Run.notes", "wandb.Run.name")
 def what_was_changed_while_it_ran() -> None:
     run = trained()
     assert (run.config, run.summary["best"]) == ({"lr": 0.1, "late": "value"}, 0.9)
