@@ -105,7 +105,8 @@ def having(project_id: int, place: Place, paths: Sequence[str], test: ColumnElem
     found = select(run_values.c.run_id).where(
         run_values.c.project_id == project_id, run_values.c.place == int(place), run_values.c.path.in_(paths), test
     )
-    return runs.c.id.in_(found)
+    # With an offset PostgreSQL asks this once: it guesses badly how many there are, and would rather ask for each run.
+    return runs.c.id.in_(found.offset(0))
 
 
 def beside(place: Place, path: str) -> FromClause:
