@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
 
@@ -14,12 +14,15 @@ from server.resolvers import artifact_shapes as shapes
 from server.resolvers.artifacts import membership_by_version
 from server.resolvers.batches import Batch
 from server.resolvers.paging import MAX_PAGE, Page, connection_of
-from server.storage import artifacts, collections, memberships
+from server.storage import artifacts, collections, memberships, tags
 
 resolvers = Resolvers()
 
 VERSION_ORDERS = ("version_index", "versionIndex", "created_at", "createdAt")
 """All the same: versions are numbered as they become final."""
+
+Version: TypeAlias = tuple[int, dict[str, Any]]
+"""A version's number in a collection, and its node."""
 
 
 @resolvers.field("Project", "artifactType")
@@ -96,21 +99,35 @@ async def _collections(
     def work(connection: Connection) -> JsonObject:
         rows = collections.listing(connection, project["row_id"], type_id, page.after, page.limit + 1)
         versions = _versions_of(info.context, [row.id for row in rows])
-        found = [(row.id, {**shapes.collection_node(row, project), "versions": versions}) for row in rows]
+        batches = {"versions": versions, "tagged": _tags_of(info.context, [row.id for row in rows])}
+        found = [(row.id, {**shapes.collection_node(row, project), **batches}) for row in rows]
         return connection_of(found, page, totalCount=collections.count(connection, project["row_id"], type_id))
 
     return await info.context.services.database.read(work)
 
 
-def _versions_of(context: Context, sequence_ids: list[int]) -> Batch[list[dict[str, Any]]]:
+def _versions_of(context: Context, collection_ids: list[int]) -> Batch[list[Version]]:
     """Return all versions of collections that are listed together, to be read at once when they are asked for."""
 
-    def work(connection: Connection) -> Mapping[int, list[dict[str, Any]]]:
-        found = artifacts.in_collections(connection, sequence_ids)
+    def work(connection: Connection) -> Mapping[int, list[Version]]:
+        found = artifacts.in_collections(connection, collection_ids)
         shaped = iter(shapes.nodes(connection, [row for rows in found.values() for row in rows]))
-        return {sequence_id: [next(shaped) for _ in rows] for sequence_id, rows in found.items()}
+        return {
+            collection_id: [(row.listed_index, next(shaped)) for row in rows] for collection_id, rows in found.items()
+        }
 
     return Batch(lambda: context.services.database.read(work))
+
+
+def _tags_of(context: Context, collection_ids: list[int]) -> Batch[list[str]]:
+    """Return the tags of collections that are listed together, to be read at once when they are asked for."""
+    return Batch(lambda: context.services.database.read(tags.of_collections, collection_ids))
+
+
+async def collection_tags(parent: dict[str, Any], info: Info) -> JsonObject:
+    """List a collection's tags."""
+    batch: Batch[list[str]] = parent.get("tagged") or _tags_of(info.context, [parent["row_id"]])
+    return {"edges": [{"node": shapes.tag_node(name)} for name in await batch.get(parent["row_id"]) or []]}
 
 
 async def collection_artifacts(
@@ -128,7 +145,7 @@ async def collection_artifacts(
         raise RequestError(f"Artifacts cannot be ordered by {order!r}. Use one of: {', '.join(VERSION_ORDERS)}.")
     newest_first = (order or "-").startswith("-")
     if first is None and after is None and newest_first and "versions" in parent:
-        batch: Batch[list[dict[str, Any]]] = parent["versions"]
+        batch: Batch[list[Version]] = parent["versions"]
         versions = await batch.get(parent["row_id"]) or []
         return _version_page(versions, Page(0, len(versions)), len(versions))
     page = Page.of(first, after)
@@ -138,15 +155,16 @@ async def collection_artifacts(
         behind = page.after - 1 if page.after else None
         row_id, limit = parent["row_id"], page.limit + 1
         rows = artifacts.in_collection(connection, row_id, newest_first=newest_first, after=behind, limit=limit)
-        return _version_page(shapes.nodes(connection, rows), page, artifacts.count_in_collection(connection, row_id))
+        versions = [(row.listed_index, node) for row, node in zip(rows, shapes.nodes(connection, rows), strict=True)]
+        return _version_page(versions, page, artifacts.count_in_collection(connection, row_id))
 
     return await info.context.services.database.read(work)
 
 
-def _version_page(versions: list[dict[str, Any]], page: Page, total: int) -> JsonObject:
-    listed = connection_of([(each["versionIndex"] + 1, each) for each in versions], page, totalCount=total)
-    for edge in listed["edges"]:
-        edge["version"] = f"v{edge['node']['versionIndex']}"
+def _version_page(versions: list[Version], page: Page, total: int) -> JsonObject:
+    listed = connection_of([(index + 1, node) for index, node in versions], page, totalCount=total)
+    for edge, (index, _) in zip(listed["edges"], versions, strict=False):  # one more than is shown may be there
+        edge["version"] = f"v{index}"
     return listed
 
 
@@ -177,6 +195,7 @@ for _kind in ("ArtifactSequence", "ArtifactPortfolio"):
     resolvers.field(_kind, "aliases")(collection_aliases)
     resolvers.field(_kind, "artifacts")(collection_artifacts)
     resolvers.field(_kind, "artifactMembership")(collection_version)
+    resolvers.field(_kind, "tags")(collection_tags)
 
 
 @resolvers.field("ArtifactSequence", "latestArtifact")

@@ -1,16 +1,17 @@
 """Rows of artifacts as the SDL shapes them, with the type names that clients check."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from server import ids
-from server.context import Context
+from server.context import Context, Viewer
 from server.errors import Gone, NotFound
 from server.resolvers.projects import node as project_node
 from server.resolvers.projects import node_beside
-from server.storage import artifacts, collections, memberships, projects
+from server.storage import artifacts, collections, memberships, projects, tags
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -18,9 +19,11 @@ TTL_INHERITED = -1
 
 
 def nodes(connection: Connection, rows: Sequence[AnyRow]) -> list[dict[str, Any]]:
-    """Shape versions, with their aliases from one query."""
-    aliases = memberships.aliases_of_artifacts(connection, [row.id for row in rows])
-    return [_node(row, aliases[row.id]) for row in rows]
+    """Shape versions, with their aliases from one query, and their tags from another."""
+    artifact_ids = [row.id for row in rows]
+    aliases = memberships.aliases_of_artifacts(connection, artifact_ids)
+    tagged = tags.of_artifacts(connection, artifact_ids)
+    return [_node(row, aliases[row.id], tagged[row.id]) for row in rows]
 
 
 def node(connection: Connection, artifact_id: int) -> dict[str, Any]:
@@ -31,15 +34,21 @@ def node(connection: Connection, artifact_id: int) -> dict[str, Any]:
 
 
 def visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:
-    """Return a version that the viewer may use; `NotFound` if there is none."""
+    """Return a version that the viewer may read, be it where it was logged or where it is linked to."""
     row = artifacts.by_id(connection, ids.decode("Artifact", wire_id))
-    if row is None or not context.viewer.may_use(row.entity_name):
+    if row is None or not _may_read(connection, context.viewer, row):
         raise NotFound("There is no such artifact.")
     return row
 
 
+def _may_read(connection: Connection, viewer: Viewer, row: AnyRow) -> bool:
+    if viewer.may_use(row.entity_name):
+        return True
+    return any(viewer.may_use(place.entity_name) for place in memberships.places(connection, row.id))
+
+
 def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
-    """Return a version that the viewer may change or use; `NotFound` if there is none, `Gone` if it was deleted."""
+    """Return a version that the viewer may read and use; `NotFound` if there is none, `Gone` if it was deleted."""
     row = visible(connection, context, wire_id)
     if row.state == "DELETED":
         number = "A version" if row.version_index is None else f"Version v{row.version_index}"
@@ -47,16 +56,24 @@ def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
     return row
 
 
+def changeable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    """Return a version that is not deleted, and that the viewer may change: where it was logged, that is."""
+    row = usable(connection, context, wire_id)
+    context.viewer.must_use(row.entity_name)
+    return row
+
+
 def collection(connection: Connection, context: Context, wire_id: str) -> tuple[AnyRow, dict[str, Any]]:
     """Return a collection that the viewer may use, and its project's node; `NotFound` if there is none."""
-    row = collections.by_id(connection, ids.decode(collections.SEQUENCE, wire_id))
+    kind = collections.PORTFOLIO if ids.is_of(collections.PORTFOLIO, wire_id) else collections.SEQUENCE
+    row = collections.by_kind(connection, kind, ids.decode(kind, wire_id))
     project = projects.by_id(connection, row.project_id) if row else None
     if row is None or project is None or not context.viewer.may_use(project.entity_name):
         raise NotFound("There is no such artifact collection.")
     return row, project_node(project)
 
 
-def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
+def _node(row: AnyRow, aliases: Sequence[AnyRow], tagged: Sequence[str]) -> dict[str, Any]:
     return {
         "__typename": "Artifact",
         "row_id": row.id,
@@ -76,7 +93,7 @@ def _node(row: AnyRow, aliases: Sequence[AnyRow]) -> dict[str, Any]:
         "historyStep": row.history_step,
         "ttlDurationSeconds": TTL_INHERITED if row.ttl_seconds is None else row.ttl_seconds,
         "ttlIsInherited": row.ttl_seconds is None,
-        "tags": [],
+        "tags": [tag_node(name) for name in tagged],
         "aliases": [_alias(alias) for alias in aliases],
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
@@ -111,7 +128,6 @@ def collection_node(row: AnyRow, project: dict[str, Any]) -> dict[str, Any]:
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
         "defaultArtifactType": type_node(row.type_id, row.type_name, row.type_created_at),
-        "tags": {"edges": []},
     }
 
 
@@ -128,6 +144,11 @@ def membership_node(row: AnyRow, collection: dict[str, Any], artifact: dict[str,
         "artifactCollection": collection,
         "artifact": artifact,
     }
+
+
+def tag_node(name: str) -> dict[str, Any]:
+    """Shape a tag. It is nothing but its name."""
+    return {"__typename": "Tag", "id": base64.b64encode(f"Tag:{name}".encode()).decode(), "name": name}
 
 
 def alias_node(row: AnyRow) -> dict[str, Any]:

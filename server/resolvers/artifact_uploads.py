@@ -7,6 +7,7 @@ that accepts only the announced MD5; the commit checks that everything which the
 import base64
 import binascii
 import json
+import re
 import secrets
 from typing import Any
 
@@ -21,13 +22,14 @@ from server.errors import Conflict, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers import projects as project_resolvers
-from server.storage import artifact_contents, artifacts, collections, lineage, memberships, runs
+from server.storage import artifact_contents, artifacts, collections, lineage, memberships, runs, tags
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
 
 MAX_NAME_CHARS = 128
 MD5_BYTES = 16
+TAG = re.compile(r"[-\w]+([ ]+[-\w]+)*")
 
 
 @resolvers.field("Mutation", "createArtifact")
@@ -41,10 +43,7 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     context.viewer.must_use(input["entityName"])
     if input["digestAlgorithm"] != "MANIFEST_MD5":
         raise RequestError("Only artifacts with MD5 digests are supported yet. Log it with the default digest.")
-    asked: list[dict[str, str]] = input.get("aliases") or []
-    # `v3` always means the version of that number. A job made of an image asks for the image's tag as an alias, which
-    # may look like that; the job is made without it.
-    wanted = [check_alias(each["alias"]) for each in asked if memberships.version_number(each["alias"]) is None]
+    wanted, tagged = wanted_aliases(input), tag_names(input.get("tags"))
 
     def work(connection: Connection) -> dict[str, Any]:
         known = _made_before(connection, context, input)
@@ -55,6 +54,7 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
                 memberships.set_alias(connection, row.sequence_id, row.membership_id, alias)
         else:
             artifacts.request_aliases(connection, row, wanted)
+        tags.add_to_artifact(connection, row.id, tagged)
         if input.get("clientID"):
             _remember_client_id(connection, context, row, input)
         run = _run(connection, input)
@@ -87,7 +87,7 @@ def _renamed(connection: Connection, context: Context, row: AnyRow, input: dict[
     name = _collection_name(input)
     if row.state != "PENDING" or name == row.sequence_name:
         return row
-    sequence_id = collections.ensure_sequence(connection, row.project_id, row.type_name, name, context.now)
+    sequence_id = collections.ensure(connection, row.project_id, collections.SEQUENCE, row.type_name, name, context.now)
     same = _same_content(connection, sequence_id, input)
     moved = {"sequence_id": sequence_id} if same is None else {"state": "DELETED"}
     artifacts.change(connection, row.id, context.now, **moved)
@@ -105,7 +105,9 @@ def _same_content(connection: Connection, sequence_id: int, input: dict[str, Any
 def _make(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
     project_id = project_resolvers.ensure(connection, context, input["entityName"], input["projectName"])
     name = _name_of_job(connection, project_id, input) or _collection_name(input)
-    sequence_id = collections.ensure_sequence(connection, project_id, input["artifactTypeName"], name, context.now)
+    sequence_id = collections.ensure(
+        connection, project_id, collections.SEQUENCE, input["artifactTypeName"], name, context.now
+    )
     same = _same_content(connection, sequence_id, input)
     if same is not None:
         return same
@@ -164,6 +166,28 @@ def check_alias(alias: str) -> str:
     return alias
 
 
+def wanted_aliases(input: dict[str, Any]) -> list[str]:
+    """Return the aliases that are asked for.
+
+    `v3` always means the version of that number. A job made of an image asks for the image's tag as an alias, which may
+    look like that; the job is made without it.
+    """
+    asked: list[dict[str, str]] = input.get("aliases") or []
+    return [check_alias(each["alias"]) for each in asked if memberships.version_number(each["alias"]) is None]
+
+
+def tag_names(tags: list[dict[str, Any]] | None) -> list[str]:
+    """Return the names of tags; `RequestError` if one cannot be a tag."""
+    names = [tag["tagName"] for tag in tags or []]
+    for name in names:
+        if len(name) > MAX_NAME_CHARS or not TAG.fullmatch(name):
+            raise RequestError(
+                f"{name!r} cannot be a tag: use words of letters, digits, dashes and underscores, "
+                f"{MAX_NAME_CHARS} characters at most."
+            )
+    return list(dict.fromkeys(names))
+
+
 def check_metadata(text: str | None) -> str | None:
     """Return the metadata; `RequestError` unless it is JSON (the bare NaN of clients is fine)."""
     try:
@@ -194,7 +218,7 @@ async def create_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonO
         _hex_md5(digest)
 
     def work(connection: Connection) -> AnyRow:
-        row = shapes.usable(connection, context, input["artifactID"])
+        row = shapes.changeable(connection, context, input["artifactID"])
         if row.state == "COMMITTED":
             raise Conflict("The artifact is committed, so its manifest cannot change. Log a new version.")
         key = f"manifests/{row.id}/{secrets.token_hex(8)}"
@@ -223,7 +247,7 @@ async def create_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
 
     def work(connection: Connection) -> list[JsonObject]:
         wire_ids = {spec["artifactID"] for spec in specs}
-        rows = {wire_id: shapes.usable(connection, context, wire_id) for wire_id in wire_ids}
+        rows = {wire_id: shapes.changeable(connection, context, wire_id) for wire_id in wire_ids}
         contents: dict[tuple[int, str], AnyRow] = {}
         for entity_id in {row.entity_id for row in rows.values()}:
             births = {_md5(spec): row for spec in specs if (row := rows[spec["artifactID"]]).entity_id == entity_id}
@@ -281,7 +305,7 @@ async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     context = info.context
 
     def before(connection: Connection) -> tuple[AnyRow, AnyRow | None]:
-        row = shapes.usable(connection, context, input["artifactID"])
+        row = shapes.changeable(connection, context, input["artifactID"])
         return row, artifact_contents.manifest(connection, row.id)
 
     row, manifest = await context.services.database.read(before)

@@ -48,6 +48,12 @@ FULL: Select[Any] = (
 )
 """A version with the collection that it was logged to, and where that is. Pending ones have no `version_index`."""
 
+_listed = artifact_memberships.alias("listed")
+_LISTED: Select[Any] = FULL.add_columns(
+    _listed.c.collection_id.label("listed_in"), _listed.c.version_index.label("listed_index")
+).join(_listed, _listed.c.artifact_id == artifacts.c.id)
+"""A version as one of a collection, be that its own or one that it is linked to, with its number there."""
+
 
 def by_id(connection: Connection, artifact_id: int) -> AnyRow | None:
     """Return a version with its collection, type, project and entity."""
@@ -80,35 +86,36 @@ def by_digest(connection: Connection, sequence_id: int, digest: str) -> AnyRow |
     ).first()
 
 
-def latest(connection: Connection, sequence_id: int) -> AnyRow | None:
+def latest(connection: Connection, collection_id: int) -> AnyRow | None:
     """Return a collection's newest committed version."""
-    found = in_collection(connection, sequence_id, newest_first=True, after=None, limit=1)
+    found = in_collection(connection, collection_id, newest_first=True, after=None, limit=1)
     return found[0] if found else None
 
 
 def in_collection(
-    connection: Connection, sequence_id: int, *, newest_first: bool, after: int | None, limit: int
+    connection: Connection, collection_id: int, *, newest_first: bool, after: int | None, limit: int
 ) -> list[AnyRow]:
-    """Return a page of a collection's committed versions, from behind the version index `after` on."""
-    index = artifact_memberships.c.version_index
-    statement = FULL.where(_committed_in([sequence_id])).order_by(index.desc() if newest_first else index).limit(limit)
+    """Return a page of a collection's committed versions with their `listed_index`, from behind index `after` on."""
+    index = _listed.c.version_index
+    statement = _LISTED.where(_committed_in([collection_id])).order_by(index.desc() if newest_first else index)
     if after is not None:
         statement = statement.where(index < after if newest_first else index > after)
-    return list(connection.execute(statement))
+    return list(connection.execute(statement.limit(limit)))
 
 
-def in_collections(connection: Connection, sequence_ids: Sequence[int]) -> Mapping[int, list[AnyRow]]:
+def in_collections(connection: Connection, collection_ids: Sequence[int]) -> Mapping[int, list[AnyRow]]:
     """Return all committed versions of several collections in one query, the newest first."""
-    found: dict[int, list[AnyRow]] = {sequence_id: [] for sequence_id in sequence_ids}
-    statement = FULL.where(_committed_in(sequence_ids)).order_by(artifact_memberships.c.version_index.desc())
+    found: dict[int, list[AnyRow]] = {collection_id: [] for collection_id in collection_ids}
+    statement = _LISTED.where(_committed_in(collection_ids)).order_by(_listed.c.version_index.desc())
     for row in connection.execute(statement):
-        found[row.sequence_id].append(row)
+        found[row.listed_in].append(row)
     return found
 
 
-def count_in_collection(connection: Connection, sequence_id: int) -> int:
+def count_in_collection(connection: Connection, collection_id: int) -> int:
     """Return how many committed versions a collection has."""
-    return connection.scalar(select(func.count()).select_from(artifacts).where(_committed_in([sequence_id]))) or 0
+    versions = select(func.count()).select_from(_listed).join(artifacts, artifacts.c.id == _listed.c.artifact_id)
+    return connection.scalar(versions.where(_committed_in([collection_id]))) or 0
 
 
 def any_in_collection(connection: Connection, sequence_id: int) -> bool:
@@ -118,8 +125,8 @@ def any_in_collection(connection: Connection, sequence_id: int) -> bool:
     return connection.scalar(select(waiting.exists() | numbered.exists())) or False
 
 
-def _committed_in(sequence_ids: Sequence[int]) -> ColumnElement[bool]:
-    return artifacts.c.sequence_id.in_(sequence_ids) & (artifacts.c.state == "COMMITTED")
+def _committed_in(collection_ids: Sequence[int]) -> ColumnElement[bool]:
+    return _listed.c.collection_id.in_(collection_ids) & (artifacts.c.state == "COMMITTED")
 
 
 def create(connection: Connection, sequence_id: int, digest: str, now: float, **values: Any) -> int:

@@ -10,6 +10,9 @@ from server.storage.rows import AnyRow
 from server.storage.tables import artifact_collections, artifact_types
 
 SEQUENCE = "ArtifactSequence"
+"""What runs log versions to."""
+PORTFOLIO = "ArtifactPortfolio"
+"""What versions are linked to."""
 
 _FULL = select(
     artifact_collections,
@@ -52,6 +55,12 @@ def by_id(connection: Connection, collection_id: int) -> AnyRow | None:
     ).first()
 
 
+def by_kind(connection: Connection, kind: str, collection_id: int) -> AnyRow | None:
+    """Return a collection if it is of this kind."""
+    row = by_id(connection, collection_id)
+    return row if row is not None and row.kind == kind else None
+
+
 def listing(connection: Connection, project_id: int, type_id: int | None, after: int, limit: int) -> list[AnyRow]:
     """Return a page of a project's collections, of one type or of all."""
     statement = _FULL.where(_there(project_id, type_id), artifact_collections.c.id > after)
@@ -83,25 +92,32 @@ def _there(project_id: int, type_id: int | None) -> ColumnElement[bool]:
     return there if type_id is None else there & (artifact_collections.c.type_id == type_id)
 
 
-def ensure_sequence(connection: Connection, project_id: int, type_name: str, name: str, now: float) -> int:
-    """Return the collection that runs log versions to; `Conflict` if the name stands for something else."""
+def ensure(connection: Connection, project_id: int, kind: str, type_name: str, name: str, now: float) -> int:
+    """Return the collection of that name, made now if it is missing; `Conflict` if the name is of something else."""
     known = by_name(connection, project_id, name)
     if known is not None:
         if known.type_name != type_name:
-            raise Conflict(f"Artifact {name!r} has type {known.type_name!r}; it cannot be logged as {type_name!r}.")
-        if known.kind != SEQUENCE:
-            raise Conflict(f"{name!r} collects linked versions; nothing can be logged to it. Use another name.")
+            verb = "logged as" if kind == SEQUENCE else "linked to as"
+            raise Conflict(f"Artifact {name!r} has type {known.type_name!r}; it cannot be {verb} {type_name!r}.")
+        if known.kind != kind:
+            raise Conflict(_OTHER_KIND[kind].format(name=name))
         return known.id
     statement = insert(artifact_collections).values(
         project_id=project_id,
         type_id=ensure_type(connection, project_id, type_name, now),
-        kind=SEQUENCE,
+        kind=kind,
         name=name,
         next_version=0,
         created_at=now,
         updated_at=now,
     )
     return connection.execute(statement).inserted_primary_key[0]  # type: ignore[index]
+
+
+_OTHER_KIND = {
+    SEQUENCE: "{name!r} collects linked versions; nothing can be logged to it. Use another name.",
+    PORTFOLIO: "Runs log versions to {name!r}; nothing can be linked to it. Use another name.",
+}
 
 
 def change(connection: Connection, collection_id: int, now: float, **values: Any) -> None:

@@ -12,6 +12,7 @@ from server.storage.tables import (
     artifact_aliases,
     artifact_collections,
     artifact_memberships,
+    artifacts,
     entities,
     projects,
 )
@@ -31,6 +32,23 @@ def add_version(connection: Connection, collection_id: int, artifact_id: int, no
         collection_id=collection_id, artifact_id=artifact_id, version_index=version, created_at=now
     )
     return connection.execute(statement).inserted_primary_key[0]  # type: ignore[index]
+
+
+def link(connection: Connection, collection_id: int, artifact_id: int, now: float) -> int:
+    """Put an artifact into a collection, unless it is there already; returns the membership's id."""
+    known = in_collection(connection, artifact_id, collection_id)
+    return add_version(connection, collection_id, artifact_id, now) if known is None else known.id
+
+
+def unlink(connection: Connection, membership_id: int) -> None:
+    """Take an artifact out of a collection, with its aliases there. Its number is not given out again."""
+    connection.execute(delete(artifact_aliases).where(artifact_aliases.c.membership_id == membership_id))
+    connection.execute(delete(artifact_memberships).where(artifact_memberships.c.id == membership_id))
+
+
+def by_id(connection: Connection, membership_id: int) -> AnyRow:
+    """Return a membership that is known to be there."""
+    return connection.execute(select(artifact_memberships).where(artifact_memberships.c.id == membership_id)).one()
 
 
 def by_version(connection: Connection, collection_id: int, version: str) -> AnyRow | None:
@@ -59,6 +77,19 @@ def of_artifact(connection: Connection, artifact_id: int) -> list[AnyRow]:
             .join(artifact_collections, artifact_collections.c.id == artifact_memberships.c.collection_id)
             .where(artifact_memberships.c.artifact_id == artifact_id, artifact_collections.c.deleted_at.is_(None))
             .order_by(artifact_memberships.c.id)
+        )
+    )
+
+
+def places(connection: Connection, artifact_id: int) -> list[AnyRow]:
+    """Return where an artifact is a version: each collection's `project_id` and `entity_name`."""
+    return list(
+        connection.execute(
+            select(artifact_collections.c.project_id, entities.c.name.label("entity_name"))
+            .join(artifact_memberships, artifact_memberships.c.collection_id == artifact_collections.c.id)
+            .join(projects, projects.c.id == artifact_collections.c.project_id)
+            .join(entities, entities.c.id == projects.c.entity_id)
+            .where(artifact_memberships.c.artifact_id == artifact_id, artifact_collections.c.deleted_at.is_(None))
         )
     )
 
@@ -109,6 +140,20 @@ def remove_alias(connection: Connection, membership_id: int, alias: str) -> None
             artifact_aliases.c.membership_id == membership_id, artifact_aliases.c.alias == alias
         )
     )
+
+
+def point_latest(connection: Connection, collection_id: int) -> None:
+    """Let `latest` mean a collection's newest committed version, if it means none."""
+    if by_version(connection, collection_id, LATEST) is not None:
+        return
+    newest = connection.execute(
+        select(artifact_memberships.c.id)
+        .join(artifacts, artifacts.c.id == artifact_memberships.c.artifact_id)
+        .where(artifact_memberships.c.collection_id == collection_id, artifacts.c.state == "COMMITTED")
+        .order_by(artifact_memberships.c.version_index.desc())
+    ).first()
+    if newest is not None:
+        set_alias(connection, collection_id, newest.id, LATEST)
 
 
 def remove_aliases(connection: Connection, artifact_id: int) -> None:

@@ -332,6 +332,22 @@ artifact_aliases = Table(
     UniqueConstraint("collection_id", "alias"),
 )
 
+artifact_tags = Table(
+    "artifact_tags",
+    metadata,
+    Column("artifact_id", _Id, ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+artifact_collection_tags = Table(
+    "artifact_collection_tags",
+    metadata,
+    Column("collection_id", _Id, ForeignKey("artifact_collections.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 artifact_manifests = Table(
     "artifact_manifests",
     metadata,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 PLACE = 'entityName: "$entity", projectName: "$project"'
 OWN_PLACE = 'entityName: "$own_entity", projectName: "$own_project"'
+NAMED = 'artifactCollectionName: "$collection"'
 EMPTY_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
 SWEEP = "{method: random, parameters: {a: {values: [1]}}}"
 PROJECT = 'name: "$project", entityName: "$entity"'
@@ -88,6 +89,7 @@ RUNS = (
 )
 
 ARTIFACTS = (
+    Case("linkArtifact", f'{OWN_PLACE}, artifactPortfolioName: "$own_portfolio", clientID: "$client_id"'),
     Case(
         "createArtifact",
         f'{PLACE}, artifactTypeName: "dataset", artifactCollectionName: "$collection", digest: "d1", '
@@ -127,6 +129,17 @@ ARTIFACTS = (
     ),
     Case("deleteAliases", 'artifactID: "$artifact", aliases: [{alias: "best"}]'),
     Case("updateArtifactSequence", 'artifactSequenceID: "$collection_id", description: "d"'),
+    Case("moveArtifactSequence", 'artifactSequenceID: "$collection_id", destinationArtifactTypeName: "dataset"'),
+    Case("createArtifactCollectionTagAssignments", f'{PLACE}, {NAMED}, tags: [{{tagName: "t"}}]', "tags { name }"),
+    Case("deleteArtifactCollectionTagAssignments", f'{PLACE}, {NAMED}, tags: [{{tagName: "t"}}]'),
+    Case("linkArtifact", f'{PLACE}, artifactPortfolioName: "$portfolio", artifactID: "$artifact"'),
+    Case("linkArtifact", f'{PLACE}, artifactPortfolioName: "$portfolio", artifactID: "$own_artifact"'),
+    Case("linkArtifact", f'{OWN_PLACE}, artifactPortfolioName: "$own_portfolio", artifactID: "$artifact"'),
+    Case("linkArtifact", 'artifactPortfolioID: "$portfolio_id", artifactID: "$own_artifact"'),
+    Case("updateArtifactPortfolio", 'artifactPortfolioID: "$portfolio_id", description: "d"'),
+    Case("unlinkArtifact", 'artifactPortfolioID: "$portfolio_id", artifactID: "$artifact"'),
+    Case("unlinkArtifact", 'artifactPortfolioID: "$portfolio_id", artifactID: "$own_artifact"'),
+    Case("deleteArtifactPortfolio", 'artifactPortfolioID: "$portfolio_id"'),
     Case("deleteArtifact", 'artifactID: "$pending"'),
     Case("deleteArtifact", 'artifactID: "$artifact", deleteAliases: true'),
     Case("deleteArtifactSequence", 'artifactSequenceID: "$collection_id"'),

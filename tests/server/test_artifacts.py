@@ -20,7 +20,7 @@ from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import start
 
 VERSION = """id state digest versionIndex description metadata size fileCount ttlDurationSeconds ttlIsInherited
-  createdAt updatedAt aliases { alias } artifactType { name }
+  createdAt updatedAt aliases { alias } tags { name } artifactType { name }
   artifactSequence { id name latestArtifact { id state } }"""
 CREATE = f"mutation($input: CreateArtifactInput!) {{ createArtifact(input: $input) {{ artifact {{ {VERSION} }} }} }}"
 MANIFEST = """mutation($input: CreateArtifactManifestInput!) {
@@ -116,9 +116,9 @@ def content(files: dict[str, bytes] | None = None, **references: str) -> Content
     return Content({"a.txt": b"hello"} if files is None else files, references)
 
 
-async def create(client: Client, wanted: Content | str, name: str = "data", **more: Any) -> dict[str, Any]:
-    """Announce a version."""
-    given: dict[str, Any] = {
+def version_input(wanted: Content | str, name: str = "data", **more: Any) -> dict[str, Any]:
+    """Return what is said of a version when it is announced."""
+    return {
         "entityName": "admin",
         "projectName": "p",
         "artifactTypeName": "dataset",
@@ -129,7 +129,11 @@ async def create(client: Client, wanted: Content | str, name: str = "data", **mo
         "aliases": [{"alias": "latest", "artifactCollectionName": name}],
         **more,
     }
-    return (await client.ask(CREATE, input=given))["createArtifact"]["artifact"]
+
+
+async def create(client: Client, wanted: Content | str, name: str = "data", **more: Any) -> dict[str, Any]:
+    """Announce a version."""
+    return (await client.ask(CREATE, input=version_input(wanted, name, **more)))["createArtifact"]["artifact"]
 
 
 def manifest_input(artifact_id: str, manifest: bytes, **more: Any) -> dict[str, Any]:
@@ -596,11 +600,20 @@ async def test_an_update_replaces_what_is_given_and_keeps_the_rest(client: Clien
     assert changed["updatedAt"] > made["updatedAt"]
 
 
-@pytest.mark.parametrize("key", ["tagsToAdd", "tagsToDelete"])
-async def test_tags_are_refused(client: Client, key: str) -> None:
-    made = await create(client, content())
-    update = {"artifactID": made["id"], key: [{"tagName": "x"}]}
-    assert await client.fail(UPDATE, input=update) == (400, "Tags of artifacts are not supported yet.")
+async def test_versions_are_tagged(client: Client) -> None:
+    made = await create(client, content(), tags=[{"tagName": "raw"}, {"tagName": "two words"}])
+    assert made["tags"] == [{"name": "raw"}, {"name": "two words"}]
+    change = {"tagsToAdd": [{"tagName": "x"}, {"tagName": "raw"}], "tagsToDelete": [{"tagName": "two words"}]}
+    changed = (await client.ask(UPDATE, input={"artifactID": made["id"], **change}))["updateArtifact"]["artifact"]
+    assert changed["tags"] == [{"name": "raw"}, {"name": "x"}]
+    again = await create(client, content(), clientID="other", tags=[{"tagName": "again"}])
+    assert [tag["name"] for tag in again["tags"]] == ["again"]
+
+
+@pytest.mark.parametrize("name", ["", " x", "a/b", "a\nb", "x" * 129])
+async def test_what_can_be_no_tag_is_refused(client: Client, name: str) -> None:
+    status, message = await client.fail(CREATE, input=version_input("d", tags=[{"tagName": name}]))
+    assert (status, "cannot be a tag" in message) == (400, True)
 
 
 async def test_aliases_are_added_moved_and_taken_away(client: Client) -> None:

@@ -16,9 +16,6 @@ NOT_YET = {
     "registry": {"FetchRegistry", "FetchRegistries", "RegistryVersions", "RegistryCollections", "RenameRegistry"}
     | {"UpsertRegistry", "DeleteRegistry", "RegistryUserMembers", "RegistryTeamMembers", "CreateRegistryMembers"}
     | {"DeleteRegistryMembers", "UpdateUserRegistryRole", "UpdateTeamRegistryRole", "FetchAdvancedRegistryFeatures"},
-    "linked and tagged collections": {"LinkArtifact", "UnlinkArtifact", "DeleteArtifactPortfolio"}
-    | {"UpdateArtifactPortfolio", "UpdateArtifactSequenceType", "AddArtifactCollectionTags"}
-    | {"DeleteArtifactCollectionTags"},
     "incremental artifacts and multipart uploads": {"UpdateArtifactManifest", "CompleteMultipartUploadArtifact"},
     "charts": {"CreateCustomChart"},
 }

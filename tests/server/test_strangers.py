@@ -63,7 +63,9 @@ async def _everything(services: Services, entity: str) -> dict[str, str]:
     """Make one of everything for a user."""
     client = await make_client(services, entity)
     place = {"entityName": entity, "projectName": f"project-{entity}"}
-    names = {name: f"{name}-{entity}" for name in ("project", "queue", "run", "collection", "team", "client_id")}
+    names = {
+        name: f"{name}-{entity}" for name in ("project", "queue", "run", "collection", "portfolio", "team", "client_id")
+    }
     things = {"entity": entity, **names, **_texts(entity)}
     things |= await _who(services, client, entity, things)
     things |= await _runs(client, place, things)
@@ -138,7 +140,12 @@ async def _artifacts(client: Client, place: Mapping[str, str], things: Things) -
         await put(services, key_of(answer["createArtifactFiles"]["files"]["edges"][0]["node"]["uploadUrl"]), text)
         if state == "artifact":
             await commit(client, made["id"])
-    return found
+    linked = await client.ask(
+        "mutation ($input: LinkArtifactInput!) { linkArtifact(input: $input) { artifactMembership "
+        "{ artifactCollection { id } } } }",
+        input={**place, "artifactPortfolioName": things["portfolio"], "artifactID": found["artifact"]},
+    )
+    return {**found, "portfolio_id": linked["linkArtifact"]["artifactMembership"]["artifactCollection"]["id"]}
 
 
 async def _launch(client: Client, place: Mapping[str, str], things: Things) -> dict[str, str]:

@@ -1,0 +1,95 @@
+"""Versions linked to collections beside the one that they were logged to."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from protocol.json_types import JsonObject
+from server import ids
+from server.context import Context
+from server.errors import Conflict, NotFound, RequestError
+from server.graphql import Info, Resolvers
+from server.resolvers import artifact_shapes as shapes
+from server.resolvers import projects as project_resolvers
+from server.resolvers.artifact_uploads import check_collection_name, wanted_aliases
+from server.storage import artifacts, collections, memberships
+from server.storage.rows import AnyRow
+
+resolvers = Resolvers()
+
+
+@resolvers.field("Mutation", "linkArtifact")
+async def link(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Make a version one of a collection of links, too, which is made if it is missing. Doing so again changes nothing.
+
+    Whoever may use the collection may then read the version. So only who may use the version itself may link it.
+    """
+    context = info.context
+    aliases = [*wanted_aliases(input), memberships.LATEST]
+
+    def work(connection: Connection) -> dict[str, Any]:
+        row = _linkable(connection, context, input)
+        collection_id = _target(connection, context, input, row)
+        is_new = memberships.in_collection(connection, row.id, collection_id) is None
+        membership_id = memberships.link(connection, collection_id, row.id, context.now)
+        # `latest` is for what is new there, and not for what is linked once more.
+        for alias in aliases if is_new else aliases[:-1]:
+            memberships.set_alias(connection, collection_id, membership_id, alias)
+        collection, project = shapes.collection(connection, context, _wire_id(collection_id))
+        membership = memberships.by_id(connection, membership_id)
+        node = shapes.collection_node(collection, project)
+        return shapes.membership_node(membership, node, shapes.node(connection, row.id))
+
+    made = await context.services.database.write(work)
+    return {"versionIndex": made["versionIndex"], "artifactMembership": made}
+
+
+def _linkable(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
+    if input.get("artifactID"):
+        row = shapes.changeable(connection, context, input["artifactID"])
+    else:
+        known = artifacts.by_client_id(connection, input.get("clientID") or "")
+        if known is None or not context.viewer.may_use(known.entity_name):
+            raise NotFound("There is no such artifact.")
+        row = known
+    if row.state != "COMMITTED":
+        raise Conflict("The artifact is still being uploaded. Link it when that is done.")
+    return row
+
+
+def _target(connection: Connection, context: Context, input: dict[str, Any], row: AnyRow) -> int:
+    """Return the collection to link to; `Conflict` if it is for something else."""
+    if input.get("artifactPortfolioID"):
+        found, _ = shapes.collection(connection, context, input["artifactPortfolioID"])
+        name, project_id = found.name, found.project_id
+    else:
+        name = check_collection_name(input.get("artifactPortfolioName") or "")
+        entity, project = input.get("entityName"), input.get("projectName")
+        if not entity or not project:
+            raise RequestError("Say where to link to: an entity, a project and a collection's name.")
+        project_id = project_resolvers.ensure(connection, context, entity, project)
+    return collections.ensure(connection, project_id, collections.PORTFOLIO, row.type_name, name, context.now)
+
+
+def _wire_id(collection_id: int) -> str:
+    return ids.encode(collections.PORTFOLIO, collection_id)
+
+
+@resolvers.field("Mutation", "unlinkArtifact")
+async def unlink(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Take a version out of a collection of links, whoever logged it."""
+    context = info.context
+
+    def work(connection: Connection) -> None:
+        row = shapes.visible(connection, context, input["artifactID"])
+        collection, _ = shapes.collection(connection, context, input["artifactPortfolioID"])
+        found = memberships.in_collection(connection, row.id, collection.id)
+        if found is None:
+            raise Conflict(f"The artifact is not linked to {collection.name!r}.")
+        if collection.kind != collections.PORTFOLIO:
+            raise Conflict(f"The artifact was logged to {collection.name!r}. Delete it, if that is what you want.")
+        memberships.unlink(connection, found.id)
+        memberships.point_latest(connection, collection.id)
+
+    await context.services.database.write(work)
+    return {"success": True}
