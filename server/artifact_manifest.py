@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from protocol.errors import LaunchbayError
 from protocol.json_read import Reader
@@ -42,6 +44,18 @@ def parse(content: bytes) -> list[Entry]:
         return [_entry(path, entry) for path, entry in manifest.object("contents").items()]
     except (ValueError, RecursionError, _Unreadable) as error:
         raise Conflict(f"The artifact's manifest cannot be read: {error}") from error
+
+
+def merged(manifests: Sequence[bytes]) -> bytes:
+    """Return the manifest that several make together; of a path that several name, the last one says what it is."""
+    whole: dict[str, Json] = {}
+    contents: dict[str, Json] = {}
+    for manifest in manifests:
+        parse(manifest)  # says what is wrong with it
+        read: dict[str, Any] = json.loads(manifest)
+        contents.update(read["contents"])
+        whole = read
+    return json.dumps({**whole, "contents": contents}).encode()
 
 
 def _entry(path: str, entry: Json) -> Entry:

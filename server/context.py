@@ -1,7 +1,7 @@
 """What a resolver or handler has at hand: the services of the process, and who is asking."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
@@ -10,6 +10,7 @@ from server.errors import Forbidden, NotFound
 from server.heartbeats import Heartbeats
 from server.intervals import Intervals
 from server.object_store import LocalObjectStore
+from server.registry_roles import Role
 from server.remembered import Remembered
 from server.sweeps.curves import Curves
 from server.sweeps.turns import Turns
@@ -70,6 +71,9 @@ class Viewer:
     """Whether it is a team's, and nobody's own. It may act for a member of its team, whose name and id are then here;
     the rights stay its own."""
 
+    registries: Mapping[int, Role] = field(default_factory=dict[int, Role])
+    """The role in each registry that is open to the user, by its row number."""
+
     def may_use(self, entity: str) -> bool:
         """Whether membership (or being an admin of the server) opens this entity's projects and queues."""
         return self.admin or entity in self.entities
@@ -81,6 +85,20 @@ class Viewer:
                 f"User {self.username!r} is not a member of entity {entity!r}, or there is no such entity. "
                 f"Use one of: {', '.join(sorted(self.entities))}."
             )
+
+    def has_role(self, role: Role, entity: str, project_id: int) -> bool:
+        """Whether what this role allows in a registry is allowed in a project, be it a registry or not."""
+        own = self.registries.get(project_id)
+        return self.may_use(entity) or (own is not None and own.includes(role))
+
+    def must_have_role(self, role: Role, entity: str, project_id: int, name: str) -> None:
+        """Raise `Forbidden` unless `has_role`, to who sees the project, and `NotFound` to others."""
+        if self.has_role(role, entity, project_id):
+            return
+        own = self.registries.get(project_id)
+        if own is None:
+            raise NotFound(f"There is no project {entity}/{name}, or you may not see it.")
+        raise Forbidden(f"Your role in {entity}/{name} is {own}; that needs the role {role}. Ask an admin of it.")
 
     def must_see(self, entity: str, thing: str) -> None:
         """Raise `NotFound` unless `may_use`, in the words for a thing that is not there: ids shall tell nothing."""

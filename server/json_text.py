@@ -28,3 +28,11 @@ def with_whole_pairs(value: object) -> object:
     """Return a JSON value with every half of a surrogate pair in it replaced."""
     text = json.dumps(value, ensure_ascii=False)
     return json.loads(_HALF_A_PAIR.sub("\ufffd", text)) if _HALF_A_PAIR.search(text) else value
+
+
+def proper(text: str | None) -> str | None:
+    """Return a JSON text as every database reads it: without NaN, infinities and zero bytes. None if that cannot be."""
+    try:
+        return dump(parse(text or "null")).decode().replace("\\u0000", "\\ufffd")
+    except (ValueError, TypeError):  # no JSON, or a number that does not fit
+        return None

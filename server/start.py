@@ -18,7 +18,7 @@ from server.database.opening import open_database
 from server.heartbeats import Heartbeats
 from server.object_store import LocalObjectStore
 from server.resolvers.users import new_secret
-from server.storage import users
+from server.storage import registries, users
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +64,7 @@ async def opened(data_dir: Path, database_url: str | None = None) -> AsyncGenera
         objects = await asyncio.to_thread(LocalObjectStore.open, data_dir / "objects", data_dir / SIGNING_FILE)
         services = Services(database, objects, Heartbeats(database))
         await _ensure_admin(services, data_dir / "admin-api-key")
+        await database.write(registries.ensure_organization, services.clock())
         chores = [
             asyncio.create_task(services.heartbeats.run()),
             asyncio.create_task(database.share(services.wakeups)),

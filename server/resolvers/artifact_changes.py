@@ -8,6 +8,7 @@ from protocol.json_types import JsonObject
 from server.context import Context
 from server.errors import Conflict
 from server.graphql import Info, Resolvers
+from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers import runs as run_resolvers
 from server.resolvers.artifact_uploads import check_alias, check_metadata, stored_ttl, tag_names
@@ -83,7 +84,7 @@ async def add_aliases(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
     context = info.context
 
     def work(connection: Connection) -> None:
-        row = shapes.usable(connection, context, input["artifactID"])
+        row = shapes.alive(connection, context, input["artifactID"])
         for wanted in input["aliases"]:
             membership = _membership(connection, context, row, wanted)
             memberships.set_alias(connection, membership.collection_id, membership.id, check_alias(wanted["alias"]))
@@ -98,7 +99,7 @@ async def delete_aliases(_: object, info: Info, input: dict[str, Any]) -> JsonOb
     context = info.context
 
     def work(connection: Connection) -> None:
-        row = shapes.usable(connection, context, input["artifactID"])
+        row = shapes.alive(connection, context, input["artifactID"])
         for unwanted in input["aliases"]:
             memberships.remove_alias(connection, _membership(connection, context, row, unwanted).id, unwanted["alias"])
 
@@ -110,8 +111,12 @@ def _membership(connection: Connection, context: Context, row: AnyRow, address: 
     """Return a version's membership of the collection that an alias is addressed to; without an address, of its own."""
     name = address.get("artifactCollectionName") or row.sequence_name
     entity, project = address.get("entityName") or row.entity_name, address.get("projectName") or row.project_name
-    place = projects.find(connection, entity, project) if context.viewer.may_use(entity) else None
-    collection = collections.by_name(connection, place.id, name) if place else None
+    place = projects.find(connection, entity, project)
+    if place is not None and context.viewer.has_role(Role.RESTRICTED_VIEWER, entity, place.id):
+        context.viewer.must_have_role(Role.MEMBER, entity, place.id, place.name)
+        collection = collections.by_name(connection, place.id, name)
+    else:
+        collection = None
     found = memberships.in_collection(connection, row.id, collection.id) if collection else None
     if row.state == "PENDING":
         raise Conflict("The artifact is still being uploaded. Change its aliases when that is done.")

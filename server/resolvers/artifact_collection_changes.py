@@ -8,6 +8,7 @@ from protocol.json_types import JsonObject
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
+from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers.artifact_uploads import check_collection_name, tag_names
 from server.storage import artifacts, collections, memberships, projects, tags
@@ -122,8 +123,9 @@ async def remove_tags(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
 
 def _addressed(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
     entity, project, name = (input[key] for key in ("entityName", "projectName", "artifactCollectionName"))
-    place = projects.find(connection, entity, project) if context.viewer.may_use(entity) else None
+    place = projects.find(connection, entity, project)
     found = collections.by_name(connection, place.id, name) if place else None
-    if found is None:
+    if place is None or found is None or not context.viewer.has_role(Role.RESTRICTED_VIEWER, entity, place.id):
         raise NotFound(f"There is no artifact collection {entity}/{project}/{name}, or you may not see it.")
+    context.viewer.must_have_role(Role.MEMBER, entity, place.id, place.name)
     return found

@@ -7,9 +7,11 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
+from server import artifact_filters
 from server.context import Context
 from server.errors import NotFound, RequestError
 from server.graphql import Info, Resolvers
+from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers.artifacts import membership_by_version
 from server.resolvers.batches import Batch
@@ -63,7 +65,7 @@ async def collection_by_id(_: object, info: Info, id: str) -> dict[str, Any] | N
 
     def work(connection: Connection) -> dict[str, Any] | None:
         try:
-            return shapes.collection_node(*shapes.collection(connection, info.context, id))
+            return shapes.collection_node(*shapes.collection(connection, info.context, id, Role.RESTRICTED_VIEWER))
         except NotFound:
             return None
 
@@ -91,17 +93,18 @@ async def _collections(
     filters: str | None = None,
     order: str | None = None,
 ) -> JsonObject:
-    if _filter(filters) or order:
-        raise RequestError("Collections cannot be filtered or ordered yet. Leave filters and order out.")
-    # The client's list of jobs asks without a page size, and does not ask again.
+    # The client's list of jobs asks without a page size, and does not ask again. The position is how far a page is.
     page = Page.of(first, after, default=MAX_PAGE)
+    wanted, ordered = artifact_filters.of_collections(filters), artifact_filters.order_of_collections(order)
 
     def work(connection: Connection) -> JsonObject:
-        rows = collections.listing(connection, project["row_id"], type_id, page.after, page.limit + 1)
+        where = (project["row_id"], type_id, wanted)
+        rows = collections.listing(connection, *where, ordered, page.after, page.limit + 1)
         versions = _versions_of(info.context, [row.id for row in rows])
         batches = {"versions": versions, "tagged": _tags_of(info.context, [row.id for row in rows])}
-        found = [(row.id, {**shapes.collection_node(row, project), **batches}) for row in rows]
-        return connection_of(found, page, totalCount=collections.count(connection, project["row_id"], type_id))
+        nodes = [{**shapes.collection_node(row, project), **batches} for row in rows]
+        found = [(page.after + number, node) for number, node in enumerate(nodes, 1)]
+        return connection_of(found, page, totalCount=collections.count(connection, *where))
 
     return await info.context.services.database.read(work)
 

@@ -10,6 +10,7 @@ from server import ids
 from server.context import Context
 from server.errors import RequestError
 from server.graphql import Info, Resolvers
+from server.resolvers import artifact_shapes as shapes
 from server.resolvers.paging import MAX_PAGE
 from server.storage import artifact_contents
 from server.storage.rows import AnyRow
@@ -22,6 +23,7 @@ FILES_PER_PAGE = 50
 @resolvers.field("Artifact", "currentManifest")
 async def current_manifest(parent: dict[str, Any], info: Info) -> JsonObject | None:
     """Return a version's manifest as a file."""
+    await _must_read(parent, info)
     row = await info.context.services.database.read(artifact_contents.manifest, parent["row_id"])
     if row is None:
         return None
@@ -40,6 +42,7 @@ async def artifact_files(
     first: int | None = None,
 ) -> JsonObject:
     """List a version's files by path, references included: clients fetch only what is listed."""
+    await _must_read(parent, info)
     database, artifact_id = info.context.services.database, parent["row_id"]
     limit = min(max(first or FILES_PER_PAGE, 1), MAX_PAGE)
     rows = await database.read(artifact_contents.entries, artifact_id, names, _path(after), limit + 1)
@@ -69,6 +72,12 @@ async def files_by_manifest_entries(
     """List the files of some manifest entries."""
     names = [entry["name"] for entry in entries] if entries is not None else None
     return await artifact_files(parent, info, names, after, first or MAX_PAGE)
+
+
+async def _must_read(parent: dict[str, Any], info: Info) -> None:
+    """Raise `Forbidden` if the viewer sees a version only by a role that does not open its files."""
+    if not info.context.viewer.may_use(parent["artifactSequence"]["project"]["entityName"]):
+        await info.context.services.database.read(shapes.usable, info.context, parent["id"])
 
 
 def _cursor(path: str) -> str:

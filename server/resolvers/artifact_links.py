@@ -9,10 +9,12 @@ from server import ids
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
+from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers import projects as project_resolvers
 from server.resolvers.artifact_uploads import check_collection_name, wanted_aliases
-from server.storage import artifacts, collections, memberships
+from server.resolvers.paging import MAX_PAGE
+from server.storage import artifacts, collections, memberships, projects, registries
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
@@ -67,8 +69,22 @@ def _target(connection: Connection, context: Context, input: dict[str, Any], row
         entity, project = input.get("entityName"), input.get("projectName")
         if not entity or not project:
             raise RequestError("Say where to link to: an entity, a project and a collection's name.")
-        project_id = project_resolvers.ensure(connection, context, entity, project)
+        project_id = _project(connection, context, entity, project, row.type_name)
     return collections.ensure(connection, project_id, collections.PORTFOLIO, row.type_name, name, context.now)
+
+
+def _project(connection: Connection, context: Context, entity: str, name: str, type_name: str) -> int:
+    """Return the project to link to, made now if it is missing; a registry has to be there, and to allow the type."""
+    if entity != registries.organization(connection).name:
+        return project_resolvers.ensure(connection, context, entity, name)
+    row = projects.find(connection, entity, name)
+    if row is None:
+        raise NotFound(f"There is no project {entity}/{name}, or you may not see it.")
+    context.viewer.must_have_role(Role.MEMBER, entity, row.id, row.name)
+    if not row.any_artifact_type and collections.type_by_name(connection, row.id, type_name) is None:
+        allowed = ", ".join(kind.name for kind in collections.types(connection, row.id, 0, MAX_PAGE))
+        raise Conflict(f"Registry {row.name!r} takes no artifacts of type {type_name!r}. It takes: {allowed}.")
+    return row.id
 
 
 def _wire_id(collection_id: int) -> str:

@@ -8,7 +8,8 @@ from sqlalchemy import Connection
 
 from server import ids
 from server.context import Context, Viewer
-from server.errors import Gone, NotFound
+from server.errors import Forbidden, Gone, NotFound
+from server.registry_roles import Role
 from server.resolvers.projects import node as project_node
 from server.resolvers.projects import node_beside
 from server.storage import artifacts, collections, memberships, projects, tags
@@ -34,25 +35,35 @@ def node(connection: Connection, artifact_id: int) -> dict[str, Any]:
 
 
 def visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:
-    """Return a version that the viewer may read, be it where it was logged or where it is linked to."""
+    """Return a version that the viewer may see, be it where it was logged or where it is linked to."""
     row = artifacts.by_id(connection, ids.decode("Artifact", wire_id))
-    if row is None or not _may_read(connection, context.viewer, row):
+    if row is None or not _has_role(connection, context.viewer, row, Role.RESTRICTED_VIEWER):
         raise NotFound("There is no such artifact.")
     return row
 
 
-def _may_read(connection: Connection, viewer: Viewer, row: AnyRow) -> bool:
+def _has_role(connection: Connection, viewer: Viewer, row: AnyRow, role: Role) -> bool:
+    """Whether the viewer has a role wherever a version is."""
     if viewer.may_use(row.entity_name):
         return True
-    return any(viewer.may_use(place.entity_name) for place in memberships.places(connection, row.id))
+    places = memberships.places(connection, row.id)
+    return any(viewer.has_role(role, place.entity_name, place.project_id) for place in places)
 
 
-def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
-    """Return a version that the viewer may read and use; `NotFound` if there is none, `Gone` if it was deleted."""
+def alive(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    """Return a version that the viewer may see; `NotFound` if there is none, `Gone` if it was deleted."""
     row = visible(connection, context, wire_id)
     if row.state == "DELETED":
         number = "A version" if row.version_index is None else f"Version v{row.version_index}"
         raise Gone(f"{number} of artifact {row.sequence_name!r} was deleted. Log it again.")
+    return row
+
+
+def usable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    """Return a version, not deleted, that the viewer may see and whose files he may read; `Forbidden` if not these."""
+    row = alive(connection, context, wire_id)
+    if not _has_role(connection, context.viewer, row, Role.VIEWER):
+        raise Forbidden(f"Reading artifact {row.sequence_name!r} needs the role {Role.VIEWER} in a registry.")
     return row
 
 
@@ -63,13 +74,23 @@ def changeable(connection: Connection, context: Context, wire_id: str) -> AnyRow
     return row
 
 
-def collection(connection: Connection, context: Context, wire_id: str) -> tuple[AnyRow, dict[str, Any]]:
-    """Return a collection that the viewer may use, and its project's node; `NotFound` if there is none."""
+def collection(
+    connection: Connection, context: Context, wire_id: str, role: Role = Role.MEMBER
+) -> tuple[AnyRow, dict[str, Any]]:
+    """Return a collection and its project's node.
+
+    `NotFound` if there is none that the viewer may see, `Forbidden` if what is asked for needs a higher role.
+    """
     kind = collections.PORTFOLIO if ids.is_of(collections.PORTFOLIO, wire_id) else collections.SEQUENCE
     row = collections.by_kind(connection, kind, ids.decode(kind, wire_id))
     project = projects.by_id(connection, row.project_id) if row else None
-    if row is None or project is None or not context.viewer.may_use(project.entity_name):
+    if (
+        row is None
+        or project is None
+        or not context.viewer.has_role(Role.RESTRICTED_VIEWER, project.entity_name, project.id)
+    ):
         raise NotFound("There is no such artifact collection.")
+    context.viewer.must_have_role(role, project.entity_name, project.id, project.name)
     return row, project_node(project)
 
 

@@ -4,8 +4,10 @@ Every step may come twice, as clients try again after an answer got lost. Bytes 
 that accepts only the announced MD5; the commit checks that everything which the manifest names has arrived.
 """
 
+import asyncio
 import base64
 import binascii
+import hashlib
 import json
 import re
 import secrets
@@ -18,17 +20,18 @@ from protocol.names import JOB_TYPE, UNNAMED_CODE_JOB, first_name_of_job
 from server import artifact_manifest, ids
 from server.artifact_manifest import Entry
 from server.context import Context
-from server.errors import Conflict, RequestError
+from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers import projects as project_resolvers
-from server.storage import artifact_contents, artifacts, collections, lineage, memberships, runs, tags
+from server.storage import artifact_contents, artifacts, collections, lineage, memberships, projects, runs, tags
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
 
 MAX_NAME_CHARS = 128
 MD5_BYTES = 16
+MANIFEST_NAME = "wandb_manifest.json"
 TAG = re.compile(r"[-\w]+([ ]+[-\w]+)*")
 
 
@@ -46,7 +49,7 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     wanted, tagged = wanted_aliases(input), tag_names(input.get("tags"))
 
     def work(connection: Connection) -> dict[str, Any]:
-        known = _made_before(connection, context, input)
+        known = _made_by_all(connection, input) or _made_before(connection, context, input)
         row = _renamed(connection, context, known, input) if known else _make(connection, context, input)
         if row.state == "COMMITTED":
             # No commit will follow, so what was asked for is done here.
@@ -69,6 +72,15 @@ def _remember_client_id(connection: Connection, context: Context, row: AnyRow, i
     known = artifacts.by_client_id(connection, input["clientID"])
     if known is None or context.viewer.may_use(known.entity_name):  # nobody takes another's id over
         artifacts.remember_client_id(connection, row.id, input["clientID"], input.get("sequenceClientID"))
+
+
+def _made_by_all(connection: Connection, input: dict[str, Any]) -> AnyRow | None:
+    """Return the version that several runs make together, if one of them has begun with it."""
+    if not input.get("distributedID"):
+        return None
+    place = projects.find(connection, input["entityName"], input["projectName"])
+    collection = collections.by_name(connection, place.id, _collection_name(input)) if place else None
+    return artifacts.pending_of(connection, collection.id, input["distributedID"]) if collection else None
 
 
 def _made_before(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow | None:
@@ -99,7 +111,9 @@ def _renamed(connection: Connection, context: Context, row: AnyRow, input: dict[
 
 
 def _same_content(connection: Connection, sequence_id: int, input: dict[str, Any]) -> AnyRow | None:
-    return artifacts.by_digest(connection, sequence_id, input["digest"]) if input["enableDigestDeduplication"] else None
+    # Of what several make together, each says the digest of his own part.
+    is_whole = input["enableDigestDeduplication"] and not input.get("distributedID")
+    return artifacts.by_digest(connection, sequence_id, input["digest"]) if is_whole else None
 
 
 def _make(connection: Connection, context: Context, input: dict[str, Any]) -> AnyRow:
@@ -209,33 +223,65 @@ def _run(connection: Connection, input: dict[str, Any]) -> AnyRow | None:
 
 @resolvers.field("Mutation", "createArtifactManifest")
 async def create_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Announce a version's manifest; only once its digest is known there is a URL to upload it to."""
-    context = info.context
-    if input.get("type") not in {None, "FULL"}:
-        raise RequestError("Incremental and distributed artifacts are not supported yet. Log a whole artifact.")
+    """Announce a version's manifest, or a part of it; only once its digest is known there is a URL to upload it to."""
+    context, kind = info.context, input.get("type") or artifact_contents.FULL
     digest: str = input["digest"]
     if digest:
         _hex_md5(digest)
 
     def work(connection: Connection) -> AnyRow:
-        row = shapes.changeable(connection, context, input["artifactID"])
-        if row.state == "COMMITTED":
-            raise Conflict("The artifact is committed, so its manifest cannot change. Log a new version.")
+        row, name = _pending(connection, context, input["artifactID"]), input["name"]
         key = f"manifests/{row.id}/{secrets.token_hex(8)}"
-        return artifact_contents.announce_manifest(
-            connection, row.id, input["name"], digest, object_key=key, now=context.now
-        )
+        if kind == artifact_contents.FULL:
+            announce = artifact_contents.announce_manifest
+            return announce(connection, row.id, name, digest, object_key=key, now=context.now)
+        base, add = _base(connection, context, input), artifact_contents.add_manifest
+        return add(connection, row.id, name, digest, kind, object_key=key, now=context.now, base_artifact_id=base)
 
-    manifest = await context.services.database.write(work)
-    wire_id = ids.encode("ArtifactManifest", manifest.id)
+    return _manifest_node(context, await context.services.database.write(work))
+
+
+@resolvers.field("Mutation", "updateArtifactManifest")
+async def update_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Say the digest of a part, which can then be uploaded."""
+    context = info.context
+    digest: str = input.get("digest") or ""
+    _hex_md5(digest)
+
+    def work(connection: Connection) -> AnyRow:
+        manifest_id = ids.decode("ArtifactManifest", input["artifactManifestID"])
+        known = artifact_contents.manifest_by_id(connection, manifest_id)
+        if known is None:
+            raise NotFound("There is no such artifact manifest.")
+        try:
+            _pending(connection, context, ids.encode("Artifact", known.artifact_id))
+        except NotFound as error:
+            raise NotFound("There is no such artifact manifest.") from error
+        if known.digest not in {"", digest}:
+            raise Conflict("This manifest has another digest already. Log the artifact again.")
+        return artifact_contents.set_manifest_digest(connection, known.id, digest, _base(connection, context, input))
+
+    return _manifest_node(context, await context.services.database.write(work))
+
+
+def _pending(connection: Connection, context: Context, wire_id: str) -> AnyRow:
+    row = shapes.changeable(connection, context, wire_id)
+    if row.state == "COMMITTED":
+        raise Conflict("The artifact is committed, so its manifest cannot change. Log a new version.")
+    return row
+
+
+def _base(connection: Connection, context: Context, input: dict[str, Any]) -> int | None:
+    """Return the version that a manifest says it builds upon."""
+    return shapes.usable(connection, context, input["baseArtifactID"]).id if input.get("baseArtifactID") else None
+
+
+def _manifest_node(context: Context, manifest: AnyRow) -> JsonObject:
+    wire_id, digest = ids.encode("ArtifactManifest", manifest.id), manifest.digest
     url = context.services.objects.upload_url(context.base_url, manifest.object_key, md5=digest) if digest else None
     file: JsonObject = {"id": wire_id, "name": manifest.name, "displayName": manifest.name, "sizeBytes": 0}
     return {
-        "artifactManifest": {
-            "id": wire_id,
-            "digest": digest,
-            "file": {**file, "uploadUrl": url, "uploadHeaders": []},
-        }
+        "artifactManifest": {"id": wire_id, "digest": digest, "file": {**file, "uploadUrl": url, "uploadHeaders": []}}
     }
 
 
@@ -304,26 +350,63 @@ async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     """Make a version final: its manifest is read and checked, and it gets its number and aliases."""
     context = info.context
 
-    def before(connection: Connection) -> tuple[AnyRow, AnyRow | None]:
+    def before(connection: Connection) -> tuple[AnyRow, list[AnyRow]]:
         row = shapes.changeable(connection, context, input["artifactID"])
-        return row, artifact_contents.manifest(connection, row.id)
+        return row, _parts(connection, row.id)
 
-    row, manifest = await context.services.database.read(before)
+    row, parts = await context.services.database.read(before)
     if row.state == "COMMITTED":
         return {"artifact": await context.services.database.read(shapes.node, row.id)}
-    content = await context.services.objects.read(manifest.object_key) if manifest else None
-    if manifest is None or content is None:
+    contents = [await context.services.objects.read(part.object_key) for part in parts]
+    if not parts or None in contents:
         raise Conflict("The artifact cannot be committed: its manifest was never uploaded. Log it again.")
-    entries = artifact_manifest.parse(content)
-    if artifact_manifest.digest(entries) != row.digest:
+    whole = parts[-1]
+    is_whole = whole.kind == artifact_contents.FULL
+    manifest, entries, digest = await asyncio.to_thread(_read, [part for part in contents if part is not None])
+    if is_whole and digest != row.digest:
         raise Conflict("The artifact's manifest does not have the digest that was announced. Log it again.")
+    if not is_whole:
+        await context.services.objects.write(_whole_key(row.id), manifest)
 
     def work(connection: Connection) -> dict[str, Any]:
         _check_uploads(connection, row.entity_id, entries)
-        _commit(connection, row.id, manifest.id, entries, context.now)
+        kept = whole if is_whole else _add_whole(connection, context, row.id, manifest)
+        _commit(connection, row.id, digest, kept.id, entries, context.now)
         return shapes.node(connection, row.id)
 
     return {"artifact": await context.services.database.write(work)}
+
+
+def _parts(connection: Connection, artifact_id: int) -> list[AnyRow]:
+    """Return the manifests that a version is made of: one that is full, or parts, or a base and what is added to it.
+
+    Clients say a base of every manifest; it counts for those that are increments.
+    """
+    found = artifact_contents.manifests(connection, artifact_id)
+    if not found or found[-1].kind == artifact_contents.FULL:
+        return found[-1:]
+    added = [manifest for manifest in found if manifest.kind != artifact_contents.FULL]
+    bases = {manifest.base_artifact_id for manifest in added if manifest.kind == artifact_contents.INCREMENTAL}
+    base = [artifact_contents.manifest(connection, artifact_id) for artifact_id in bases if artifact_id is not None]
+    return [*(manifest for manifest in base if manifest is not None), *added]
+
+
+def _read(parts: list[bytes]) -> tuple[bytes, list[Entry], str]:
+    """Return the manifest that parts make together, its entries, and the digest of the whole."""
+    manifest = parts[0] if len(parts) == 1 else artifact_manifest.merged(parts)
+    entries = artifact_manifest.parse(manifest)
+    return manifest, entries, artifact_manifest.digest(entries)
+
+
+def _whole_key(artifact_id: int) -> str:
+    return f"manifests/{artifact_id}/whole"
+
+
+def _add_whole(connection: Connection, context: Context, artifact_id: int, manifest: bytes) -> AnyRow:
+    md5 = base64.b64encode(hashlib.md5(manifest, usedforsecurity=False).digest()).decode()
+    return artifact_contents.announce_manifest(
+        connection, artifact_id, MANIFEST_NAME, md5, object_key=_whole_key(artifact_id), now=context.now
+    )
 
 
 def _check_uploads(connection: Connection, entity_id: int, entries: list[Entry]) -> None:
@@ -336,9 +419,11 @@ def _check_uploads(connection: Connection, entity_id: int, entries: list[Entry])
         raise Conflict(f"The artifact cannot be committed: {missing[0]!r}{more} was never uploaded. Log it again.")
 
 
-def _commit(connection: Connection, artifact_id: int, manifest_id: int, entries: list[Entry], now: float) -> None:
+def _commit(
+    connection: Connection, artifact_id: int, digest: str, manifest_id: int, entries: list[Entry], now: float
+) -> None:
     size = sum(entry.size_bytes for entry in entries)
-    if not artifacts.commit(connection, artifact_id, size_bytes=size, file_count=len(entries), now=now):
+    if not artifacts.commit(connection, artifact_id, digest=digest, size_bytes=size, file_count=len(entries), now=now):
         return  # somebody else was faster
     artifact_contents.store(connection, artifact_id, manifest_id, entries)
     row = artifacts.by_id(connection, artifact_id)

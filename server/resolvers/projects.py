@@ -1,4 +1,4 @@
-"""Projects: `project`, `models`, `upsertModel`. Other nouns hang their own fields on the node made here."""
+"""Projects as they are read. Other nouns hang their own fields on the node made here; registries are projects, too."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from sqlalchemy import Connection
 from protocol.json_types import JsonObject
 from server import ids
 from server.context import Context
-from server.errors import RequestError
+from server.errors import Conflict, RequestError
 from server.graphql import Info, Resolvers
+from server.registry_roles import Role
 from server.resolvers.paging import Page, connection_of
-from server.storage import projects, users
+from server.storage import projects, registries, users
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -27,7 +28,9 @@ def node(row: AnyRow) -> dict[str, Any]:
         "description": row.description,
         "access": row.access,
         "views": "{}",
+        "allowAllArtifactTypesInRegistry": row.any_artifact_type,
         "createdAt": iso(row.created_at),
+        "updatedAt": iso(row.updated_at),
         "isBenchmark": False,
         "readOnly": False,
     }
@@ -63,8 +66,12 @@ def check_name(name: str) -> None:
 def ensure(connection: Connection, context: Context, entity: str, name: str) -> int:
     """Return the row of a project, made now if it is missing. Inside a write transaction; the right is checked here."""
     context.viewer.must_use(entity)
-    check_name(name)
-    return ensure_of_entity(connection, users.entity_id(connection, entity), name, context.viewer.id, context.now)
+    entity_id = users.entity_id(connection, entity)
+    if entity_id == registries.organization(connection).id:
+        raise Conflict(
+            f"{entity!r} is the organization, which has registries and nothing else. Use an entity of yours."
+        )
+    return ensure_of_entity(connection, entity_id, name, context.viewer.id, context.now)
 
 
 def ensure_of_entity(connection: Connection, entity_id: int, name: str, user_id: int, now: float) -> int:
@@ -81,10 +88,16 @@ async def project(
     """Return a project that the viewer may see; without an entity, one of the viewer's default entity."""
     context = info.context
     entity = entityName or context.viewer.entity
-    if not name or not context.viewer.may_use(entity):
+    row = await context.services.database.read(projects.find, entity, name) if name else None
+    if row is None or not context.viewer.has_role(Role.RESTRICTED_VIEWER, row.entity_name, row.id):
         return None
-    row = await context.services.database.read(projects.find, entity, name)
-    return node(row) if row else None
+    return node(row)
+
+
+@resolvers.field("Entity", "project")
+async def project_of_entity(parent: dict[str, Any], info: Info, name: str | None = None) -> dict[str, Any] | None:
+    """Return a project of an entity, registries of the organization too."""
+    return await project(parent, info, name, parent["name"])
 
 
 @resolvers.field("Query", "model")
@@ -111,30 +124,3 @@ async def models(
     page = Page.of(first, after)
     rows = await context.services.database.read(projects.listing, entity, page.after, page.limit + 1)
     return connection_of([(row.id, node(row)) for row in rows], page)
-
-
-@resolvers.field("Mutation", "upsertModel")
-async def upsert_model(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Make a project, or find the one that is there."""
-    context = info.context
-    entity = input.get("entityName") or context.viewer.entity
-    name = input.get("name") or ""
-    context.viewer.must_use(entity)
-    check_name(name)
-
-    def work(connection: Connection) -> tuple[dict[str, Any], bool]:
-        entity_id = users.entity_id(connection, entity)
-        project_id, inserted = projects.ensure(
-            connection,
-            entity_id,
-            name,
-            user_id=context.viewer.id,
-            now=context.now,
-            description=input.get("description"),
-        )
-        row = projects.by_id(connection, project_id)
-        assert row is not None
-        return node(row), inserted
-
-    made, inserted = await context.services.database.write(work)
-    return {"project": made, "model": made, "inserted": inserted}

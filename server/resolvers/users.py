@@ -14,7 +14,7 @@ from server.authentication import rights_changed
 from server.context import Context, Viewer
 from server.errors import Forbidden, RequestError
 from server.graphql import Info, Resolvers
-from server.storage import users
+from server.storage import registries, users
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
@@ -25,11 +25,14 @@ KEY_BYTES = 20  # the client wants at least 40 characters
 # What the stock client does differently when the server says that it can. LAUNCHBAY is ours: it tells our agent that
 # the mutations marked `Launchbay:` in the SDL are there.
 FEATURES = (
+    "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
     "ARTIFACT_COLLECTION_MEMBERSHIP_FILES",
     "ARTIFACT_COLLECTION_MEMBERSHIP_FILE_DOWNLOAD_HANDLER",
     "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE",
     "ARTIFACT_TAGS",
+    "ARTIFACT_REGISTRY_SEARCH",
     "CLIENT_IDS",
+    "INCLUDE_ARTIFACT_TYPES_IN_REGISTRY_CREATION",
     "LARGE_FILENAMES",
     "LAUNCHBAY",
     "MARK_RUN_FILES_UPLOADED",
@@ -74,13 +77,11 @@ async def server_info(_: object, _info: Info) -> JsonObject:
 
 @resolvers.field("Query", "entity")
 async def entity(_: object, info: Info, name: str | None = None, **_unused: object) -> JsonObject | None:
-    """Return an entity that the viewer is a member of."""
+    """Return an entity that the viewer is a member of, or the organization."""
     context = info.context
     wanted = name or context.viewer.entity
-    if not context.viewer.may_use(wanted):
-        return None
     row = await context.services.database.read(users.entity_by_name, wanted)
-    if row is None:
+    if row is None or not (context.viewer.may_use(wanted) or row.kind == registries.ORGANIZATION):
         return None
     return entity_node(row)
 
@@ -88,6 +89,7 @@ async def entity(_: object, info: Info, name: str | None = None, **_unused: obje
 def entity_node(row: AnyRow) -> JsonObject:
     """Shape an entity's row for the SDL; `server.resolvers.teams` adds its members."""
     return {
+        "__typename": "Entity",
         "row_id": row.id,
         "id": ids.encode("Entity", row.id),
         "name": row.name,

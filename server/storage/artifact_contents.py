@@ -6,7 +6,7 @@ Contents are shared inside one entity, and only there: that a content is known w
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, true
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, true, update
 
 from server.artifact_manifest import Entry
 from server.storage.rows import AnyRow
@@ -24,34 +24,84 @@ DIGESTS_PER_QUERY = 500
 """Below every engine's limit of parameters."""
 
 
+FULL = "FULL"
+"""The kind of a manifest that names all files. One of several parts is a PATCH."""
+INCREMENTAL = "INCREMENTAL"
+"""The kind of a manifest that names what is added to a base."""
+
+
 def announce_manifest(
     connection: Connection, artifact_id: int, name: str, digest: str, *, object_key: str, now: float
 ) -> AnyRow:
-    """Return a version's manifest of that name and digest, made now if nobody has announced it yet."""
+    """Return a version's full manifest of that name and digest, made now if nobody has announced it yet."""
     same = (
         artifact_manifests.c.artifact_id == artifact_id,
         artifact_manifests.c.name == name,
         artifact_manifests.c.digest == digest,
+        artifact_manifests.c.kind == FULL,
     )
     known = connection.execute(select(artifact_manifests).where(*same)).first()
     if known is not None:
         return known
-    connection.execute(
-        insert(artifact_manifests).values(
-            artifact_id=artifact_id, name=name, kind="FULL", digest=digest, object_key=object_key, created_at=now
+    return add_manifest(connection, artifact_id, name, digest, FULL, object_key=object_key, now=now)
+
+
+def add_manifest(
+    connection: Connection,
+    artifact_id: int,
+    name: str,
+    digest: str,
+    kind: str,
+    *,
+    object_key: str,
+    now: float,
+    base_artifact_id: int | None = None,
+) -> AnyRow:
+    """Return a new manifest of a version. Each of those who make a version together has one of his own."""
+    row = {
+        "artifact_id": artifact_id,
+        "name": name,
+        "digest": digest,
+        "kind": kind,
+        "object_key": object_key,
+        "created_at": now,
+        "base_artifact_id": base_artifact_id,
+    }
+    made = connection.execute(insert(artifact_manifests).values(row))
+    return _manifest(connection, made.inserted_primary_key[0])  # type: ignore[index]
+
+
+def manifest_by_id(connection: Connection, manifest_id: int) -> AnyRow | None:
+    """Return a manifest."""
+    return connection.execute(select(artifact_manifests).where(artifact_manifests.c.id == manifest_id)).first()
+
+
+def set_manifest_digest(connection: Connection, manifest_id: int, digest: str, base_artifact_id: int | None) -> AnyRow:
+    """Note the digest of a manifest that was announced without one, and what it is added to."""
+    values = {"digest": digest} | ({} if base_artifact_id is None else {"base_artifact_id": base_artifact_id})
+    connection.execute(update(artifact_manifests).where(artifact_manifests.c.id == manifest_id).values(values))
+    return _manifest(connection, manifest_id)
+
+
+def _manifest(connection: Connection, manifest_id: int) -> AnyRow:
+    return connection.execute(select(artifact_manifests).where(artifact_manifests.c.id == manifest_id)).one()
+
+
+def manifests(connection: Connection, artifact_id: int) -> list[AnyRow]:
+    """Return a version's manifests whose digest is known, the oldest first."""
+    return list(
+        connection.execute(
+            select(artifact_manifests)
+            .where(artifact_manifests.c.artifact_id == artifact_id, artifact_manifests.c.digest != "")
+            .order_by(artifact_manifests.c.id)
         )
     )
-    return connection.execute(select(artifact_manifests).where(*same)).one()
 
 
 def manifest(connection: Connection, artifact_id: int) -> AnyRow | None:
     """Return a version's manifest: the last one announced with a digest, and after the commit the only one."""
-    return connection.execute(
-        select(artifact_manifests)
-        .where(artifact_manifests.c.artifact_id == artifact_id, artifact_manifests.c.digest != "")
-        .order_by(artifact_manifests.c.id.desc())
-        .limit(1)
-    ).first()
+    found = manifests(connection, artifact_id)
+    return found[-1] if found else None
 
 
 def known(connection: Connection, entity_id: int, digests: Sequence[str]) -> Mapping[str, AnyRow]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 
+from server import json_text
 from server.storage.rows import AnyRow
 from server.storage.tables import (
     artifact_client_ids,
@@ -60,6 +61,11 @@ def by_id(connection: Connection, artifact_id: int) -> AnyRow | None:
     return connection.execute(FULL.where(artifacts.c.id == artifact_id)).first()
 
 
+def by_ids(connection: Connection, artifact_ids: Sequence[int]) -> list[AnyRow]:
+    """Return versions with their collections, in whatever order."""
+    return list(connection.execute(FULL.where(artifacts.c.id.in_(artifact_ids))))
+
+
 def by_client_id(connection: Connection, client_id: str) -> AnyRow | None:
     """Return the version that a client knows under that id of its own."""
     return connection.execute(
@@ -82,6 +88,17 @@ def by_digest(connection: Connection, sequence_id: int, digest: str) -> AnyRow |
     return connection.execute(
         FULL.where(
             artifacts.c.sequence_id == sequence_id, artifacts.c.digest == digest, artifacts.c.state == "COMMITTED"
+        ).order_by(artifacts.c.id.desc())
+    ).first()
+
+
+def pending_of(connection: Connection, sequence_id: int, distributed_id: str) -> AnyRow | None:
+    """Return the version that is being made under this id by several, the newest."""
+    return connection.execute(
+        FULL.where(
+            artifacts.c.sequence_id == sequence_id,
+            artifacts.c.distributed_id == distributed_id,
+            artifacts.c.state == "PENDING",
         ).order_by(artifacts.c.id.desc())
     ).first()
 
@@ -139,7 +156,7 @@ def create(connection: Connection, sequence_id: int, digest: str, now: float, **
         "created_at": now,
         "updated_at": now,
     }
-    statement = insert(artifacts).values(sequence_id=sequence_id, digest=digest, **row, **values)
+    statement = insert(artifacts).values(sequence_id=sequence_id, digest=digest, **row, **_stored(values))
     return connection.execute(statement).inserted_primary_key[0]  # type: ignore[index]
 
 
@@ -156,15 +173,25 @@ def requested_aliases(row: AnyRow) -> list[str]:
 
 def change(connection: Connection, artifact_id: int, now: float, **values: Any) -> None:
     """Set columns of a version."""
-    connection.execute(update(artifacts).where(artifacts.c.id == artifact_id).values(updated_at=now, **values))
+    changes = {"updated_at": now, **_stored(values)}
+    connection.execute(update(artifacts).where(artifacts.c.id == artifact_id).values(changes))
 
 
-def commit(connection: Connection, artifact_id: int, *, size_bytes: int, file_count: int, now: float) -> bool:
+def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns with those that follow from them."""
+    if "metadata" not in values:
+        return dict(values)
+    return {**values, "metadata_json": json_text.proper(values["metadata"])}
+
+
+def commit(
+    connection: Connection, artifact_id: int, *, digest: str, size_bytes: int, file_count: int, now: float
+) -> bool:
     """Make a pending version final; returns whether this call did it."""
     done = connection.execute(
         update(artifacts)
         .where(artifacts.c.id == artifact_id, artifacts.c.state == "PENDING")
-        .values(state="COMMITTED", size_bytes=size_bytes, file_count=file_count, updated_at=now)
+        .values(state="COMMITTED", digest=digest, size_bytes=size_bytes, file_count=file_count, updated_at=now)
     )
     return done.rowcount == 1
 

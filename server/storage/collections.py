@@ -45,7 +45,7 @@ def ensure_type(connection: Connection, project_id: int, name: str, now: float) 
 
 def by_name(connection: Connection, project_id: int, name: str) -> AnyRow | None:
     """Return a collection of a project."""
-    return connection.execute(_FULL.where(_there(project_id, None), artifact_collections.c.name == name)).first()
+    return connection.execute(_FULL.where(_there(project_id), artifact_collections.c.name == name)).first()
 
 
 def by_id(connection: Connection, collection_id: int) -> AnyRow | None:
@@ -55,16 +55,30 @@ def by_id(connection: Connection, collection_id: int) -> AnyRow | None:
     ).first()
 
 
+def by_ids(connection: Connection, collection_ids: Sequence[int]) -> list[AnyRow]:
+    """Return collections, in whatever order."""
+    return list(connection.execute(_FULL.where(artifact_collections.c.id.in_(collection_ids))))
+
+
 def by_kind(connection: Connection, kind: str, collection_id: int) -> AnyRow | None:
     """Return a collection if it is of this kind."""
     row = by_id(connection, collection_id)
     return row if row is not None and row.kind == kind else None
 
 
-def listing(connection: Connection, project_id: int, type_id: int | None, after: int, limit: int) -> list[AnyRow]:
+def listing(
+    connection: Connection,
+    project_id: int,
+    type_id: int | None,
+    wanted: ColumnElement[bool] | None,
+    order: ColumnElement[Any],
+    offset: int,
+    limit: int,
+) -> list[AnyRow]:
     """Return a page of a project's collections, of one type or of all."""
-    statement = _FULL.where(_there(project_id, type_id), artifact_collections.c.id > after)
-    return list(connection.execute(statement.order_by(artifact_collections.c.id).limit(limit)))
+    statement = _FULL.where(_there(project_id, type_id, wanted))
+    page = statement.order_by(order, artifact_collections.c.id).offset(offset).limit(limit)
+    return list(connection.execute(page))
 
 
 def names(connection: Connection, project_id: int, type_name: str, *, starting_with: str) -> Sequence[str]:
@@ -73,7 +87,7 @@ def names(connection: Connection, project_id: int, type_name: str, *, starting_w
         select(artifact_collections.c.name)
         .join(artifact_types, artifact_types.c.id == artifact_collections.c.type_id)
         .where(
-            _there(project_id, None),
+            _there(project_id),
             artifact_types.c.name == type_name,
             artifact_collections.c.name.startswith(starting_with, autoescape=True),
         )
@@ -81,15 +95,19 @@ def names(connection: Connection, project_id: int, type_name: str, *, starting_w
     return connection.scalars(statement.order_by(artifact_collections.c.id.desc())).all()
 
 
-def count(connection: Connection, project_id: int, type_id: int | None) -> int:
+def count(connection: Connection, project_id: int, type_id: int | None, wanted: ColumnElement[bool] | None) -> int:
     """Return how many collections a project has, of one type or of all."""
-    statement = select(func.count()).select_from(artifact_collections).where(_there(project_id, type_id))
+    statement = select(func.count()).select_from(artifact_collections).where(_there(project_id, type_id, wanted))
     return connection.scalar(statement) or 0
 
 
-def _there(project_id: int, type_id: int | None) -> ColumnElement[bool]:
+def _there(
+    project_id: int, type_id: int | None = None, wanted: ColumnElement[bool] | None = None
+) -> ColumnElement[bool]:
     there = (artifact_collections.c.project_id == project_id) & artifact_collections.c.deleted_at.is_(None)
-    return there if type_id is None else there & (artifact_collections.c.type_id == type_id)
+    if type_id is not None:
+        there &= artifact_collections.c.type_id == type_id
+    return there if wanted is None else there & wanted
 
 
 def ensure(connection: Connection, project_id: int, kind: str, type_name: str, name: str, now: float) -> int:

@@ -1,7 +1,11 @@
 """Projects of an entity. Names are compared without regard to case, as some agents lower-case them."""
 
-from sqlalchemy import Connection, bindparam, insert, select
+from collections.abc import Sequence
+from typing import Any
 
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from server.errors import Conflict
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, projects
 
@@ -29,8 +33,22 @@ def by_id(connection: Connection, project_id: int) -> AnyRow | None:
     ).first()
 
 
+def by_ids(connection: Connection, project_ids: Sequence[int]) -> list[AnyRow]:
+    """Return projects with their entities' names, in whatever order."""
+    statement = select(projects, entities.c.name.label("entity_name")).join(
+        entities, entities.c.id == projects.c.entity_id
+    )
+    return list(connection.execute(statement.where(projects.c.id.in_(project_ids))))
+
+
 def ensure(
-    connection: Connection, entity_id: int, name: str, *, user_id: int, now: float, description: str | None = None
+    connection: Connection,
+    entity_id: int,
+    name: str,
+    *,
+    user_id: int | None,
+    now: float,
+    description: str | None = None,
 ) -> tuple[int, bool]:
     """Return the id of the entity's project of that name, and whether it was made just now."""
     known = connection.scalar(_ID_BY_NAME, {"of_entity": entity_id, "named": name.lower()})
@@ -42,6 +60,7 @@ def ensure(
         name_key=name.lower(),
         description=description,
         access="PRIVATE",
+        any_artifact_type=True,
         created_by=user_id,
         created_at=now,
     )
@@ -59,3 +78,21 @@ def listing(connection: Connection, entity: str, after: int, limit: int) -> list
             .limit(limit)
         )
     )
+
+
+def change(connection: Connection, project_id: int, now: float, **values: Any) -> None:
+    """Set columns of a project."""
+    connection.execute(update(projects).where(projects.c.id == project_id).values(updated_at=now, **values))
+
+
+def rename(connection: Connection, project: AnyRow, name: str, now: float) -> None:
+    """Give a project another name; `Conflict` if its entity has a project of that name."""
+    known = connection.scalar(_ID_BY_NAME, {"of_entity": project.entity_id, "named": name.lower()})
+    if known not in {None, project.id}:
+        raise Conflict(f"{project.entity_name!r} has a project {name!r} already.")
+    change(connection, project.id, now, name=name, name_key=name.lower())
+
+
+def remove(connection: Connection, project_id: int) -> None:
+    """Forget a project and all that is in it."""
+    connection.execute(delete(projects).where(projects.c.id == project_id))

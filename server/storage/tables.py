@@ -59,7 +59,7 @@ entities = Table(
     _id(),
     Column("name", String(128), nullable=False, unique=True),
     Column("name_key", String(128), unique=True),  # lower case: two names that differ by it alone would be a trap
-    Column("kind", String(16), nullable=False),  # user | team
+    Column("kind", String(16), nullable=False),  # user | team | organization
     _time("created_at", nullable=False),
 )
 
@@ -118,9 +118,28 @@ projects = Table(
     Column("name_key", String(128), nullable=False),  # lower case: some agents lower-case project names
     Column("description", Text),
     Column("access", String(16), nullable=False),
+    Column("any_artifact_type", Boolean, nullable=False),  # of registries; else those of its artifact types alone
     _ref("created_by", "users.id", nullable=True),
     _time("created_at", nullable=False),
+    _time("updated_at"),
     UniqueConstraint("entity_id", "name_key"),
+)
+
+# Roles in registries, which are projects of the organization (storage.registries.Role).
+registry_users = Table(
+    "registry_users",
+    metadata,
+    Column("project_id", _Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", _Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("role", String(32), nullable=False),
+)
+
+registry_teams = Table(
+    "registry_teams",
+    metadata,
+    Column("project_id", _Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("entity_id", _Id, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("role", String(32), nullable=False),
 )
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -262,7 +281,7 @@ artifact_collections = Table(
     _id(),
     _ref("project_id", "projects.id"),
     _ref("type_id", "artifact_types.id", index=True),
-    Column("kind", String(16), nullable=False),  # ArtifactSequence | ArtifactPortfolio
+    Column("kind", String(32), nullable=False),  # ArtifactSequence | ArtifactPortfolio
     Column("name", String(256), nullable=False),
     Column("description", Text),
     Column("next_version", Integer, nullable=False),
@@ -287,7 +306,8 @@ artifacts = Table(
     Column("state", String(16), nullable=False),  # PENDING | COMMITTED | DELETED
     Column("digest", String(64), nullable=False),
     Column("description", Text),
-    Column("metadata", Text),  # JSON text
+    Column("metadata", Text),  # JSON text, as the client sent it
+    Column("metadata_json", Text),  # the same as every database reads it, for filters
     Column("distributed_id", String(256)),
     _ref("created_by_run", "runs.id", nullable=True),
     _ref("created_by", "users.id", nullable=True),

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, delete, func, insert, select
 
 from server.storage.rows import AnyRow
-from server.storage.tables import invites, members, users
+from server.storage.tables import entities, invites, members, users
 from server.storage.upsert import upsert
 
 
@@ -77,3 +77,17 @@ def accept_invites(connection: Connection, user_id: int, email: str) -> None:
     joined = [{"entity_id": row.entity_id, "user_id": user_id, "role": row.role} for row in rows]
     upsert(connection, members, joined, update=["role"])
     connection.execute(delete(invites).where(invites.c.email == email.lower()))
+
+
+def is_user(connection: Connection, user_id: int) -> bool:
+    """Whether there is a user of this row number."""
+    statement = select(users.c.id).where(users.c.id == user_id, users.c.deleted_at.is_(None))
+    return connection.scalar(statement) is not None
+
+
+def is_team(connection: Connection, entity_id: int) -> bool:
+    """Whether there is a team of this row number."""
+    return (
+        connection.scalar(select(entities.c.id).where(entities.c.id == entity_id, entities.c.kind == "team"))
+        is not None
+    )

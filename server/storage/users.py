@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 
 from server.context import Viewer
 from server.errors import Conflict, NotFound, RequestError
-from server.storage import teams
+from server.storage import registries, teams
 from server.storage.rows import AnyRow
 from server.storage.tables import api_keys, artifact_contents, entities, members, projects, run_files, runs, users
 from server.storage.upsert import upsert
@@ -137,6 +137,7 @@ def viewer_by_id(connection: Connection, user_id: int) -> Viewer:
         entity=by_id[user.default_entity_id],
         entities=frozenset(by_id.values()),
         service_account=user.service_account,
+        registries=registries.roles_of(connection, user_id),
     )
 
 

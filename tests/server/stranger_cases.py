@@ -67,6 +67,12 @@ WHO = (
     Case("deleteInvite", 'entityName: "$own_entity", id: "$invite"'),
     Case("deleteApiKey", 'id: "$key"'),
     Case("upsertModel", PROJECT),
+    Case("renameProject", 'entityName: "launchbay", oldProjectName: "$registry", newProjectName: "$registry"'),
+    Case("createProjectMembers", 'projectId: "$registry_id", teamIds: ["$team_id"]'),
+    Case("createProjectMembers", 'projectId: "$registry_id", userIds: ["$member"]'),
+    Case("updateProjectMember", 'projectId: "$registry_id", userId: "$member", userProjectRole: "admin"'),
+    Case("updateProjectTeamMember", 'projectId: "$registry_id", teamId: "$team_id", teamProjectRole: "admin"'),
+    Case("deleteProjectMembers", 'projectId: "$registry_id", teamIds: ["$team_id"]'),
 )
 
 RUNS = (
@@ -110,6 +116,7 @@ ARTIFACTS = (
         "createArtifactManifest",
         f'{OWN_PLACE}, artifactID: "$pending", runName: "$own_run", name: "wandb_manifest.json", digest: "{EMPTY_MD5}"',
     ),
+    Case("updateArtifactManifest", f'artifactManifestID: "$manifest", digest: "{EMPTY_MD5}"'),
     Case("createArtifactFiles", f'artifactFiles: [{{artifactID: "$pending", name: "z", md5: "{EMPTY_MD5}"}}]'),
     Case(
         "createArtifactFiles",
@@ -143,6 +150,7 @@ ARTIFACTS = (
     Case("deleteArtifact", 'artifactID: "$pending"'),
     Case("deleteArtifact", 'artifactID: "$artifact", deleteAliases: true'),
     Case("deleteArtifactSequence", 'artifactSequenceID: "$collection_id"'),
+    Case("deleteModel", 'id: "$registry_id"'),
 )
 COMMIT = Case("commitArtifact", 'artifactID: "$complete"')
 
@@ -208,6 +216,6 @@ ABOUT_ONESELF = {
     "generateApiKey": "makes a key of the one who asks",
     "createTeam": "makes a team of the one who asks; that a name is taken must be said",
     "createUser": "is refused in the same words, whatever is asked, to all but admins of the server",
-    "organization": "has nothing behind it yet",
+    "organization": "is everybody's; what of it is open to whom, the tests of registries ask",
 }
 """Operations without a case, and why."""

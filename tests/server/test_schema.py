@@ -13,10 +13,7 @@ SCHEMA = load_schema(ALL_RESOLVERS)
 NOT_YET = {
     # For the client's own experimental scheduler, which the feature SWEEPS_LOCAL_SCHEDULER would turn on.
     "local sweep schedulers": {"SweepConfig", "EnqueueSweepRun"},
-    "registry": {"FetchRegistry", "FetchRegistries", "RegistryVersions", "RegistryCollections", "RenameRegistry"}
-    | {"UpsertRegistry", "DeleteRegistry", "RegistryUserMembers", "RegistryTeamMembers", "CreateRegistryMembers"}
-    | {"DeleteRegistryMembers", "UpdateUserRegistryRole", "UpdateTeamRegistryRole", "FetchAdvancedRegistryFeatures"},
-    "incremental artifacts and multipart uploads": {"UpdateArtifactManifest", "CompleteMultipartUploadArtifact"},
+    "multipart uploads": {"CompleteMultipartUploadArtifact"},
     "charts": {"CreateCustomChart"},
 }
 LATER = frozenset[str]().union(*NOT_YET.values())

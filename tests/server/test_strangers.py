@@ -66,7 +66,7 @@ async def _everything(services: Services, entity: str) -> dict[str, str]:
     names = {
         name: f"{name}-{entity}" for name in ("project", "queue", "run", "collection", "portfolio", "team", "client_id")
     }
-    things = {"entity": entity, **names, **_texts(entity)}
+    things = {"entity": entity, **names, "registry": f"wandb-registry-{entity}", **_texts(entity)}
     things |= await _who(services, client, entity, things)
     things |= await _runs(client, place, things)
     things |= await _artifacts(await make_client(services, entity), place, things)
@@ -100,12 +100,19 @@ async def _who(services: Services, client: Client, entity: str, things: Things) 
     members = await client.ask(
         "query ($name: String) { entity(name: $name) { members { id username } } }", name=things["team"]
     )
+    team = await client.ask("query ($name: String) { entity(name: $name) { id } }", name=things["team"])
+    registry = await client.ask(
+        "mutation ($input: UpsertModelInput!) { upsertModel(input: $input) { project { id } } }",
+        input={"entityName": "launchbay", "name": things["registry"], "access": "RESTRICTED"},
+    )
     key = await client.ask("mutation { generateApiKey(input: {}) { apiKey { id } } }")
     return {
         "email": email,
         "invite": invite["createInvite"]["invite"]["id"],
         "member": next(one["id"] for one in members["entity"]["members"] if one["username"] == f"fellow-{entity}"),
         "key": key["generateApiKey"]["apiKey"]["id"],
+        "team_id": team["entity"]["id"],
+        "registry_id": registry["upsertModel"]["project"]["id"],
     }
 
 
@@ -131,6 +138,9 @@ async def _artifacts(client: Client, place: Mapping[str, str], things: Things) -
         made = await create(client, wanted, things["collection"], **place, **client_id)
         found |= {state: made["id"], "collection_id": made["artifactSequence"]["id"]}
         if state == "pending":
+            part = manifest_input(made["id"], b"", **place, digest="", type="PATCH")
+            answer = await client.ask(MANIFEST, input=part)
+            found["manifest"] = answer["createArtifactManifest"]["artifactManifest"]["id"]
             continue
         answer = await client.ask(MANIFEST, input=manifest_input(made["id"], wanted.manifest, **place))
         url = answer["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"]

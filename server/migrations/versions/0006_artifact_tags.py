@@ -1,4 +1,4 @@
-"""Tags of artifact versions and of their collections."""
+"""Tags of artifact versions and of their collections; collections of links, the name of whose kind is long."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    with op.batch_alter_table("artifact_collections", schema=None) as batch_op:
+        batch_op.alter_column(
+            "kind", type_=sa.String(length=32), existing_type=sa.String(length=16), existing_nullable=False
+        )
     op.create_table(
         "artifact_tags",
         sa.Column("artifact_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

@@ -1,0 +1,124 @@
+"""What the organization's registries hold, searched through all of them at once. Its position is how far a page is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_
+
+from protocol.json_types import JsonObject
+from server import artifact_filters
+from server.context import Context
+from server.graphql import Info, Resolvers
+from server.resolvers import artifact_shapes as shapes
+from server.resolvers import projects as project_resolvers
+from server.resolvers.paging import Page, connection_of
+from server.storage import artifacts, collections, projects, registry_search
+from server.storage.registry_search import Scope
+from server.storage.rows import AnyRow
+
+resolvers = Resolvers()
+
+KINDS = {"PORTFOLIO": collections.PORTFOLIO, "SEQUENCE": collections.SEQUENCE}
+
+
+def _scope(entity: dict[str, Any], context: Context) -> Scope:
+    viewer = context.viewer
+    return Scope(entity["row_id"], None if viewer.may_use(entity["name"]) else viewer.registries.keys())
+
+
+@resolvers.field("Entity", "projects")
+async def registries(
+    entity: dict[str, Any],
+    info: Info,
+    filters: str | None = None,
+    order: str | None = None,
+    after: str | None = None,
+    first: int | None = None,
+) -> JsonObject:
+    """List registries."""
+    page, scope = Page.of(first, after), _scope(entity, info.context)
+    wanted, ordered = artifact_filters.of_registries(filters), artifact_filters.order_of_registries(order)
+
+    def work(connection: Connection) -> list[dict[str, Any]]:
+        found = registry_search.find_registries(connection, scope, wanted, ordered, page.after, page.limit + 1)
+        nodes = _projects(connection, found)
+        return [nodes[project_id] for project_id in found]
+
+    return _connection(await info.context.services.database.read(work), page)
+
+
+@resolvers.field("Entity", "artifactCollections")
+async def registry_collections(
+    entity: dict[str, Any],
+    info: Info,
+    projectFilters: str | None = None,
+    filters: str | None = None,
+    collectionTypes: list[str] | None = None,
+    order: str | None = None,
+    after: str | None = None,
+    first: int | None = None,
+) -> JsonObject:
+    """List collections of registries."""
+    page, scope = Page.of(first, after), _scope(entity, info.context)
+    wanted = _both(artifact_filters.of_registries(projectFilters), artifact_filters.of_collections(filters))
+    ordered = artifact_filters.order_of_collections(order)
+    kinds = [KINDS[kind] for kind in collectionTypes or KINDS]
+
+    def work(connection: Connection) -> tuple[list[dict[str, Any]], int]:
+        limit = page.limit + 1
+        found = registry_search.find_collections(connection, scope, wanted, kinds, ordered, page.after, limit)
+        nodes = _collections(connection, found)
+        total = registry_search.count_collections(connection, scope, wanted, kinds)
+        return [nodes[collection_id] for collection_id in found], total
+
+    listed, total = await info.context.services.database.read(work)
+    return _connection(listed, page, totalCount=total)
+
+
+@resolvers.field("Entity", "artifactMemberships")
+async def registry_versions(
+    entity: dict[str, Any],
+    info: Info,
+    projectFilters: str | None = None,
+    collectionFilters: str | None = None,
+    filters: str | None = None,
+    after: str | None = None,
+    first: int | None = None,
+    **_unused: object,
+) -> JsonObject:
+    """List versions in collections of registries, in the order of their linking."""
+    page, scope = Page.of(first, after), _scope(entity, info.context)
+    places = _both(artifact_filters.of_registries(projectFilters), artifact_filters.of_collections(collectionFilters))
+    wanted = artifact_filters.of_versions(filters)
+
+    def work(connection: Connection) -> list[dict[str, Any]]:
+        rows = registry_search.find_memberships(connection, scope, places, wanted, page.after, page.limit + 1)
+        return _memberships(connection, rows)
+
+    return _connection(await info.context.services.database.read(work), page)
+
+
+def _both(one: registry_search.Condition, other: registry_search.Condition) -> registry_search.Condition:
+    given = [condition for condition in (one, other) if condition is not None]
+    return and_(*given) if given else None
+
+
+def _connection(nodes: Sequence[dict[str, Any]], page: Page, **more: Any) -> JsonObject:
+    return connection_of([(page.after + number, node) for number, node in enumerate(nodes, 1)], page, **more)
+
+
+def _projects(connection: Connection, project_ids: Sequence[int]) -> Mapping[int, dict[str, Any]]:
+    return {row.id: project_resolvers.node(row) for row in projects.by_ids(connection, project_ids)}
+
+
+def _collections(connection: Connection, collection_ids: Sequence[int]) -> Mapping[int, dict[str, Any]]:
+    rows = collections.by_ids(connection, collection_ids)
+    places = _projects(connection, [row.project_id for row in rows])
+    return {row.id: shapes.collection_node(row, places[row.project_id]) for row in rows}
+
+
+def _memberships(connection: Connection, rows: Sequence[AnyRow]) -> list[dict[str, Any]]:
+    versions = artifacts.by_ids(connection, [row.artifact_id for row in rows])
+    nodes = {row.id: node for row, node in zip(versions, shapes.nodes(connection, versions), strict=True)}
+    places = _collections(connection, [row.collection_id for row in rows])
+    return [shapes.membership_node(row, places[row.collection_id], nodes[row.artifact_id]) for row in rows]
