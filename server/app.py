@@ -15,6 +15,7 @@ from server.authentication import Authenticator
 from server.context import Context, Services
 from server.errors import RequestError
 from server.graphql import Executor, load_schema
+from server.object_store import LocalObjectStore
 from server.resolvers import ALL_RESOLVERS
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -41,7 +42,8 @@ def build_app(services: Services) -> web.Application:
     app.router.add_get("/healthz", _health)
     app.router.add_post("/graphql", _graphql)
     app.router.add_post("/files/{entity}/{project}/{run}/file_stream", _filestream)
-    storage_routes.add(app, services)
+    if isinstance(services.objects, LocalObjectStore):
+        storage_routes.add(app, services, services.objects)
     item_log_routes.add(app, _context)
     artifact_routes.add(app, _context)
     return app

@@ -9,7 +9,7 @@ from server.database import Database
 from server.errors import Forbidden, NotFound
 from server.heartbeats import Heartbeats
 from server.intervals import Intervals
-from server.object_store import LocalObjectStore
+from server.object_store import ObjectStore
 from server.registry_roles import Role
 from server.remembered import Remembered
 from server.sweeps.curves import Curves
@@ -40,7 +40,7 @@ class Services:
     """What one server process holds. Time and chance are here, so that tests can set them."""
 
     database: Database
-    objects: LocalObjectStore
+    objects: ObjectStore
     heartbeats: Heartbeats
     wakeups: Wakeups = field(default_factory=Wakeups)
     intervals: Intervals = field(default_factory=Intervals)

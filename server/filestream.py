@@ -15,9 +15,10 @@ import structlog
 from sqlalchemy import Connection, update
 
 from protocol.json_types import JsonObject
+from server import arrivals
 from server.context import Context
 from server.errors import NotFound
-from server.storage import queue_items, run_values, run_writers, runs, streams
+from server.storage import queue_items, run_files, run_values, run_writers, runs, streams
 from server.storage.agents import RETRYING
 from server.storage.rows import AnyRow
 from server.storage.run_values import Place
@@ -66,12 +67,22 @@ async def receive(context: Context, entity: str, project: str, run: str, body: J
     database = context.services.database
     # A request may hold 10 MiB of lines, which take longer to read than other requests should wait.
     change = await asyncio.to_thread(read, body) if body.get("files") else read(body)
-    if change.is_heartbeat:
+    if change.is_heartbeat and not body.get("uploaded"):
         row = await database.read(runs.find, entity, project, run)
         if row is not None and row.started_at is not None and not _has_ended(row):
             context.services.heartbeats.beat(runs_table, row.id, context.now)
             return _answer(row.stop_requested_at)
-    return _answer(await database.write(_apply, entity, project, run, change, context.writer, context.now))
+    answer = _answer(await database.write(_apply, entity, project, run, change, context.writer, context.now))
+    uploaded = body.get("uploaded")
+    if isinstance(uploaded, list) and not context.services.objects.tells_arrivals:
+        names = [str(name) for name in cast("list[object]", uploaded)]
+        await arrivals.look_for(context.services, await database.read(_keys, entity, project, run, names))
+    return answer
+
+
+def _keys(connection: Connection, entity: str, project: str, run: str, names: list[str]) -> list[str]:
+    row = runs.find(connection, entity, project, run)
+    return run_files.keys(connection, row.id, names) if row is not None else []
 
 
 def _answer(stop_requested_at: float | None) -> JsonObject:

@@ -13,7 +13,7 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,15 +34,43 @@ class ObjectInfo:
     """Base64, as artifact manifests write it. Empty where the store does not know it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An upload in parts that has begun."""
+
+    upload_id: str
+    urls: Mapping[int, str]
+    """Where to PUT each part."""
+
+
 class ObjectStore(Protocol):
     """Objects by key. Keys are made by the server and contain only safe path parts."""
+
+    tells_arrivals: bool
+    """Whether uploads come through this server, which so knows what has arrived. Else it has to look (`info`)."""
 
     def upload_url(self, base_url: str, key: str, *, md5: str = "") -> str:
         """Return an absolute URL that accepts one PUT of the object; with `md5` (base64), only of that content."""
         ...
 
+    def upload_headers(self, md5: str) -> list[str]:
+        """Return the headers, as `Name:value`, that a PUT to such a URL must have."""
+        ...
+
+    async def begin_parts(self, key: str, part_numbers: Sequence[int]) -> Parts | None:
+        """Prepare an upload of an object in parts; None if the store takes it only as a whole."""
+        ...
+
+    async def complete_parts(self, key: str, upload_id: str, etags: Mapping[int, str]) -> None:
+        """Put the parts of an upload together; what the store said of each one is told by number."""
+        ...
+
     def download_url(self, base_url: str, key: str) -> str:
         """Return an absolute URL that answers GET, with ranges."""
+        ...
+
+    async def info(self, key: str) -> ObjectInfo | None:
+        """Return what is stored under a key, or None if there is nothing."""
         ...
 
     async def read(self, key: str) -> bytes | None:
@@ -60,6 +88,8 @@ class ObjectStore(Protocol):
 
 class LocalObjectStore:
     """A folder of files, served by this server itself under `/storage/`."""
+
+    tells_arrivals = True
 
     def __init__(self, root: Path, secret: bytes, clock: Callable[[], float] = time.time) -> None:
         self._root = root
@@ -81,6 +111,18 @@ class LocalObjectStore:
     def download_url(self, base_url: str, key: str) -> str:
         """See `ObjectStore.download_url`."""
         return self._url("GET", base_url, key, "")
+
+    def upload_headers(self, md5: str) -> list[str]:
+        """See `ObjectStore.upload_headers`: the URL says it all."""
+        return []
+
+    async def begin_parts(self, key: str, part_numbers: Sequence[int]) -> Parts | None:
+        """See `ObjectStore.begin_parts`: one request may bring as much as there is."""
+        return None
+
+    async def complete_parts(self, key: str, upload_id: str, etags: Mapping[int, str]) -> None:
+        """See `ObjectStore.complete_parts`."""
+        raise RequestError("Nothing is uploaded in parts here.")
 
     def check(self, method: str, key: str, expires: str, md5: str, signature: str) -> None:
         """Raise `Forbidden` unless the signature is ours and still valid."""
@@ -119,6 +161,13 @@ class LocalObjectStore:
             file.close()
             await asyncio.to_thread(temporary.unlink, missing_ok=True)
         return ObjectInfo(size, received)
+
+    async def info(self, key: str) -> ObjectInfo | None:
+        """See `ObjectStore.info`."""
+        try:
+            return ObjectInfo((await asyncio.to_thread(self.path_of(key).stat)).st_size, "")
+        except FileNotFoundError:
+            return None
 
     async def read(self, key: str) -> bytes | None:
         """See `ObjectStore.read`."""

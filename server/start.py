@@ -16,7 +16,7 @@ from server.authentication import forget_changed_rights
 from server.context import Services
 from server.database.opening import open_database
 from server.heartbeats import Heartbeats
-from server.object_store import LocalObjectStore
+from server.object_store import LocalObjectStore, ObjectStore
 from server.resolvers.users import new_secret
 from server.storage import registries, users
 
@@ -37,12 +37,14 @@ class ServerSettings:
     """0 lets the system choose a free one."""
     database_url: str | None = None
     """PostgreSQL; without one it is SQLite, in the data folder."""
+    object_store: str | None = None
+    """`s3://bucket/prefix`; without one, files and artifacts are in the data folder."""
 
 
 @asynccontextmanager
 async def running(settings: ServerSettings) -> AsyncGenerator[str]:
     """Serve while the block runs; gives the base URL."""
-    async with opened(settings.data_dir, settings.database_url) as services:
+    async with opened(settings.data_dir, settings.database_url, settings.object_store) as services:
         runner = web.AppRunner(build_app(services), access_log=None, shutdown_timeout=5)
         await runner.setup()
         try:
@@ -56,12 +58,14 @@ async def running(settings: ServerSettings) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def opened(data_dir: Path, database_url: str | None = None) -> AsyncGenerator[Services]:
-    """Open a data folder and its database, making them and the first user if they are new."""
+async def opened(
+    data_dir: Path, database_url: str | None = None, object_store: str | None = None
+) -> AsyncGenerator[Services]:
+    """Open a data folder, its database and its objects, making them and the first user if they are new."""
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
     database = await open_database(data_dir, database_url)
     try:
-        objects = await asyncio.to_thread(LocalObjectStore.open, data_dir / "objects", data_dir / SIGNING_FILE)
+        objects = await asyncio.to_thread(_open_objects, data_dir, object_store)
         services = Services(database, objects, Heartbeats(database))
         await _ensure_admin(services, data_dir / "admin-api-key")
         await database.write(registries.ensure_organization, services.clock())
@@ -79,6 +83,14 @@ async def opened(data_dir: Path, database_url: str | None = None) -> AsyncGenera
             await services.heartbeats.flush()
     finally:
         await database.close()
+
+
+def _open_objects(data_dir: Path, url: str | None) -> ObjectStore:
+    if url is None:
+        return LocalObjectStore.open(data_dir / "objects", data_dir / SIGNING_FILE)
+    from server.s3_object_store import S3ObjectStore  # boto3 is an extra, and slow to import
+
+    return S3ObjectStore.open(url)
 
 
 async def _ensure_admin(services: Services, key_file: Path) -> None:

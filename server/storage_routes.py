@@ -3,28 +3,27 @@
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from sqlalchemy import Connection, update
 
+from server import arrivals
 from server.context import Services
 from server.errors import NotFound
-from server.object_store import ObjectInfo
-from server.storage.tables import artifact_contents, run_files
+from server.object_store import LocalObjectStore
 
 CHUNK_BYTES = 1024 * 1024
 
 
-def add(app: web.Application, services: Services) -> None:
+def add(app: web.Application, services: Services, objects: LocalObjectStore) -> None:
     """Serve `/storage/<key>`."""
 
     async def put(request: web.Request) -> web.Response:
-        key, md5 = _checked(request, services)
-        info = await services.objects.receive(key, _chunks(request), md5)
-        await services.database.write(record_upload, key, info, services.clock())
+        key, md5 = _checked(request, objects)
+        info = await objects.receive(key, _chunks(request), md5)
+        await services.database.write(arrivals.record, key, info, services.clock())
         return web.Response()
 
     async def get(request: web.Request) -> web.StreamResponse:
-        key, _ = _checked(request, services)
-        path = services.objects.path_of(key)
+        key, _ = _checked(request, objects)
+        path = objects.path_of(key)
         if not path.is_file():
             raise NotFound("This file was announced, but its upload never arrived.")
         return web.FileResponse(path, chunk_size=CHUNK_BYTES)
@@ -33,23 +32,11 @@ def add(app: web.Application, services: Services) -> None:
     app.router.add_get("/storage/{key:.+}", get)
 
 
-def record_upload(connection: Connection, key: str, info: ObjectInfo, now: float) -> None:
-    """Note on whatever was waiting for this object that it has arrived."""
-    connection.execute(
-        update(run_files)
-        .where(run_files.c.object_key == key)
-        .values(size_bytes=info.size_bytes, md5=info.md5, updated_at=now)
-    )
-    connection.execute(
-        update(artifact_contents).where(artifact_contents.c.object_key == key).values(size_bytes=info.size_bytes)
-    )
-
-
-def _checked(request: web.Request, services: Services) -> tuple[str, str]:
+def _checked(request: web.Request, objects: LocalObjectStore) -> tuple[str, str]:
     key, query = request.match_info["key"], request.query
     md5 = query.get("md5", "")
     method = "GET" if request.method == "HEAD" else request.method
-    services.objects.check(method, key, query.get("expires", "0"), md5, query.get("signature", ""))
+    objects.check(method, key, query.get("expires", "0"), md5, query.get("signature", ""))
     return key, md5
 
 

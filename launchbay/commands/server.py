@@ -24,6 +24,15 @@ database_option = click.option(
 )
 
 
+object_store_option = click.option(
+    "--object-store",
+    envvar="LAUNCHBAY_OBJECT_STORE",
+    metavar="URL",
+    help="s3://BUCKET/PREFIX for files and artifacts; the data folder without it. Credentials, region and endpoint are "
+    "looked for where AWS programs do: AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL_S3, ...",
+)
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
@@ -36,11 +45,14 @@ database_option = click.option(
     "share a database share this folder too.",
 )
 @database_option
+@object_store_option
 @click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
-def command(host: str, port: int, data_dir: Path, database_url: str | None, verbose: int) -> None:
+def command(
+    host: str, port: int, data_dir: Path, database_url: str | None, object_store: str | None, verbose: int
+) -> None:
     """Serve the control plane: queues, runs, files and artifacts, for agents and the stock wandb client."""
     configure_logging(verbose)
-    uvloop.run(serve(ServerSettings(data_dir, host, port, database_url)))
+    uvloop.run(serve(ServerSettings(data_dir, host, port, database_url, object_store)))
 
 
 async def serve(settings: ServerSettings) -> None:

@@ -17,11 +17,12 @@ from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from protocol.names import JOB_TYPE, UNNAMED_CODE_JOB, first_name_of_job
-from server import artifact_manifest, ids
+from server import arrivals, artifact_manifest, ids
 from server.artifact_manifest import Entry
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
+from server.object_store import Parts
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers import projects as project_resolvers
 from server.storage import artifact_contents, artifacts, collections, lineage, memberships, projects, runs, tags
@@ -279,9 +280,14 @@ def _base(connection: Connection, context: Context, input: dict[str, Any]) -> in
 def _manifest_node(context: Context, manifest: AnyRow) -> JsonObject:
     wire_id, digest = ids.encode("ArtifactManifest", manifest.id), manifest.digest
     url = context.services.objects.upload_url(context.base_url, manifest.object_key, md5=digest) if digest else None
+    headers = context.services.objects.upload_headers(digest)
     file: JsonObject = {"id": wire_id, "name": manifest.name, "displayName": manifest.name, "sizeBytes": 0}
     return {
-        "artifactManifest": {"id": wire_id, "digest": digest, "file": {**file, "uploadUrl": url, "uploadHeaders": []}}
+        "artifactManifest": {
+            "id": wire_id,
+            "digest": digest,
+            "file": {**file, "uploadUrl": url, "uploadHeaders": headers},
+        }
     }
 
 
@@ -291,7 +297,7 @@ async def create_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
     context = info.context
     specs: list[dict[str, Any]] = input["artifactFiles"]
 
-    def work(connection: Connection) -> list[JsonObject]:
+    def work(connection: Connection) -> list[AnyRow]:
         wire_ids = {spec["artifactID"] for spec in specs}
         rows = {wire_id: shapes.changeable(connection, context, wire_id) for wire_id in wire_ids}
         contents: dict[tuple[int, str], AnyRow] = {}
@@ -300,10 +306,44 @@ async def create_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
             artifact_contents.announce(connection, [_content(row, digest) for digest, row in births.items()])
             known = artifact_contents.known(connection, entity_id, list(births))
             contents.update({(entity_id, digest): content for digest, content in known.items()})
-        return [_upload(context, spec, contents[rows[spec["artifactID"]].entity_id, _md5(spec)]) for spec in specs]
+        return [contents[rows[spec["artifactID"]].entity_id, _md5(spec)] for spec in specs]
 
-    files = await context.services.database.write(work)
-    return {"files": {"edges": [{"node": file} for file in files], "pageInfo": {"hasNextPage": False}}}
+    contents = await context.services.database.write(work)
+    pairs = list(zip(specs, contents, strict=True))
+    parts = [await _begin_parts(context, spec, content) for spec, content in pairs]
+    # Signing thousands of URLs takes longer than others should wait.
+    nodes = await asyncio.to_thread(
+        lambda: [_upload(context, *each) for each in zip(specs, contents, parts, strict=True)]
+    )
+    return {"files": {"edges": [{"node": node} for node in nodes], "pageInfo": {"hasNextPage": False}}}
+
+
+async def _begin_parts(context: Context, spec: dict[str, Any], content: AnyRow) -> Parts | None:
+    """Begin an upload in parts, if the client offers that and the store wants it."""
+    offered: list[dict[str, Any]] = spec.get("uploadPartsInput") or []
+    if not offered or content.size_bytes is not None:
+        return None
+    return await context.services.objects.begin_parts(content.object_key, [part["partNumber"] for part in offered])
+
+
+@resolvers.field("Mutation", "completeMultipartUploadArtifact")
+async def complete_parts(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
+    """Put together what was uploaded in parts. The store has checked each part against the MD5 that came with it."""
+    context = info.context
+
+    def work(connection: Connection) -> AnyRow:
+        row = shapes.changeable(connection, context, input["artifactID"])
+        content = artifact_contents.by_key(connection, row.entity_id, input["storagePath"])
+        if content is None:
+            raise NotFound("There is no such upload.")
+        return content
+
+    content = await context.services.database.read(work)
+    # Clients send back what the store said of each part, under the name that its MD5 had in the announcement.
+    etags = {part["partNumber"]: part["hexMD5"] for part in input["completedParts"]}
+    await context.services.objects.complete_parts(content.object_key, input["uploadID"], etags)
+    await arrivals.look_for(context.services, [content.object_key])
+    return {"digest": content.digest}
 
 
 def _md5(spec: dict[str, Any]) -> str:
@@ -330,19 +370,25 @@ def _hex_md5(digest: str) -> str:
     return content.hex()
 
 
-def _upload(context: Context, spec: dict[str, Any], content: AnyRow) -> JsonObject:
-    url = context.services.objects.upload_url(context.base_url, content.object_key, md5=content.digest)
+def _upload(context: Context, spec: dict[str, Any], content: AnyRow, parts: Parts | None) -> JsonObject:
+    objects, is_here = context.services.objects, content.size_bytes is not None
+    url = None if is_here else objects.upload_url(context.base_url, content.object_key, md5=content.digest)
     return {
         "id": base64.b64encode(f"Upload:{content.object_key}".encode()).decode(),
         "name": spec["name"],
         "displayName": spec["name"],
         "sizeBytes": content.size_bytes or 0,
         "storagePath": content.object_key,
-        "uploadUrl": url if content.size_bytes is None else None,
-        "uploadHeaders": [],
-        "uploadMultipartUrls": None,
+        "uploadUrl": url,
+        "uploadHeaders": [] if parts else objects.upload_headers(content.digest),
+        "uploadMultipartUrls": _part_urls(parts) if parts else None,
         "artifact": {"id": ids.encode("Artifact", content.birth_artifact_id)},
     }
+
+
+def _part_urls(parts: Parts) -> JsonObject:
+    urls = [{"partNumber": number, "uploadUrl": url} for number, url in parts.urls.items()]
+    return {"uploadID": parts.upload_id, "uploadUrlParts": urls}
 
 
 @resolvers.field("Mutation", "commitArtifact")
@@ -367,6 +413,9 @@ async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
         raise Conflict("The artifact's manifest does not have the digest that was announced. Log it again.")
     if not is_whole:
         await context.services.objects.write(_whole_key(row.id), manifest)
+
+    waiting = await context.services.database.read(_waiting, row.entity_id, entries)
+    await arrivals.look_for(context.services, [content.object_key for content in waiting])
 
     def work(connection: Connection) -> dict[str, Any]:
         _check_uploads(connection, row.entity_id, entries)
@@ -407,6 +456,13 @@ def _add_whole(connection: Connection, context: Context, artifact_id: int, manif
     return artifact_contents.announce_manifest(
         connection, artifact_id, MANIFEST_NAME, md5, object_key=_whole_key(artifact_id), now=context.now
     )
+
+
+def _waiting(connection: Connection, entity_id: int, entries: list[Entry]) -> list[AnyRow]:
+    """Return the contents of which nobody has said yet that they have arrived."""
+    digests = list({entry.digest for entry in entries if entry.ref is None})
+    known = artifact_contents.known(connection, entity_id, digests)
+    return [content for content in known.values() if content.size_bytes is None]
 
 
 def _check_uploads(connection: Connection, entity_id: int, entries: list[Entry]) -> None:

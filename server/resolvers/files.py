@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from server import ids
+from server import arrivals, ids
 from server.errors import NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import runs as run_resolvers
@@ -52,10 +52,12 @@ async def create_run_files(_: object, info: Info, input: dict[str, Any]) -> Json
 
 @resolvers.field("Mutation", "markRunFilesUploaded")
 async def mark_run_files_uploaded(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Accept that uploads are done: the store has told already. Does not revive a finished run."""
+    """Accept that uploads are done, which the store may have told already. Does not revive a finished run."""
     context = info.context
     where = (input["entityName"], input["projectName"], input["runName"])
-    await context.services.database.read(run_resolvers.find, context, *where)
+    row = await context.services.database.read(run_resolvers.find, context, *where)
+    keys = await context.services.database.read(run_files.keys, row.id, input["files"])
+    await arrivals.look_for(context.services, keys)
     return {"success": True}
 
 
@@ -81,6 +83,7 @@ async def delete_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
 @resolvers.field("Run", "fileCount")
 async def file_count(run: dict[str, Any], info: Info) -> int:
     """Count a run's files."""
+    await _look_for_new(info, run)
     return await info.context.services.database.read(run_files.count, run["row_id"])
 
 
@@ -98,10 +101,18 @@ async def files(
     page = Page.of(first, after)
     # People ask for `./name`, as they gave it to `run.save`.
     wanted = [name.removeprefix("./") for name in names or []]
+    await _look_for_new(info, run)
     rows = await context.services.database.read(
         run_files.listing, run["row_id"], wanted, pattern, page.after, page.limit + 1
     )
     return connection_of([(row.id, _node(row, info)) for row in rows], page)
+
+
+async def _look_for_new(info: Info, run: dict[str, Any]) -> None:
+    """See whether files have arrived whose upload nobody has told of."""
+    services = info.context.services
+    if not services.objects.tells_arrivals:
+        await arrivals.look_for(services, await services.database.read(run_files.waiting, run["row_id"]))
 
 
 def _node(row: AnyRow, info: Info) -> JsonObject:

@@ -118,6 +118,12 @@ def known(connection: Connection, entity_id: int, digests: Sequence[str]) -> Map
     return found
 
 
+def by_key(connection: Connection, entity_id: int, object_key: str) -> AnyRow | None:
+    """Return an entity's content by where it is stored."""
+    mine = (artifact_contents.c.entity_id == entity_id) & (artifact_contents.c.object_key == object_key)
+    return connection.execute(select(artifact_contents).where(mine)).first()
+
+
 def announce(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Note contents that are going to be uploaded; those known already stay as they are."""
     upsert(connection, artifact_contents, rows, update=())

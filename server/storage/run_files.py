@@ -32,6 +32,17 @@ def _by_name(connection: Connection, run_id: int, names: Sequence[str]) -> dict[
     return found
 
 
+def keys(connection: Connection, run_id: int, names: Sequence[str]) -> list[str]:
+    """Return where files of these names are stored, of those that were announced."""
+    return [row.object_key for row in _by_name(connection, run_id, names).values()]
+
+
+def waiting(connection: Connection, run_id: int) -> list[str]:
+    """Return where files are to be stored whose upload has not arrived, as far as is known."""
+    statement = select(run_files.c.object_key).where(run_files.c.run_id == run_id, run_files.c.size_bytes.is_(None))
+    return list(connection.scalars(statement))
+
+
 def listing(
     connection: Connection, run_id: int, names: Sequence[str], pattern: str | None, after: int, limit: int
 ) -> list[AnyRow]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 PLACE = 'entityName: "$entity", projectName: "$project"'
 OWN_PLACE = 'entityName: "$own_entity", projectName: "$own_project"'
 NAMED = 'artifactCollectionName: "$collection"'
+PARTS = 'storagePath: "$content", uploadID: "u", completeMultipartAction: Complete, completedParts: []'
 EMPTY_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
 SWEEP = "{method: random, parameters: {a: {values: [1]}}}"
 PROJECT = 'name: "$project", entityName: "$entity"'
@@ -124,6 +125,9 @@ ARTIFACTS = (
         "files { edges { node { sizeBytes } } }",
         only_alike=True,
     ),
+    # The store of the tests takes no parts, from the owner either.
+    Case("completeMultipartUploadArtifact", f'artifactID: "$pending", {PARTS}', only_alike=True),
+    Case("completeMultipartUploadArtifact", f'artifactID: "$own_pending", {PARTS}', only_alike=True),
     Case("useArtifact", f'{PLACE}, runName: "$run", artifactID: "$artifact"'),
     Case("useArtifact", f'{OWN_PLACE}, runName: "$own_run", artifactID: "$artifact"'),
     Case("useArtifact", f'{PLACE}, runName: "$run", artifactID: "$own_artifact"'),

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import Connection
 
 from protocol.names import run_storage_id
+from server import arrivals
 from server.artifact_manifest import Entry, digest
 from server.context import Services
 from server.object_store import ObjectInfo
 from server.storage import users
-from server.storage_routes import record_upload
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import start
 
@@ -153,7 +153,7 @@ async def put(services: Services, key: str, stored: bytes) -> None:
     """Store an object as the upload route does."""
     await services.objects.write(key, stored)
     info = ObjectInfo(len(stored), md5(stored))
-    await services.database.write(record_upload, key, info, services.clock())
+    await services.database.write(arrivals.record, key, info, services.clock())
 
 
 def key_of(url: str) -> str:

@@ -147,7 +147,9 @@ async def _artifacts(client: Client, place: Mapping[str, str], things: Things) -
         await put(services, key_of(url), wanted.manifest)
         specs = [{"artifactID": made["id"], "name": "a.txt", "md5": md5(text)}]
         answer = await client.ask(FILES, files=specs)
-        await put(services, key_of(answer["createArtifactFiles"]["files"]["edges"][0]["node"]["uploadUrl"]), text)
+        (file,) = answer["createArtifactFiles"]["files"]["edges"]
+        await put(services, key_of(file["node"]["uploadUrl"]), text)
+        found["content"] = file["node"]["storagePath"]
         if state == "artifact":
             await commit(client, made["id"])
     linked = await client.ask(

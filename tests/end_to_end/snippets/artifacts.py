@@ -13,9 +13,11 @@ from tests.end_to_end.snippets.checks import refusal, shows
 PLACE = "admin/artifact-guides"
 
 
-def filled(name: str, kind: str = "dataset", *, incremental: bool = False, **files: str) -> wandb.Artifact:
+def filled(artifact_name: str, files: dict[str, str], *, incremental: bool = False) -> wandb.Artifact:
     """Return an artifact with files of these names."""
-    made = wandb.Artifact(name, kind, incremental=incremental, metadata={"files": len(files), "nan": float("nan")})
+    made = wandb.Artifact(
+        artifact_name, "dataset", incremental=incremental, metadata={"files": len(files), "nan": float("nan")}
+    )
     for file_name, text in files.items():
         with made.new_file(file_name) as file:
             file.write(text)
@@ -26,8 +28,10 @@ def filled(name: str, kind: str = "dataset", *, incremental: bool = False, **fil
 def logged() -> wandb.Artifact:
     """Return what a run has logged, linked, and taken back in."""
     with wandb.init(entity="admin", project="artifact-guides", id="maker") as run:
-        run.log_artifact(filled("data", a="1", b="1"), aliases=["first"], tags=["raw"]).wait()
-        last = run.log_artifact(filled("data", incremental=True, b="2", c="3"), tags=["raw", "two words"]).wait()
+        run.log_artifact(filled("data", {"a": "1", "b": "1"}), aliases=["first"], tags=["raw"]).wait()
+        last = run.log_artifact(
+            filled("data", {"b": "2", "c": "3"}, incremental=True), tags=["raw", "two words"]
+        ).wait()
         run.use_artifact("data:first")
         run.link_artifact(last, "shop/best", aliases=["prod"])
         run.link_artifact(last, "wandb-registry-dataset/Numbers", aliases=["prod"])
@@ -48,7 +52,7 @@ def an_increment_is_added_to_the_newest_version() -> None:
 def runs_of_a_group_make_a_version_together() -> None:
     for number in range(3):
         with wandb.init(entity="admin", project="artifact-guides", group="group") as run:
-            part = filled("together", **{f"part{number}": str(number)})
+            part = filled("together", {f"part{number}": str(number)})
             (run.finish_artifact if number == 2 else run.upsert_artifact)(part)
     found = wandb.Api().artifact(f"{PLACE}/together:latest")
     assert (found.version, sorted(found.manifest.entries)) == ("v0", ["part0", "part1", "part2"])
@@ -57,7 +61,7 @@ def runs_of_a_group_make_a_version_together() -> None:
 @shows("Artifact.new_draft", "Artifact.remove", "Artifact.new_file", "Artifact.save", "Artifact.wait")
 def a_draft_of_a_version_becomes_the_next_one() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
-        run.log_artifact(filled("drafted", a="1", b="1")).wait()
+        run.log_artifact(filled("drafted", {"a": "1", "b": "1"})).wait()
         draft = run.use_artifact("drafted:latest").new_draft()
         draft.remove("a")
         with draft.new_file("c") as file:
@@ -103,7 +107,7 @@ def a_model_is_logged_linked_and_used() -> None:
 @shows("Artifact.aliases", "Artifact.description", "Artifact.ttl", "Artifact.save", "Artifact.tags")
 def what_is_said_of_a_version_is_changed() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
-        run.log_artifact(filled("changed", a="1")).wait()
+        run.log_artifact(filled("changed", {"a": "1"})).wait()
     found = wandb.Api().artifact(f"{PLACE}/changed:v0")
     found.aliases.append("best")
     found.tags = ["new"]
@@ -123,7 +127,7 @@ def what_is_said_of_a_version_is_changed() -> None:
 @shows("Api.artifact_collection_exists", "ArtifactCollection.is_sequence", "ArtifactCollection.artifacts")
 def a_collection_is_changed_and_deleted() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
-        made = run.log_artifact(filled("old-name", a="1")).wait()
+        made = run.log_artifact(filled("old-name", {"a": "1"})).wait()
         run.link_artifact(made, "shop/shelf")
     api = wandb.Api()
     collection = api.artifact_collection("dataset", f"{PLACE}/old-name")
@@ -151,7 +155,7 @@ def _delete(collection: ArtifactCollection) -> None:
 def a_version_with_aliases_is_deleted_if_one_says_so() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
         for text in ("1", "2"):
-            run.log_artifact(filled("deleted", a=text)).wait()
+            run.log_artifact(filled("deleted", {"a": text})).wait()
     found = wandb.Api().artifact(f"{PLACE}/deleted:latest")
     assert "has the aliases latest" in refusal(found.delete, CommError)
     found.delete(delete_aliases=True)
