@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import Connection
 
+from server import expiry
 from server.app import build_app
 from server.authentication import forget_changed_rights
 from server.context import Services
@@ -73,6 +74,7 @@ async def opened(
             asyncio.create_task(services.heartbeats.run()),
             asyncio.create_task(database.share(services.wakeups)),
             asyncio.create_task(forget_changed_rights(services)),
+            asyncio.create_task(expiry.run(services)),
         ]
         try:
             yield services

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
 from server import json_text
+from server.storage import memberships
 from server.storage.rows import AnyRow
 from server.storage.tables import (
     artifact_client_ids,
@@ -194,6 +195,27 @@ def commit(
         .values(state="COMMITTED", digest=digest, size_bytes=size_bytes, file_count=file_count, updated_at=now)
     )
     return done.rowcount == 1
+
+
+def delete(connection: Connection, artifact_id: int, now: float) -> None:
+    """Mark a version as deleted, and take its aliases, wherever it is."""
+    change(connection, artifact_id, now, state="DELETED")
+    memberships.remove_aliases(connection, artifact_id)
+
+
+def expired(connection: Connection, now: float, limit: int) -> list[AnyRow]:
+    """Return versions whose time to live is over, and that are linked nowhere: `id` and `sequence_id`."""
+    is_linked = exists().where(
+        _listed.c.artifact_id == artifacts.c.id,
+        _listed.c.collection_id != artifacts.c.sequence_id,
+        artifact_collections.c.id == _listed.c.collection_id,
+        artifact_collections.c.deleted_at.is_(None),
+    )
+    is_over = (artifacts.c.ttl_seconds > 0) & (artifacts.c.created_at + artifacts.c.ttl_seconds <= now)
+    statement = select(artifacts.c.id, artifacts.c.sequence_id).where(
+        artifacts.c.state == "COMMITTED", is_over, ~is_linked
+    )
+    return list(connection.execute(statement.order_by(artifacts.c.id).limit(limit)))
 
 
 def delete_of_collection(connection: Connection, sequence_id: int, now: float) -> None:

@@ -320,6 +320,12 @@ artifacts = Table(
     _time("updated_at", nullable=False),
 )
 Index("ix_artifacts_sequence_id_digest", artifacts.c.sequence_id, artifacts.c.digest)
+Index(
+    "ix_artifacts_ttl_seconds",
+    artifacts.c.ttl_seconds,
+    sqlite_where=text("ttl_seconds > 0 AND state = 'COMMITTED'"),
+    postgresql_where=text("ttl_seconds > 0 AND state = 'COMMITTED'"),
+)
 
 artifact_client_ids = Table(
     "artifact_client_ids",

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from server.context import Services
-from tests.server.conftest import Client, make_client
+from server.expiry import delete_expired
+from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import start
 from tests.server.test_artifacts import (
     ADD_ALIASES,
@@ -251,6 +252,23 @@ async def test_collections_of_links_are_renamed_and_deleted(client: Client) -> N
     assert left is not None
     assert left["state"] == "COMMITTED"
     assert (await link(client, made["id"], "finest"))["versionIndex"] == 0, "the name is free again"
+
+
+async def test_what_has_expired_is_deleted_unless_it_is_linked(client: Client, clock: Clock) -> None:
+    lives = {"linked": 60, "short": 60, "long": 3600, "off": -2}
+    made = {
+        name: await log(client, content({"a": name.encode()}), ttlDurationSeconds=seconds)
+        for name, seconds in lives.items()
+    }
+    portfolio = (await link(client, made["linked"]["id"]))["artifactCollection"]["id"]
+    database, clock.now = client.context.services.database, clock.now + 60
+    assert await database.write(delete_expired, clock.now) == 1
+    states = {name: await read(client, each["id"]) for name, each in made.items()}
+    assert [name for name, each in states.items() if each and each["state"] == "DELETED"] == ["short"]
+    await client.ask(UNLINK, id=made["linked"]["id"], portfolio=portfolio)
+    await client.ask(DELETE, id=made["off"]["id"], aliases=True)
+    assert await database.write(delete_expired, clock.now + 3600) == 2
+    assert await by_name(client, "data:latest", project="p") is None
 
 
 async def test_a_collection_is_tagged(client: Client) -> None:

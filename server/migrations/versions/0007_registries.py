@@ -1,4 +1,4 @@
-"""Registries: who has which role in them, and what may be linked to them."""
+"""Registries: who has which role in them, and what may be linked to them; versions by metadata and time to live."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,6 +20,13 @@ def upgrade() -> None:
 
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("metadata_json", sa.Text(), nullable=True))
+        batch_op.create_index(
+            "ix_artifacts_ttl_seconds",
+            ["ttl_seconds"],
+            unique=False,
+            sqlite_where=sa.text("ttl_seconds > 0 AND state = 'COMMITTED'"),
+            postgresql_where=sa.text("ttl_seconds > 0 AND state = 'COMMITTED'"),
+        )
     artifacts = sa.table("artifacts", sa.column("id"), sa.column("metadata"), sa.column("metadata_json"))
     connection = op.get_bind()
     for row in connection.execute(
