@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
@@ -134,7 +134,7 @@ class S3ObjectStore:
 
 def _client() -> Any:
     """Return a client. Other stores than Amazon's have their buckets in paths, and may not know newer checksums."""
-    session = boto3.session.Session()
+    session = cast("Any", boto3).session.Session()
     plain: dict[str, Any] = {
         "signature_version": "s3v4",
         "max_pool_connections": CONNECTIONS,
@@ -142,8 +142,9 @@ def _client() -> Any:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    region = session.region_name or "us-east-1"
-    client: Any = session.client("s3", region_name=region, config=Config(**plain))
-    if urlsplit(client.meta.endpoint_url).netloc.endswith("amazonaws.com"):
+    region: str = session.region_name or "us-east-1"
+    client = session.client("s3", region_name=region, config=Config(**plain))
+    endpoint: str = client.meta.endpoint_url
+    if urlsplit(endpoint).netloc.endswith("amazonaws.com"):
         return client
     return session.client("s3", region_name=region, config=Config(**plain, s3={"addressing_style": "path"}))

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection
 
 from protocol.names import run_storage_id
-from server import arrivals
+from server.arrivals import record
 from server.artifact_manifest import Entry, digest
 from server.context import Services
 from server.object_store import ObjectInfo
@@ -153,7 +153,7 @@ async def put(services: Services, key: str, stored: bytes) -> None:
     """Store an object as the upload route does."""
     await services.objects.write(key, stored)
     info = ObjectInfo(len(stored), md5(stored))
-    await services.database.write(arrivals.record, key, info, services.clock())
+    await services.database.write(record, key, info, services.clock())
 
 
 def key_of(url: str) -> str:
