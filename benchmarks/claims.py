@@ -167,6 +167,7 @@ class Client:
     """Asks one server."""
 
     def __init__(self, base_url: str, key: str) -> None:
+        self.base_url, self.key = base_url, key
         address = urlsplit(base_url)
         assert address.hostname
         assert address.port
