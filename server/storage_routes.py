@@ -10,6 +10,8 @@ from server.errors import NotFound
 from server.object_store import LocalObjectStore
 
 CHUNK_BYTES = 1024 * 1024
+DOWNLOAD_CHUNK_BYTES = 256 * 1024
+"""Smaller: clients fetch a large file by many requests at once, and each has some chunks in memory."""
 
 
 def add(app: web.Application, services: Services, objects: LocalObjectStore) -> None:
@@ -26,7 +28,7 @@ def add(app: web.Application, services: Services, objects: LocalObjectStore) -> 
         path = objects.path_of(key)
         if not path.is_file():
             raise NotFound("This file was announced, but its upload never arrived.")
-        return web.FileResponse(path, chunk_size=CHUNK_BYTES)
+        return web.FileResponse(path, chunk_size=DOWNLOAD_CHUNK_BYTES)
 
     app.router.add_put("/storage/{key:.+}", put)
     app.router.add_get("/storage/{key:.+}", get)
