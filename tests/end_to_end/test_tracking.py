@@ -179,6 +179,7 @@ def test_resume_by_id(server: LiveServer) -> None:
     assert (state, losses, config, last_step) == ("finished", [5], {"first": "5"}, 0)
 
 
+@pytest.mark.older_client
 def test_the_public_api_lists_changes_and_deletes(server: LiveServer) -> None:
     found = seen(checked(server.run_script(PUBLIC, "public")))
     assert (found["oldest"], found["newest"], found["group"]) == (["a", "b"], ["b", "a"], ["b"])

@@ -34,9 +34,9 @@ def trained() -> Any:
     run.summary["best"] = 0.9
     run.tags += ("b",)
     run.notes, run.name = "changed", "renamed"
-    Path("code").mkdir(exist_ok=True)
-    Path("code/train.py").write_text("print('hello')")
-    run.log_code("code")
+    Path("training-code").mkdir(exist_ok=True)
+    Path("training-code/train.py").write_text("print('hello')")
+    run.log_code("training-code")
     Path("kept").mkdir(exist_ok=True)
     Path("kept/late.txt").write_text("kept")
     run.save("kept/*.txt", policy="end")
