@@ -119,7 +119,8 @@ async def runs_of(server: ControlPlane, name: ArtifactName, *, one_version: bool
         if not one_version or version["versionIndex"] == wanted
         for run in _nodes(version["usedBy"])
     ]
-    return sorted(found, key=lambda run: run["created"], reverse=True)
+    # Of runs of one second those are newer that the server names later.
+    return sorted(found, key=lambda run: run["created"])[::-1]
 
 
 async def _job_file(server: ControlPlane, version: Mapping[str, Any], name: ArtifactName) -> dict[str, Any]:

@@ -37,12 +37,18 @@ def write(path: Path) -> Path:
 def _dependencies() -> bytes:
     """Return what Launchbay needs and Launchbay's own metadata, as a layer."""
     output = io.BytesIO()
+    native: list[Path] = []
     with tarfile.open(fileobj=output, mode="w") as tar:
         for found in _needed("launchbay", EXTRAS, {}).values():
             for file in found.files or []:
                 place = Path(str(found.locate_file(file)))
                 if ".." not in file.parts and place.suffix not in {".pyc", ".pth"} and place.is_file():
                     tar.add(place, f"{FOLDER}/{file}")
+                    native += [place] if ".so" in place.suffixes else []
+        # An image of Debian has these, as that of C++.
+        for library in parts.libraries(native):
+            if library.is_relative_to("/lib") or library.is_relative_to("/usr/lib"):
+                tar.add(library.resolve(), str(library).lstrip("/"))
     return output.getvalue()
 
 
