@@ -1,6 +1,7 @@
 """Rows of artifacts as the SDL shapes them, with the type names that clients check."""
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,6 +113,7 @@ def _node(row: AnyRow, aliases: Sequence[AnyRow], tagged: Sequence[str]) -> dict
         "size": row.size_bytes,
         "fileCount": row.file_count,
         "historyStep": row.history_step,
+        "commitHash": None if row.state == "PENDING" else _commit_hash(row),
         "ttlDurationSeconds": TTL_INHERITED if row.ttl_seconds is None else row.ttl_seconds,
         "ttlIsInherited": row.ttl_seconds is None,
         "tags": [tag_node(name) for name in tagged],
@@ -119,6 +121,11 @@ def _node(row: AnyRow, aliases: Sequence[AnyRow], tagged: Sequence[str]) -> dict
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
     }
+
+
+def _commit_hash(row: AnyRow) -> str:
+    """Return what stands for this version alone: others may hold the same, and then have the same digest."""
+    return hashlib.sha256(f"{row.id}:{row.digest}".encode()).hexdigest()[:20]
 
 
 def _user(user_id: int, name: str) -> dict[str, Any]:

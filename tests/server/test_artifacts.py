@@ -19,8 +19,8 @@ from server.storage import users
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import start
 
-VERSION = """id state digest versionIndex description metadata size fileCount ttlDurationSeconds ttlIsInherited
-  createdAt updatedAt aliases { alias } tags { name } artifactType { name }
+VERSION = """id state digest commitHash versionIndex description metadata size fileCount
+  ttlDurationSeconds ttlIsInherited createdAt updatedAt aliases { alias } tags { name } artifactType { name }
   artifactSequence { id name latestArtifact { id state } }"""
 CREATE = f"mutation($input: CreateArtifactInput!) {{ createArtifact(input: $input) {{ artifact {{ {VERSION} }} }} }}"
 MANIFEST = """mutation($input: CreateArtifactManifestInput!) {
@@ -403,6 +403,17 @@ async def test_versions_are_numbered_by_commit(client: Client) -> None:
     assert (await log(client, late))["versionIndex"] == 0
     await upload(client, started["id"], early)
     assert (await commit(client, started["id"]))["versionIndex"] == 1
+
+
+async def test_a_commit_has_a_hash_even_if_its_content_is_not_new(client: Client) -> None:
+    made = await create(client, content())
+    assert made["commitHash"] is None
+    await upload(client, made["id"], content())
+    done = await commit(client, made["id"])
+    assert done["commitHash"] == (await read(client, made["id"]) or {})["commitHash"]
+    other = await log(client, content(), artifactCollectionName="more")
+    assert other["digest"] == done["digest"]
+    assert len({done["commitHash"], other["commitHash"], None}) == 3
 
 
 async def test_a_second_commit_changes_nothing(client: Client) -> None:
