@@ -10,6 +10,7 @@ from server.resolvers import (
     artifact_links,
     artifact_uploads,
     artifacts,
+    charts,
     files,
     history,
     items,
@@ -55,4 +56,5 @@ ALL_RESOLVERS: list[Resolvers] = [
     sweep_changes.resolvers,
     sweep_agents.resolvers,
     views.resolvers,
+    charts.resolvers,
 ]

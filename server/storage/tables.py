@@ -262,6 +262,17 @@ views = Table(
     Column("spec", Text, nullable=False),  # JSON text that only clients read
 )
 
+charts = Table(
+    "charts",
+    metadata,
+    Column("entity_id", _Id, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # vega2
+    Column("access", String(16), nullable=False),  # PRIVATE: of the entity's members | PUBLIC: of everybody
+    Column("spec", Text, nullable=False),  # JSON text that only clients read
+)
+
 # --- artifacts -------------------------------------------------------------------------------------------------------
 
 artifact_types = Table(

@@ -46,6 +46,7 @@ QUERIES = (
     Case("launchAgent", 'id: "$agent"'),
     Case("runQueueItem", 'id: "$held"'),
     Case("view", 'id: "$view"'),
+    Case("customChart", 'id: "$entity/$chart"'),
     # From one's own to what is somebody else's.
     Case(
         "entity",
@@ -202,6 +203,11 @@ SWEEPS = (
 VIEWS = (
     Case("upsertView", f'{PLACE}, name: "v"'),
     Case("upsertView", 'id: "$view", displayName: "d"'),
+    Case(
+        "createCustomChart",
+        'entity: "$entity", name: "c", displayName: "", type: "vega2", access: "PRIVATE", spec: "{}"',
+        "chart { id }",
+    ),
 )
 
 ENDS = (

@@ -29,6 +29,7 @@ from tests.server.conftest import Client, make_client
 from tests.server.run_steps import UPSERT as UPSERT_RUN
 from tests.server.stranger_cases import ABOUT_ONESELF, MUTATIONS, QUERIES, Case
 from tests.server.test_artifacts import FILES, MANIFEST, commit, content, create, key_of, manifest_input, md5, put
+from tests.server.test_charts import CHART, CREATE_CHART
 from tests.server.test_teams import CREATE_TEAM, INVITE
 
 SCHEMA = load_schema(ALL_RESOLVERS)
@@ -64,7 +65,8 @@ async def _everything(services: Services, entity: str) -> dict[str, str]:
     client = await make_client(services, entity)
     place = {"entityName": entity, "projectName": f"project-{entity}"}
     names = {
-        name: f"{name}-{entity}" for name in ("project", "queue", "run", "collection", "portfolio", "team", "client_id")
+        name: f"{name}-{entity}"
+        for name in ("project", "queue", "run", "collection", "portfolio", "team", "client_id", "chart")
     }
     things = {"entity": entity, **names, "registry": f"wandb-registry-{entity}", **_texts(entity)}
     things |= await _who(services, client, entity, things)
@@ -73,6 +75,7 @@ async def _everything(services: Services, entity: str) -> dict[str, str]:
     things |= await _launch(client, place, things)
     things |= await _sweep(client, place)
     things |= await _view(client, place)
+    await client.ask(CREATE_CHART, input={**CHART, "entity": entity, "name": things["chart"]})
     return things
 
 
