@@ -15,6 +15,7 @@ from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, par
 from tests.end_to_end.conftest import SCRIPT_SECONDS, LiveServer
 from tests.end_to_end.git_remote import GitRemote, git, git_remote
 from tests.end_to_end.processes import run
+from tests.end_to_end.snippets.checks import differs, shows
 
 pytestmark = pytest.mark.end_to_end
 
@@ -380,6 +381,9 @@ def test_a_jobs_page_can_be_told(server: LiveServer, tmp_path: Path) -> None:
     assert run(server, "launchbay", "job", "describe", "train", check=False).returncode == 2
 
 
+@shows("Api.job", "Api.list_jobs", "Job.call", "Job.name")
+@shows("QueuedRun.id", "QueuedRun.entity", "QueuedRun.project", "QueuedRun.queue_name", "QueuedRun.delete")
+@differs("Job.set_entrypoint", "changes nothing of what `Job.call` queues; say it in the launch's overrides")
 def test_a_job_is_called_from_python(server: LiveServer, tmp_path: Path) -> None:
     folder = code_folder(tmp_path / "code", TRAIN_LOGGING_CODE)
     run_training(server, folder, "called", "maker", CAPTURE, NO_GIT, {"WANDB_JOB_NAME": "train"})
@@ -391,6 +395,7 @@ api.create_run_queue(name="called", prioritization_mode="V0", config={"gpus": "{
                      template_variables={"gpus": {"schema": {"type": "integer", "default": 1, "maximum": 8}}})
 api.create_run_queue(name="called-plain", config={"env": {"A": "1"}}, **queues)
 job = api.job("admin/called/train:latest")
+job.set_entrypoint(["python", "other.py"])
 given = {"lr": 0.125, "layers": [3, 4]}
 where = {"project": "called", "resource": "local-process"}
 items = [
@@ -403,18 +408,25 @@ try:
 except TypeError as error:
     wrong = str(error)
 jobs = [edge["node"]["artifactSequence"]["name"] for job in api.list_jobs("admin", "called") for edge in job["edges"]]
-print(json.dumps([job.name, [[item.id, item.state] for item in items], wrong, jobs]))
+gone = job.call(given, queue="called-plain", **where)
+gone.delete()
+left = [item.id for item in api.run_queue("admin", "called-plain").items]
+seen = [[item.id, item.state, item.entity, item.project, item.queue_name] for item in items]
+print(json.dumps([job.name, seen, wrong, jobs, left]))
 """
     done = server.run_script(code)
     assert done.returncode == 0, done.stderr
-    name, items, wrong, jobs = json.loads(done.stdout.splitlines()[-1])
+    name, items, wrong, jobs, left = json.loads(done.stdout.splitlines()[-1])
     assert (name, jobs) == ("admin/called/train:latest", ["train"])
     assert "lr" in wrong
-    assert [state for _, state in items] == ["pending", "pending"]
+    queued = ["pending", "admin", "called"]
+    assert [rest for _, *rest in items] == [[*queued, "called"], [*queued, "called-plain"]]
+    assert left == [items[1][0]]
     status = json.loads(run(server, "launchbay", "status", "--json", "-n", "100").stdout)
     found = {item["id"]: item for queue in status["queues"] for item in queue["items"]}
-    first, second = (found[item_id] for item_id, _ in items)
+    first, second = (found[item_id] for item_id, *_ in items)
     assert (first["priority"], first["runSpec"]["resource_args"]) == (0, {"local-process": {"gpus": 4}})
     assert first["runSpec"]["overrides"]["run_config"] == {"lr": 0.125, "layers": [3, 4]}
+    assert not first["runSpec"]["overrides"].get("entry_point")
     assert (first["runSpec"]["job"], first["runSpec"]["project"]) == ("admin/called/train:latest", "called")
     assert second["runSpec"]["resource_args"] == {"local-process": {"env": {"A": "1", "B": "2"}}}

@@ -13,6 +13,7 @@ from tests.agent.test_environments import make_package, waiting
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
 from tests.end_to_end.processes import INIT_AND_LOG, agent, item, logs, push, python, run, spec, until, wait_for
+from tests.end_to_end.snippets.checks import shows
 
 pytestmark = pytest.mark.end_to_end
 ours = pytest.mark.newest_client("it is our own agent and commands that talk to the server")
@@ -227,6 +228,7 @@ def test_an_agent_that_is_killed_while_it_makes_an_environment_leaves_nothing_ha
         assert len(list((state_dir / cache).iterdir())) == 2 * count, "a folder each, and that it is ready"
 
 
+@shows("Api.queued_run", "QueuedRun.wait_until_running", "QueuedRun.wait_until_finished", "QueuedRun.state")
 @pytest.mark.usefixtures("working_agent")
 def test_the_stock_client_waits_for_a_queued_run(server: LiveServer, queue: str, tmp_path: Path) -> None:
     job = [server.python, "-c", MARKED_LOOP.format(folder=str(tmp_path))]

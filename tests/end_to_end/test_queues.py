@@ -67,6 +67,9 @@ print(json.dumps([{{"id": item.id, "state": item.state}} for item in queue.items
     "RunQueue.items",
     "RunQueue.delete",
     "RunQueue.id",
+    "RunQueue.create",
+    "RunQueue.name",
+    "RunQueue.entity",
 )
 def test_a_queue_is_made_read_changed_and_deleted(server: LiveServer) -> None:
     code = """
@@ -95,9 +98,12 @@ try:
     seen.append("still there")
 except Exception:
     seen.append("gone")
+queue = wandb.apis.public.RunQueue.create("made", "local-process", entity="admin")
+seen.append([queue.name, queue.entity, wandb.Api().run_queue("admin", "made").type])
+queue.delete()
 print(json.dumps(seen))
 """
-    made, changed, end = _said(server.run_script(code))
+    made, changed, end, again = _said(server.run_script(code))
     schema = '{"type":"integer","default":2,"minimum":1,"maximum":8}'
     assert made == [
         "local-container",
@@ -112,7 +118,7 @@ print(json.dumps(seen))
     assert changed[2] == "DISABLED"
     assert changed[4] == []
     assert changed[5] == {"links": [{"label": "docs", "url": "https://docs.test"}]}
-    assert end == "gone"
+    assert (end, again) == ("gone", ["made", "admin", "local-process"])
 
 
 def test_launch_with_a_template_value_is_queued_complete_and_once(server: LiveServer) -> None:

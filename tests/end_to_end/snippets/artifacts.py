@@ -29,9 +29,9 @@ def logged() -> wandb.Artifact:
     """Return what a run has logged, linked, and taken back in."""
     with wandb.init(entity="admin", project="artifact-guides", id="maker") as run:
         run.log_artifact(filled("data", {"a": "1", "b": "1"}), aliases=["first"], tags=["raw"]).wait()
-        last = run.log_artifact(
-            filled("data", {"b": "2", "c": "3"}, incremental=True), tags=["raw", "two words"]
-        ).wait()
+        increment = filled("data", {"b": "2", "c": "3"}, incremental=True)
+        assert increment.incremental
+        last = run.log_artifact(increment, tags=["raw", "two words"]).wait()
         run.use_artifact("data:first")
         run.link_artifact(last, "shop/best", aliases=["prod"])
         run.link_artifact(last, "wandb-registry-dataset/Numbers", aliases=["prod"])
@@ -39,6 +39,7 @@ def logged() -> wandb.Artifact:
 
 
 @shows("wandb.Run.log_artifact", "Artifact.tags", "Artifact.version", "Artifact.metadata", "Artifact.manifest")
+@shows("Artifact.incremental")
 def an_increment_is_added_to_the_newest_version() -> None:
     found = logged()
     assert (found.version, found.tags, found.metadata["files"]) == ("v1", ["raw", "two words"], 2)
@@ -48,12 +49,13 @@ def an_increment_is_added_to_the_newest_version() -> None:
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"a": "1", "b": "2", "c": "3"}
 
 
-@shows("wandb.Run.upsert_artifact", "wandb.Run.finish_artifact")
+@shows("wandb.Run.upsert_artifact", "wandb.Run.finish_artifact", "Artifact.distributed_id")
 def runs_of_a_group_make_a_version_together() -> None:
     for number in range(3):
         with wandb.init(entity="admin", project="artifact-guides", group="group") as run:
             part = filled("together", {f"part{number}": str(number)})
-            (run.finish_artifact if number == 2 else run.upsert_artifact)(part)
+            made = (run.finish_artifact if number == 2 else run.upsert_artifact)(part)
+            assert made.distributed_id == "group"
     found = wandb.Api().artifact(f"{PLACE}/together:latest")
     assert (found.version, sorted(found.manifest.entries)) == ("v0", ["part0", "part1", "part2"])
 

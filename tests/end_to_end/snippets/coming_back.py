@@ -47,7 +47,7 @@ def resumed() -> None:
     assert "resume" in refusal(lambda: wandb.init(**PLACE, id="unknown", resume="must"), wandb.Error)
 
 
-@shows("wandb.init")
+@shows("wandb.init", "wandb.Run.step")
 def rewound() -> None:
     log(5, id="rewound")
     with wandb.init(**PLACE, resume_from="rewound?_step=2") as run:
@@ -81,14 +81,14 @@ def shared_by_processes() -> None:
     assert [row["other"] for row in found.scan_history(keys=["other"])] == [0, 1, 2]
 
 
-@shows("wandb.Run.offline", "wandb.Run.dir")
+@shows("wandb.Run.offline", "wandb.Run.dir", "wandb.Run.sync_dir")
 def sent_later() -> None:
     with wandb.init(**PLACE, id="offline", mode="offline", config={"lr": 0.1}) as run:
         assert run.offline
         run.log({"loss": 0})
         run.summary["best"] = 1
-        folder = Path(run.dir).parent
-    sync = [str(Path(sys.executable).parent / "wandb"), "sync", str(folder)]
+        assert Path(run.dir).parent == Path(run.sync_dir)
+    sync = [str(Path(sys.executable).parent / "wandb"), "sync", run.sync_dir]
     done = subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = wandb.Api().run(f"{PATH}/offline")

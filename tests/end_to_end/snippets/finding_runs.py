@@ -61,11 +61,12 @@ def in_an_order() -> None:
     assert found({}, order="+config.lr.value") == ["adam", "sgd", "waiting"]
 
 
-@shows("Api.runs", "Runs.more", "Runs.cursor", "Api.flush")
+@shows("Api.runs", "Runs.more", "Runs.cursor", "Runs.convert_objects", "Api.flush")
 def page_by_page() -> None:
     runs = wandb.Api().runs(PATH, per_page=1)
     assert (len(runs), runs[1].id) == (3, "sgd")
     assert (runs.more, bool(runs.cursor)) == (True, True)
+    assert [run.id for run in runs.convert_objects()] == ["sgd"], "those of the newest page"
     assert [run.id for run in runs[0:2]] == ["adam", "sgd"]
     own = wandb.Api()
     assert len(own.runs(PATH, {"state": "killed"})) == 0

@@ -48,9 +48,10 @@ def aliases_in_a_registry_are_moved() -> None:
 
 
 @shows("Api.registries", "Registries.collections", "Registries.versions", "Registry.collections", "Registry.versions")
+@shows("Registries.length")
 def registries_are_searched() -> None:
     registries = stocked().registries(filter={"name": {"$regex": "nimal"}})
-    assert [registry.name for registry in registries] == ["Animals"]
+    assert ([registry.name for registry in registries], registries.length) == (["Animals"], 1)
     assert next(each.name for each in stocked().registries(organization="launchbay", order="-name")) == "model"
     collections = stocked().registries(filter={"name": "Animals"}).collections(order="+name")
     assert [each.name for each in collections] == ["birds", "cats", "dogs"]

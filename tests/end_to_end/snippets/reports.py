@@ -6,7 +6,7 @@ from typing import Any
 
 import wandb
 
-from tests.end_to_end.snippets.checks import shows
+from tests.end_to_end.snippets.checks import differs, refusal, shows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it uses what is deprecated in pydantic
@@ -61,6 +61,18 @@ def where_a_report_is() -> None:
     assert wandb.Api().from_path(f"{PATH}/reports/My-report--{found.id}").id == found.id
 
 
+@differs("BetaReport.sections", "KeyError: the reports of `wandb_workspaces` have blocks instead")
+@differs("BetaReport.runs", "of sections, which the reports of `wandb_workspaces` do not have")
+def runs_of_a_section() -> None:
+    saved()
+    report: Any = wandb.Api().reports(PATH)[0]
+    assert "panelGroups" in refusal(lambda: report.sections, KeyError)
+    filters = {"op": "OR", "filters": [{"op": "AND", "filters": []}]}
+    created = {"key": {"section": "run", "name": "createdAt"}, "ascending": True}
+    section = {"runSets": [{"sort": created, "filters": filters, "selections": {"tree": ["shown"]}}]}
+    assert [run.id for run in report.runs(section)] == ["shown"]
+
+
 @shows()
 def a_report_is_changed_and_deleted() -> None:
     other = wr.Report(project="reported", entity="admin", title="Other")
@@ -80,3 +92,14 @@ def a_workspace_is_loaded_back() -> None:
     workspace.save()
     found = ws.Workspace.from_url(workspace.url)
     assert (found.name, [section.name for section in found.sections]) == ("Mine", ["Metrics"])
+
+
+@shows("Api.create_custom_chart")
+def a_chart_of_ones_own_is_made_and_used() -> None:
+    spec = {"mark": "bar", "encoding": {"x": {"field": "${field:x}"}, "y": {"field": "${field:y}"}}}
+    chart = wandb.Api().create_custom_chart("admin", "bars", "My bars", spec_type="vega2", access="private", spec=spec)
+    table = wandb.Table(columns=["name", "size"], data=[["a", 1]])
+    with wandb.init(entity="admin", project="charted", id="user") as run:
+        run.log({"bars": wandb.plot_table(chart, table, {"x": "name", "y": "size"})})
+    shown = wandb.Api().run("admin/charted/user").rawconfig["_wandb"]["visualize"]["bars"]
+    assert (chart, shown["panel_config"]["panelDefId"]) == ("admin/bars", "admin/bars")

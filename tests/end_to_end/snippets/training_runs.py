@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.sdk.wandb_run import RunStatus
 
 from tests.end_to_end.snippets.checks import differs, refusal, shows
 
@@ -15,6 +16,7 @@ PATH = "admin/training"
 @cache
 def trained() -> Any:
     """Return a run that has done a bit of everything, as the public API sees it."""
+    before = time.time()
     run: Any = wandb.init(
         entity="admin", project="training", id="all", name="first", group="g", job_type="train", tags=["a"], notes="n",
         config={"lr": 0.1},
@@ -31,6 +33,7 @@ def trained() -> Any:
     matrix = wandb.plot.confusion_matrix(y_true=[0, 1], preds=[0, 1], class_names=["cat", "dog"])
     run.log({"page": wandb.Html("<b>bold</b>"), "matrix": matrix})
     run.config.update({"late": "value"})
+    run.pin_config_keys(["late", "lr"])
     run.summary["best"] = 0.9
     run.tags += ("b",)
     run.notes, run.name = "changed", "renamed"
@@ -48,6 +51,9 @@ def trained() -> Any:
     assert run.project_url.endswith("/admin/training")
     assert (run.entity, run.project, run.path, run.group) == ("admin", "training", f"{PATH}/all", "g")
     assert "<iframe" in run.to_html()
+    assert (run.id, run.job_type, run.settings.run_group, run.config_static["lr"]) == ("all", "train", "g", 0.1)
+    assert before <= run.start_time <= time.time()
+    assert run.status() == RunStatus()
     run.finish()
     return wandb.Api().run(f"{PATH}/all")
 
@@ -80,11 +86,12 @@ def tables_charts_and_pages() -> None:
     assert (table.columns, table.data) == (["x", "y"], [[1, 2], [3, 4]])
 
 
-@shows("wandb.Run.config", "wandb.Run.tags", "wandb.Run.notes", "wandb.Run.name")
+@shows("wandb.Run.config", "wandb.Run.tags", "wandb.Run.notes", "wandb.Run.name", "wandb.Run.pin_config_keys")
 def what_was_changed_while_it_ran() -> None:
     run = trained()
     assert (run.config, run.summary["best"]) == ({"lr": 0.1, "late": "value"}, 0.9)
     assert (run.tags, run.notes, run.name, run.group, run.job_type) == (["a", "b"], "changed", "renamed", "g", "train")
+    assert run.rawconfig["_wandb"]["pinned_keys"] == ["late", "lr"]
 
 
 @shows("wandb.Run.log_code", "wandb.Run.save", "wandb.Run.alert", "wandb.Run.write_logs")
@@ -100,7 +107,9 @@ def code_files_and_console() -> None:
 
 
 @shows("wandb.Run.url", "wandb.Run.project_url", "wandb.Run.path", "wandb.Run.group", "wandb.Run.to_html")
-@shows("wandb.Run.entity", "wandb.Run.project", "wandb.Run.finish")
+@shows("wandb.Run.entity", "wandb.Run.project", "wandb.Run.finish", "wandb.Run.id", "wandb.Run.job_type")
+@shows("wandb.Run.settings", "wandb.Run.start_time", "wandb.Run.config_static")
+@differs("wandb.Run.status", "it is empty: the client does not count what it has sent")
 def where_it_is() -> None:
     assert trained().state == "finished"
 
