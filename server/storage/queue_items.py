@@ -64,6 +64,9 @@ _BY_ID = _FULL.where(run_queue_items.c.id == bindparam("item"))
 _CLAIMED_FOR = _FULL.where(run_queue_items.c.run_id == bindparam("run"), in_state(ItemState.CLAIMED)).order_by(
     run_queue_items.c.id.desc()
 )
+_OTHERS_OF_RUN = run_queue_items.c.run_id == bindparam("run"), run_queue_items.c.id != bindparam("item")
+_OTHER_OF_RUN = select(run_queue_items.c.id).where(*_OTHERS_OF_RUN).limit(1)
+_ALL_OTHERS_OF_RUN = _FULL.where(*_OTHERS_OF_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +239,11 @@ def settle_earlier(connection: Connection, item_id: int, run_id: int, now: float
 
     Otherwise they would come to life together with the new one.
     """
+    of_run = {"run": run_id, "item": item_id}
+    if connection.scalar(_OTHER_OF_RUN, of_run) is None:
+        return  # most runs have one item; the question for all of it costs more than the rest of an acknowledgement
     runs_storage.confirm_end(connection, run_id)
-    earlier = _FULL.where(run_queue_items.c.run_id == run_id, run_queue_items.c.id != item_id)
-    for row in connection.execute(earlier).all():
+    for row in connection.execute(_ALL_OTHERS_OF_RUN, of_run).all():
         seen = _seen(row, now)
         if seen.is_ended:
             change(connection, row.id, now, state=seen, ended_at=row.ended_at or now, run_id=None)
