@@ -8,7 +8,7 @@ known here; that is an error that names them. Ours never does: what looks like a
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent.errors import LaunchFailed
-from protocol import macros, templates
+from protocol import macros
 from protocol.errors import SpecError
 from protocol.json_types import Json, JsonObject
 from protocol.launch_spec import ADDITIONAL_SERVICES, LaunchSpec
@@ -54,8 +54,11 @@ def render_services(
 
 
 def _check_rendered(value: Json, *, is_rendered: bool) -> None:
-    left = frozenset[str]() if is_rendered else templates.variable_names(value)
-    if left:
+    if is_rendered:
+        return
+    from protocol import templates  # with jinja2 and jsonschema: 3 MiB that agents of our own server have no use for
+
+    if left := templates.variable_names(value):
         raise LaunchFailed(
             f"Template variable(s) {', '.join(sorted(left))} of the queue have no value. "
             "Push the job again with --set-var for each of them."

@@ -7,16 +7,16 @@ wait. What the build says is streamed to the first one's item, ahead of what its
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agent import policy, report
 from agent.building import names
-from agent.building.cluster import InCluster
 from agent.building.context import choose
 from agent.building.dockerfile import images_of
 from agent.building.engine import OnEngine
 from agent.building.making import Making
 from agent.building.recipe import Recipe
-from agent.config.builder import ClusterBuilder, any_builder
+from agent.config.builder import ClusterBuilder, DockerBuilder, any_builder
 from agent.context import AgentContext
 from agent.errors import LaunchFailed
 from agent.images import brings_dockerfile, is_built, named_base_image, names_own_image
@@ -25,6 +25,9 @@ from agent.render import macro_environment, render_resource_args
 from agent.resolve import Resolved
 from backends.base import Backend
 from protocol.image_names import parse_image
+
+if TYPE_CHECKING:
+    from agent.building.cluster import InCluster
 
 NOOP = "Attempted build with noop builder. Specify a builder in your launch config"
 
@@ -85,9 +88,16 @@ async def build(context: AgentContext, launch: Launch, resolved: Resolved, tell:
         await tell(f"waiting for the build of {image}")
     async with context.builds.alone(image):
         making = Making(context, launch, resolved, recipe, image)
-        maker = InCluster(making, builder) if isinstance(builder, ClusterBuilder) else OnEngine(making, builder)
-        digest = await maker.ensure(tell)
+        digest = await _maker(making, builder).ensure(tell)
     return _in_image(context, launch, resolved, recipe, f"{image}@{digest}" if digest else image)
+
+
+def _maker(making: Making, builder: DockerBuilder | ClusterBuilder) -> "InCluster | OnEngine":
+    if not isinstance(builder, ClusterBuilder):
+        return OnEngine(making, builder)
+    from agent.building.cluster import InCluster  # with all that knows of Kubernetes; most agents have no use for it
+
+    return InCluster(making, builder)
 
 
 def _in_image(context: AgentContext, launch: Launch, resolved: Resolved, recipe: Recipe, image: str) -> Resolved:
