@@ -47,14 +47,8 @@ class NumberedField(NumberField):
         super().__init__(column)
         self._number_of = number_of
 
-    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
-        """See `Field`."""
-        if isinstance(operand, list):
-            return super().test(operator, [self._number(each) for each in filters.listed(operator, operand)])
-        return super().test(operator, self._number(operand))
-
-    def _number(self, operand: Any) -> Any:
-        return self._number_of(operand) if isinstance(operand, str) else operand
+    def _read(self, operand: Any) -> float:
+        return super()._read(self._number_of(operand) if isinstance(operand, str) else operand)
 
 
 class WordsField:

@@ -76,25 +76,6 @@ class TextField:
                 return compared(column, operator, text(operator, operand))
 
 
-class TimeField:
-    """A column of times, compared with ISO 8601 texts or seconds since the epoch."""
-
-    def __init__(self, column: ColumnElement[Any]) -> None:
-        self._column = column
-
-    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
-        """See `Field`."""
-        match operator:
-            case "$eq" if operand is None:
-                return self._column.is_(None)
-            case "$exists":
-                return exists(self._column, operand)
-            case "$in":
-                return known(self._column, self._column.in_([_seconds(entry) for entry in listed(operator, operand)]))
-            case _:
-                return compared(self._column, operator, _seconds(operand))
-
-
 class NumberField:
     """A column of numbers."""
 
@@ -109,9 +90,19 @@ class NumberField:
             case "$exists":
                 return exists(self._column, operand)
             case "$in":
-                return known(self._column, self._column.in_([_number(entry) for entry in listed(operator, operand)]))
+                return known(self._column, self._column.in_([self._read(entry) for entry in listed(operator, operand)]))
             case _:
-                return compared(self._column, operator, _number(operand))
+                return compared(self._column, operator, self._read(operand))
+
+    def _read(self, operand: Any) -> float:
+        return _number(operand)
+
+
+class TimeField(NumberField):
+    """A column of times, compared with ISO 8601 texts or seconds since the epoch."""
+
+    def _read(self, operand: Any) -> float:
+        return _seconds(operand)
 
 
 def known(column: ColumnElement[Any], test: ColumnElement[bool]) -> ColumnElement[bool]:
