@@ -8,10 +8,12 @@ from launchbay.lazy import LazyGroup
 
 COMMANDS = {
     "agent": "launchbay.commands.agent",
+    "alerts": "launchbay.commands.alerts",
     "completion": "launchbay.commands.completion",
     "dev": "launchbay.commands.dev",
     "doctor": "launchbay.commands.doctor",
     "fetch-code": "launchbay.commands.fetch_code",
+    "integration": "launchbay.commands.integration",
     "job": "launchbay.commands.job",
     "launch": "launchbay.commands.launch",
     "logs": "launchbay.commands.logs",

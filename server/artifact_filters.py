@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, false, func, or_, select
+from sqlalchemy import ColumnElement, false, func, literal, or_, select
 
 from server import filters, ids
 from server.errors import NotFound, RequestError
@@ -161,6 +161,20 @@ def of_collections(text: str | None) -> ColumnElement[bool] | None:
 def of_versions(text: str | None) -> ColumnElement[bool] | None:
     """Return the SQL of a filter of versions in collections."""
     return filters.condition(text, _version_field)
+
+
+def of_event(text: str | None, *, alias: str | None = None, tag: str | None = None) -> ColumnElement[bool] | None:
+    """Return the SQL of a filter of what happens to a version in a collection.
+
+    `alias` and `tag` mean those that it is about, if it is about one, and else all that the version has.
+    """
+    about = {name: TextField(literal(word)) for name, word in (("alias", alias), ("tag", tag)) if word is not None}
+    return filters.condition(text, lambda name: about.get(name) or _version_field(name))
+
+
+def of_tag(text: str | None, tag: str) -> ColumnElement[bool] | None:
+    """Return the SQL of a filter of a single tag."""
+    return filters.condition(text, filters.among({"tag": TextField(literal(tag))}))
 
 
 def _version_field(name: str) -> Field:

@@ -46,6 +46,13 @@ class Conflict(RequestError):
     status = 400
 
 
+class NameTaken(Conflict):
+    """There is one of that name already."""
+
+    # What the public API asks for, to fetch that one instead.
+    status = 409
+
+
 class Gone(RequestError):
     """It was deleted, and its name is not given out again."""
 

@@ -18,7 +18,7 @@ from protocol.json_types import JsonObject
 from server import arrivals
 from server.context import Context
 from server.errors import NotFound
-from server.storage import queue_items, run_files, run_values, run_writers, runs, streams
+from server.storage import queue_items, run_files, run_values, run_writers, runs, streams, watched_runs
 from server.storage.agents import RETRYING
 from server.storage.rows import AnyRow
 from server.storage.run_values import Place
@@ -211,6 +211,7 @@ def _signs_of_life(
     if not change.complete and _has_ended(row) and writer is None:
         # A late word: it lives after all. In shared mode others may still be at it when the one that ends it has.
         signs.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
+        watched_runs.watch(connection, row.id)
     if change.preempting:
         signs["preempting"] = True
     if change.complete:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from server import expiry
 from server.app import build_app
 from server.authentication import forget_changed_rights
+from server.automations import sending, watching
 from server.context import Services
 from server.database.opening import open_database
 from server.heartbeats import Heartbeats
@@ -53,7 +54,8 @@ async def running(settings: ServerSettings) -> AsyncGenerator[str]:
             await site.start()
             port = runner.addresses[0][1]
             shown = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 -- compared, not bound
-            yield f"http://{shown}:{port}"
+            async with _beside(watching.run(services), sending.run(services)):
+                yield f"http://{shown}:{port}"
         finally:
             await runner.cleanup()
 
@@ -70,21 +72,30 @@ async def opened(
         services = Services(database, objects, Heartbeats(database))
         await _ensure_admin(services, data_dir / "admin-api-key")
         await database.write(registries.ensure_organization, services.clock())
-        chores = [
-            asyncio.create_task(services.heartbeats.run()),
-            asyncio.create_task(database.share(services.wakeups)),
-            asyncio.create_task(forget_changed_rights(services)),
-            asyncio.create_task(expiry.run(services)),
-        ]
         try:
-            yield services
+            async with _beside(
+                services.heartbeats.run(),
+                database.share(services.wakeups),
+                forget_changed_rights(services),
+                expiry.run(services),
+            ):
+                yield services
         finally:
-            for chore in chores:
-                chore.cancel()
-            await asyncio.wait(chores)
             await services.heartbeats.flush()
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _beside(*chores: Coroutine[None, None, None]) -> AsyncGenerator[None]:
+    """Do chores that never end while the block runs."""
+    tasks = [asyncio.create_task(chore) for chore in chores]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _open_objects(data_dir: Path, url: str | None) -> ObjectStore:

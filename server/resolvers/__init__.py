@@ -3,6 +3,7 @@
 from server.graphql import Resolvers
 from server.resolvers import (
     agents,
+    alerts,
     artifact_changes,
     artifact_collection_changes,
     artifact_collections,
@@ -10,9 +11,12 @@ from server.resolvers import (
     artifact_links,
     artifact_uploads,
     artifacts,
+    automation_changes,
+    automations,
     charts,
     files,
     history,
+    integrations,
     items,
     polling,
     project_changes,
@@ -57,4 +61,8 @@ ALL_RESOLVERS: list[Resolvers] = [
     sweep_agents.resolvers,
     views.resolvers,
     charts.resolvers,
+    automations.resolvers,
+    automation_changes.resolvers,
+    integrations.resolvers,
+    alerts.resolvers,
 ]

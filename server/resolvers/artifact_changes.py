@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
+from server.automations import artifact_events
 from server.context import Context
 from server.errors import Conflict
 from server.graphql import Info, Resolvers
@@ -50,8 +51,8 @@ async def update_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     def work(connection: Connection) -> dict[str, Any]:
         row = shapes.changeable(connection, context, input["artifactID"])
         artifacts.change(connection, row.id, context.now, **values)
-        tags.add_to_artifact(connection, row.id, added)
-        tags.remove_from_artifact(connection, row.id, removed)
+        artifact_events.tagged(connection, context, row.id, tags.add_to_artifact(connection, row.id, added))
+        artifact_events.untagged(connection, context, row.id, tags.remove_from_artifact(connection, row.id, removed))
         return shapes.node(connection, row.id)
 
     return {"artifact": await context.services.database.write(work)}
@@ -86,7 +87,8 @@ async def add_aliases(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
         row = shapes.alive(connection, context, input["artifactID"])
         for wanted in input["aliases"]:
             membership = _membership(connection, context, row, wanted)
-            memberships.set_alias(connection, membership.collection_id, membership.id, check_alias(wanted["alias"]))
+            alias = check_alias(wanted["alias"])
+            artifact_events.set_alias(connection, context, membership.collection_id, membership.id, alias)
 
     await context.services.database.write(work)
     return {"success": True}

@@ -5,13 +5,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
+from server.automations import artifact_events
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers.artifact_uploads import check_collection_name, tag_names
-from server.storage import artifacts, collections, memberships, projects, tags
+from server.storage import artifacts, automations, collections, memberships, projects, tags
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
@@ -45,6 +46,7 @@ async def delete_portfolio(_: object, info: Info, input: dict[str, Any]) -> Json
 
 
 def _delete(connection: Connection, context: Context, row: AnyRow, project: dict[str, Any]) -> dict[str, Any]:
+    automations.remove_of_collection(connection, row.id)
     memberships.empty(connection, row.id)
     collections.change(connection, row.id, context.now, deleted_at=context.now)
     return {**shapes.collection_node(row, project), "state": "DELETED"}
@@ -100,7 +102,8 @@ async def add_tags(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
     def work(connection: Connection) -> list[str]:
         row = _addressed(connection, context, input)
-        tags.add_to_collection(connection, row.id, names)
+        added = tags.add_to_collection(connection, row.id, names)
+        artifact_events.collection_tagged(connection, context, row.id, added)
         collections.change(connection, row.id, context.now)
         return tags.of_collections(connection, [row.id])[row.id]
 
@@ -114,7 +117,8 @@ async def remove_tags(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
 
     def work(connection: Connection) -> None:
         row = _addressed(connection, context, input)
-        tags.remove_from_collection(connection, row.id, names)
+        removed = tags.remove_from_collection(connection, row.id, names)
+        artifact_events.collection_untagged(connection, context, row.id, removed)
         collections.change(connection, row.id, context.now)
 
     await context.services.database.write(work)

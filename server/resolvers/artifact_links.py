@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server import ids
+from server.automations import artifact_events
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
@@ -36,7 +37,9 @@ async def link(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         membership_id = memberships.link(connection, collection_id, row.id, context.now)
         # `latest` is for what is new there, and not for what is linked once more.
         for alias in aliases if is_new else aliases[:-1]:
-            memberships.set_alias(connection, collection_id, membership_id, alias)
+            artifact_events.set_alias(connection, context, collection_id, membership_id, alias)
+        if is_new:
+            artifact_events.linked(connection, context, collection_id, membership_id)
         collection, project = shapes.collection(connection, context, _wire_id(collection_id))
         membership = memberships.by_id(connection, membership_id)
         node = shapes.collection_node(collection, project)
@@ -104,6 +107,7 @@ async def unlink(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
             raise Conflict(f"The artifact is not linked to {collection.name!r}.")
         if collection.kind != collections.PORTFOLIO:
             raise Conflict(f"The artifact was logged to {collection.name!r}. Delete it, if that is what you want.")
+        artifact_events.unlinked(connection, context, collection.id, found.id)
         memberships.unlink(connection, found.id)
         memberships.point_latest(connection, collection.id)
 

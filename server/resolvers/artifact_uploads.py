@@ -19,6 +19,7 @@ from protocol.json_types import JsonObject
 from protocol.names import JOB_TYPE, UNNAMED_CODE_JOB, first_name_of_job
 from server import arrivals, artifact_manifest, ids
 from server.artifact_manifest import Entry
+from server.automations import artifact_events
 from server.context import Context
 from server.errors import Conflict, NotFound, RequestError
 from server.graphql import Info, Resolvers
@@ -55,10 +56,10 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
         if row.state == "COMMITTED":
             # No commit will follow, so what was asked for is done here.
             for alias in wanted:
-                memberships.set_alias(connection, row.sequence_id, row.membership_id, alias)
+                artifact_events.set_alias(connection, context, row.sequence_id, row.membership_id, alias)
         else:
             artifacts.request_aliases(connection, row, wanted)
-        tags.add_to_artifact(connection, row.id, tagged)
+        artifact_events.tagged(connection, context, row.id, tags.add_to_artifact(connection, row.id, tagged))
         if input.get("clientID"):
             _remember_client_id(connection, context, row, input)
         run = _run(connection, input)
@@ -420,7 +421,7 @@ async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     def work(connection: Connection) -> dict[str, Any]:
         _check_uploads(connection, row.entity_id, entries)
         kept = whole if is_whole else _add_whole(connection, context, row.id, manifest)
-        _commit(connection, row.id, digest, kept.id, entries, context.now)
+        _commit(connection, context, row.id, digest, kept.id, entries)
         return shapes.node(connection, row.id)
 
     return {"artifact": await context.services.database.write(work)}
@@ -476,9 +477,9 @@ def _check_uploads(connection: Connection, entity_id: int, entries: list[Entry])
 
 
 def _commit(
-    connection: Connection, artifact_id: int, digest: str, manifest_id: int, entries: list[Entry], now: float
+    connection: Connection, context: Context, artifact_id: int, digest: str, manifest_id: int, entries: list[Entry]
 ) -> None:
-    size = sum(entry.size_bytes for entry in entries)
+    size, now = sum(entry.size_bytes for entry in entries), context.now
     if not artifacts.commit(connection, artifact_id, digest=digest, size_bytes=size, file_count=len(entries), now=now):
         return  # somebody else was faster
     artifact_contents.store(connection, artifact_id, manifest_id, entries)
@@ -486,4 +487,6 @@ def _commit(
     assert row is not None
     membership_id = memberships.add_version(connection, row.sequence_id, artifact_id, now)
     for alias in artifacts.requested_aliases(row):
-        memberships.set_alias(connection, row.sequence_id, membership_id, alias)
+        artifact_events.set_alias(connection, context, row.sequence_id, membership_id, alias)
+    artifact_events.created(connection, context, row.sequence_id, membership_id)
+    artifact_events.tagged(connection, context, artifact_id, tags.of_artifacts(connection, [artifact_id])[artifact_id])

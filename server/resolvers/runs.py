@@ -16,7 +16,7 @@ from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers.paging import Page, connection_of
 from server.stopping import notify_stop
-from server.storage import artifacts, claims, lineage, memberships, queue_items, runs, streams
+from server.storage import artifacts, claims, lineage, memberships, queue_items, runs, streams, watched_runs
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -156,8 +156,8 @@ async def rewind_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
         row = find(connection, context, input.get("entityName"), input.get("projectName"), input["runName"])
         step = int(input["metricValue"])
         left = streams.truncate_after(connection, row.id, step)
-        runs.revive(connection, row, context.now)
         runs.set_history(connection, row.id, left, min(row.last_step, step))
+        runs.revive(connection, row, context.now)
         return runs.by_id(connection, row.id)
 
     return {"rewoundRun": node(await context.services.database.write(work), context.now)}
@@ -224,14 +224,6 @@ async def delete_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
     return {"clientMutationId": None}
 
 
-@resolvers.field("Mutation", "notifyScriptableRunAlert")
-async def notify_alert(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Accept an alert of a run. Nobody is notified yet."""
-    context = info.context
-    await context.services.database.read(find, context, input["entityName"], input["projectName"], input["runName"])
-    return {"success": True}
-
-
 def find(connection: Connection, context: Context, entity: str | None, project: str | None, name: str) -> AnyRow:
     """Return a run that the viewer may use; `NotFound` if there is none."""
     owner = entity or context.viewer.entity
@@ -293,6 +285,7 @@ def _fork(connection: Connection, project_id: int, run_id: int, input: dict[str,
         raise NotFound(f"There is no run {name!r} in the project to fork from.")
     lines = streams.copy_until(connection, parent.id, run_id, step)
     runs.set_history(connection, run_id, lines, min(step, parent.last_step))
+    watched_runs.watch(connection, run_id)  # from here on: what it was given is not its own
 
 
 def _changes(input: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A version has one membership from its commit on, in the collection that it was l
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, insert, select, update
 
 from server.storage.rows import AnyRow
 from server.storage.tables import (
@@ -94,6 +94,30 @@ def places(connection: Connection, artifact_id: int) -> list[AnyRow]:
     )
 
 
+def described(connection: Connection, membership_id: int) -> AnyRow:
+    """Return a version in a collection with the names of all that it is in, and its metadata."""
+    statement = (
+        select(
+            artifact_memberships,
+            artifact_collections.c.name.label("collection_name"),
+            projects.c.name.label("project_name"),
+            entities.c.name.label("entity_name"),
+            artifacts.c.metadata,
+        )
+        .join(artifact_collections, artifact_collections.c.id == artifact_memberships.c.collection_id)
+        .join(projects, projects.c.id == artifact_collections.c.project_id)
+        .join(entities, entities.c.id == projects.c.entity_id)
+        .join(artifacts, artifacts.c.id == artifact_memberships.c.artifact_id)
+    )
+    return connection.execute(statement.where(artifact_memberships.c.id == membership_id)).one()
+
+
+def is_such(connection: Connection, membership_id: int, condition: ColumnElement[bool]) -> bool:
+    """Whether a condition of versions in collections holds for one."""
+    statement = select(artifact_memberships.c.id).join(artifacts, artifacts.c.id == artifact_memberships.c.artifact_id)
+    return connection.scalar(statement.where(artifact_memberships.c.id == membership_id, condition)) is not None
+
+
 def in_collection(connection: Connection, artifact_id: int, collection_id: int) -> AnyRow | None:
     """Return an artifact's membership of one collection."""
     return connection.execute(
@@ -120,17 +144,17 @@ def aliases_in_collection(connection: Connection, collection_id: int, after: int
     return list(connection.execute(statement.order_by(artifact_aliases.c.id).limit(limit)))
 
 
-def set_alias(connection: Connection, collection_id: int, membership_id: int, alias: str) -> None:
-    """Point an alias at a version, taking it from whichever had it."""
-    moved = connection.execute(
-        update(artifact_aliases)
-        .where(artifact_aliases.c.collection_id == collection_id, artifact_aliases.c.alias == alias)
-        .values(membership_id=membership_id)
-    )
-    if moved.rowcount == 0:
+def set_alias(connection: Connection, collection_id: int, membership_id: int, alias: str) -> bool:
+    """Point an alias at a version, taking it from whichever had it; whether the version did not have it."""
+    the_alias = (artifact_aliases.c.collection_id == collection_id, artifact_aliases.c.alias == alias)
+    holder = connection.scalar(select(artifact_aliases.c.membership_id).where(*the_alias))
+    if holder is None:
         connection.execute(
             insert(artifact_aliases).values(collection_id=collection_id, membership_id=membership_id, alias=alias)
         )
+    elif holder != membership_id:
+        connection.execute(update(artifact_aliases).where(*the_alias).values(membership_id=membership_id))
+    return holder != membership_id
 
 
 def remove_alias(connection: Connection, membership_id: int, alias: str) -> None:

@@ -1,9 +1,9 @@
 """Projects of an entity. Names are compared without regard to case, as some agents lower-case them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from server.errors import Conflict
 from server.storage.rows import AnyRow
@@ -78,6 +78,17 @@ def listing(connection: Connection, entity: str, after: int, limit: int) -> list
             .limit(limit)
         )
     )
+
+
+def page(
+    connection: Connection, names: Collection[str], project_ids: Collection[int], after: int, limit: int
+) -> list[AnyRow]:
+    """Return projects of these entities, and these projects, in the order of their making."""
+    statement = select(projects, entities.c.name.label("entity_name")).join(
+        entities, entities.c.id == projects.c.entity_id
+    )
+    wanted = or_(entities.c.name.in_(names), projects.c.id.in_(project_ids))
+    return list(connection.execute(statement.where(wanted, projects.c.id > after).order_by(projects.c.id).limit(limit)))
 
 
 def change(connection: Connection, project_id: int, now: float, **values: Any) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, c
 
 from protocol.states import RunState
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS, RunFacts, state_of
-from server.storage import run_values
+from server.storage import run_values, watched_runs
 from server.storage.rows import AnyRow
 from server.storage.run_values import Place
 from server.storage.tables import entities, projects, run_lines, runs, users
@@ -142,6 +142,7 @@ def create(connection: Connection, project_id: int, name: str, *, user_id: int, 
     (run_id,) = cast("tuple[int]", connection.execute(_INSERT, row).inserted_primary_key)
     for column, place in _FOUND_BY.items():
         run_values.change(connection, run_id, place, None, row[column])
+    watched_runs.watch(connection, run_id)
     return run_id
 
 
@@ -231,6 +232,7 @@ def revive(connection: Connection, row: AnyRow, now: float) -> None:
         "stop_requested_at": None if over else row.stop_requested_at,
     }
     change(connection, row.id, now, **alive)
+    watched_runs.watch(connection, row.id)
 
 
 def set_history(connection: Connection, run_id: int, lines: int, last_step: int) -> None:

@@ -599,3 +599,90 @@ Index(
     sqlite_where=text("sweep IS NOT NULL"),
     postgresql_where=text("sweep IS NOT NULL"),
 )
+
+# --- automations -----------------------------------------------------------------------------------------------------
+
+integrations = Table(
+    "integrations",
+    metadata,
+    _id(),
+    _ref("entity_id", "entities.id"),
+    Column("kind", String(16), nullable=False),  # webhook | slack
+    Column("name", String(64), nullable=False),
+    Column("url", Text, nullable=False),  # that of Slack is a secret
+    Column("access_token", Text),
+    Column("secret", Text),
+    Column("gets_alerts", Boolean, nullable=False),
+    Column("reaches_all", Boolean, nullable=False),  # else addresses of the public internet alone
+    _ref("created_by", "users.id"),
+    _time("created_at", nullable=False),
+    UniqueConstraint("entity_id", "name"),
+)
+
+# Where one acts: in a collection, else in a project, else wherever its entity owns the project.
+automations = Table(
+    "automations",
+    metadata,
+    _id(),
+    _ref("entity_id", "entities.id"),
+    _ref("project_id", "projects.id", nullable=True, index=True),
+    _ref("collection_id", "artifact_collections.id", nullable=True, index=True),
+    Column("name", String(255), nullable=False),
+    Column("description", Text),
+    Column("enabled", Boolean, nullable=False),
+    Column("event_type", String(32), nullable=False),  # automations.events.EventType
+    Column("filter", Text, nullable=False),  # JSON, as it was sent
+    Column("action_type", String(32), nullable=False),  # automations.actions.ActionType
+    Column("action", Text, nullable=False),  # JSON: what is sent
+    _ref("integration_id", "integrations.id", nullable=True, index=True),
+    _ref("created_by", "users.id"),
+    _time("created_at", nullable=False),
+    _time("updated_at"),
+    UniqueConstraint("entity_id", "name"),
+)
+
+# Runs about which an automation may have something to say yet.
+watched_runs = Table(
+    "watched_runs",
+    metadata,
+    Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),  # changes with whatever makes a look at the run void
+    Column("told", String(16)),  # the state of which those who wait for one were told last
+    Column("lines_read", Integer, nullable=False),  # of its history
+    Column("metrics", Text, nullable=False),  # JSON, by automation: automations.metrics.Seen
+)
+
+run_alerts = Table(
+    "run_alerts",
+    metadata,
+    _id(),
+    _ref("run_id", "runs.id", index=True),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("severity", String(8), nullable=False),  # INFO | WARN | ERROR
+    _time("created_at", nullable=False),
+)
+
+# What automations did and have to do, and alerts on their way.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _id(),
+    _ref("entity_id", "entities.id", index=True),
+    _ref("automation_id", "automations.id", nullable=True, index=True),  # null of alerts
+    _ref("integration_id", "integrations.id", nullable=True, index=True),  # null if nothing is sent
+    Column("event_type", String(32), nullable=False),
+    Column("variables", Text, nullable=False),  # JSON: what is known of the event
+    Column("state", String(16), nullable=False),  # WAITING | DONE | FAILED
+    Column("attempts", Integer, nullable=False),
+    Column("answer", Text),  # to the last attempt
+    _time("due_at", nullable=False),  # while an attempt goes on: when nobody will hear of it any more
+    _time("created_at", nullable=False),
+    _time("ended_at"),
+)
+Index(
+    "ix_deliveries_due_at",
+    deliveries.c.due_at,
+    sqlite_where=text("state = 'WAITING'"),
+    postgresql_where=text("state = 'WAITING'"),
+)

@@ -26,26 +26,34 @@ def _of(connection: Connection, owner: Column[int], name: Column[str], ids: Sequ
     return found
 
 
-def add_to_artifact(connection: Connection, artifact_id: int, names: Sequence[str]) -> None:
-    """Tag a version; tags that it has already stay."""
+def add_to_artifact(connection: Connection, artifact_id: int, names: Sequence[str]) -> list[str]:
+    """Tag a version; returns the tags that it did not have."""
+    had = of_artifacts(connection, [artifact_id])[artifact_id] if names else []
     upsert(connection, artifact_tags, [{"artifact_id": artifact_id, "name": name} for name in names], update=())
+    return [name for name in names if name not in had]
 
 
-def add_to_collection(connection: Connection, collection_id: int, names: Sequence[str]) -> None:
-    """Tag a collection; tags that it has already stay."""
+def add_to_collection(connection: Connection, collection_id: int, names: Sequence[str]) -> list[str]:
+    """Tag a collection; returns the tags that it did not have."""
+    had = of_collections(connection, [collection_id])[collection_id]
     rows = [{"collection_id": collection_id, "name": name} for name in names]
     upsert(connection, artifact_collection_tags, rows, update=())
+    return [name for name in names if name not in had]
 
 
-def remove_from_artifact(connection: Connection, artifact_id: int, names: Sequence[str]) -> None:
-    """Take tags from a version."""
+def remove_from_artifact(connection: Connection, artifact_id: int, names: Sequence[str]) -> list[str]:
+    """Take tags from a version; returns those that it had."""
     tags = artifact_tags.c
+    had = of_artifacts(connection, [artifact_id])[artifact_id] if names else []
     connection.execute(delete(artifact_tags).where(tags.artifact_id == artifact_id, tags.name.in_(names)))
+    return [name for name in names if name in had]
 
 
-def remove_from_collection(connection: Connection, collection_id: int, names: Sequence[str]) -> None:
-    """Take tags from a collection."""
+def remove_from_collection(connection: Connection, collection_id: int, names: Sequence[str]) -> list[str]:
+    """Take tags from a collection; returns those that it had."""
     tags = artifact_collection_tags.c
+    had = of_collections(connection, [collection_id])[collection_id]
     connection.execute(
         delete(artifact_collection_tags).where(tags.collection_id == collection_id, tags.name.in_(names))
     )
+    return [name for name in names if name in had]

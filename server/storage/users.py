@@ -152,6 +152,11 @@ def entity_by_name(connection: Connection, name: str) -> AnyRow | None:
     return connection.execute(_ENTITY_BY_NAME, {"named": name}).first()
 
 
+def entity_by_id(connection: Connection, entity_id: int) -> AnyRow | None:
+    """Return the row of an entity by its number."""
+    return connection.execute(select(entities).where(entities.c.id == entity_id)).first()
+
+
 def entity_id(connection: Connection, name: str) -> int:
     """Return an entity's row number; `NotFound` if there is none of that name."""
     row = entity_by_name(connection, name)

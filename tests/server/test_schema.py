@@ -25,7 +25,7 @@ def _name(document: DocumentNode) -> str:
 DOCUMENTS = {
     key: document
     for key, document in stock_documents().items()
-    if not key.startswith(("automations/", "sdk/data_types/eval_table/")) and _name(document) not in LATER
+    if not key.startswith("sdk/data_types/eval_table/") and _name(document) not in LATER
 }
 
 

@@ -1,0 +1,45 @@
+"""Whom the server may send something to, as others than its admins say where.
+
+A URL names a host, and whose address that is may change between a check and the connection. So each address is looked
+at right before it is connected to.
+"""
+
+import ipaddress
+import socket
+from typing import Any
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""Addresses of IPv4 inside of IPv6 (NAT64)."""
+
+
+class Unreachable(OSError):
+    """The server does not connect to such an address."""
+
+
+def public_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Return a socket for an address as `getaddrinfo` tells it; `Unreachable` unless it is one of the internet."""
+    family, kind, protocol, _, target = info
+    if not is_public(str(target[0])):
+        raise Unreachable("its address is not one of the public internet; an admin of the server may make it one")
+    return socket.socket(family, kind, protocol)
+
+
+def is_public(text: str) -> bool:
+    """Whether this is the address of somebody in the public internet."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:  # such as 2130706433, in which systems see 127.0.0.1
+        return False
+    return address.is_global and not address.is_multicast and all(is_public(str(inner)) for inner in _inside(address))
+
+
+def _inside(address: Address) -> list[Address]:
+    """Return the addresses of IPv4 that one of IPv6 leads to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _TRANSLATED:
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [inner for inner in found if inner is not None]

@@ -1,0 +1,169 @@
+"""Looks at runs for automations: at the states that they come to, and at the metrics that they log.
+
+Once a second, beside everything else: what writes to a run pays nothing for it, and a look that a crash cuts short is
+taken again from where the last one that counted has ended.
+"""
+
+import asyncio
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import structlog
+from sqlalchemy import Connection, select
+
+from protocol.json_types import JsonObject
+from protocol.states import RunState
+from server import run_filters
+from server.automations import events, metrics
+from server.automations.event_types import METRIC_EVENTS, RUN_EVENTS, EventType, coarse
+from server.automations.events import RunRule
+from server.automations.metrics import Seen
+from server.context import Services
+from server.storage import automations, deliveries, runs, streams, watched_runs
+from server.storage.rows import AnyRow
+from server.storage.streams import Stream
+from server.storage.tables import runs as runs_table
+
+SECONDS_BETWEEN = 1.0
+RUNS_AT_ONCE = 20
+LINES_AT_ONCE = 1000
+"""Of each run; the rest waits for the next look."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A run as it was looked at."""
+
+    row: AnyRow
+    automations: Sequence[AnyRow]
+    """Those that wait for something in it."""
+    lines: Sequence[str]
+    """What is new of its history, as far as somebody asks for it."""
+    lines_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is to be told of a run."""
+
+    sight: Sight
+    state: RunState
+    seen: Mapping[str, Seen]
+    """How far each condition has come, by automation."""
+    values: Mapping[str, float]
+    """The values at which conditions hold, by automation."""
+
+
+async def run(services: Services) -> None:
+    """Look for ever."""
+    while True:
+        try:
+            await look(services)
+        except Exception:  # the supervisor: the next look sees the same
+            log.exception("runs could not be looked at for automations")
+        await asyncio.sleep(SECONDS_BETWEEN)
+
+
+async def look(services: Services) -> None:
+    """Look once at each run of which there is something to tell."""
+    database, now, after = services.database, services.clock(), 0
+    while True:
+        sights = await database.read(_look, after, now)
+        if not sights:
+            return
+        findings = await asyncio.to_thread(_find_all, sights, now)
+        await database.write(_tell, findings, now)
+        after = sights[-1].row.run_id
+
+
+def _look(connection: Connection, after: int, now: float) -> list[Sight]:
+    rows = watched_runs.page(connection, runs.state_expression(now), now, after, RUNS_AT_ONCE)
+    concerned = {
+        project_id: automations.concerned_by_runs(connection, project_id, RUN_EVENTS)
+        for project_id in {row.project_id for row in rows}
+    }
+    return [
+        _sight(connection, row, [each for each in concerned[row.project_id] if _is_meant(connection, row, each, now)])
+        for row in rows
+    ]
+
+
+def _is_meant(connection: Connection, row: AnyRow, automation: AnyRow, now: float) -> bool:
+    """Whether an automation is for such a run."""
+    condition = run_filters.condition(_rule(automation).run_filter, row.project_id, now)
+    statement = select(runs_table.c.id).where(runs_table.c.id == row.run_id)
+    return condition is None or connection.scalar(statement.where(condition)) is not None
+
+
+def _sight(connection: Connection, row: AnyRow, concerned: Sequence[AnyRow]) -> Sight:
+    if not any(each.event_type in METRIC_EVENTS for each in concerned):
+        return Sight(row, concerned, (), row.history_lines)
+    lines = streams.page(connection, row.run_id, Stream.HISTORY, row.lines_read, LINES_AT_ONCE)
+    # Numbers have gaps where a line could not be read.
+    read = lines[-1].number + 1 if len(lines) == LINES_AT_ONCE else row.history_lines
+    return Sight(row, concerned, [line.content for line in lines], read)
+
+
+def _find_all(sights: Sequence[Sight], now: float) -> list[Finding]:
+    return [_find(sight, now) for sight in sights]
+
+
+def _find(sight: Sight, now: float) -> Finding:
+    before = {key: Seen(**told) for key, told in json.loads(sight.row.metrics).items()}
+    seen: dict[str, Seen] = {}
+    values: dict[str, float] = {}
+    for automation in sight.automations:
+        condition, key = _rule(automation).condition, _key(automation)
+        if condition is not None:
+            seen[key], value = metrics.look(condition, before.get(key, Seen()), sight.lines)
+            if value is not None:
+                values[key] = value
+    return Finding(sight, runs.state(sight.row, now), seen, values)
+
+
+def _tell(connection: Connection, findings: Sequence[Finding], now: float) -> None:
+    for finding in findings:
+        row, sight = finding.sight.row, finding.sight
+        told = coarse(finding.state) or row.told
+        seen = json.dumps({key: asdict(each) for key, each in finding.seen.items()})
+        if row.is_over and sight.lines_read >= row.history_lines:
+            counts = watched_runs.forget(connection, row)
+        else:
+            counts = watched_runs.note(connection, row, told=told, lines_read=sight.lines_read, metrics=seen)
+        if not counts or row.deleted_at is not None:
+            continue
+        for automation in sight.automations:
+            about = _about(finding, automation, is_new_state=told != row.told)
+            if about is not None:
+                deliveries.add_of_automation(connection, automation, about, now)
+
+
+def _about(finding: Finding, automation: AnyRow, *, is_new_state: bool) -> JsonObject | None:
+    """Return what there is to tell to an automation, or None."""
+    row, rule = finding.sight.row, _rule(automation)
+    about: JsonObject = {
+        "event_type": automation.event_type,
+        "event_author": row.username,
+        "entity_name": row.entity_name,
+        "project_name": row.project_name,
+        "run_id": row.name,
+        "run_name": row.display_name,
+    }
+    if rule.condition is None:
+        is_awaited = is_new_state and coarse(finding.state) in rule.states
+        return {**about, "run_state": finding.state.value} if is_awaited else None
+    value = finding.values.get(_key(automation))
+    return None if value is None else {**about, "metric_name": rule.condition.name, "metric_value": value}
+
+
+def _rule(automation: AnyRow) -> RunRule:
+    return events.run_rule(EventType(automation.event_type), automation.filter)
+
+
+def _key(automation: AnyRow) -> str:
+    """Return the name of an automation's condition: one that was changed begins anew."""
+    return f"{automation.id}:{zlib.crc32(automation.filter.encode()):x}"

@@ -1,0 +1,138 @@
+"""Runs about which an automation may have something to say yet: from their making, or their coming back, to their end.
+
+They are looked at, and not listened to, so that what writes to a run need not know of it. A look counts only if the
+row's version is still the one that was looked at.
+"""
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from protocol.states import RunState
+from server.automations.event_types import FAILED, FINISHED, METRIC_EVENTS, RUN_EVENTS, RUNNING
+from server.storage import automations
+from server.storage.rows import AnyRow
+from server.storage.tables import entities, projects, runs, users, watched_runs
+
+FORGET_SECONDS = 24 * 3600.0
+"""How long a run is watched that is not heard of any more: it may come back."""
+
+_IS_RECORDED_END = or_(runs.c.deleted_at.is_not(None), runs.c.ended_at.is_not(None), runs.c.end_cause.is_not(None))
+
+
+def watch(connection: Connection, run_id: int) -> None:
+    """Watch a run that begins a life, from where its history is now, if an automation waits for runs like it."""
+    connection.execute(_watching(connection.dialect.name), {"of_run": run_id})
+
+
+def watch_living(connection: Connection, project_id: int | None, entity_id: int) -> None:
+    """Watch the runs of a project, or of all of an entity's, that live now. Call it before an automation is there.
+
+    What they have logged so far counts for nobody: it is behind those who wait for metrics already.
+    """
+    there = and_(_of(project_id, entity_id), ~_IS_RECORDED_END)
+    unread = select(runs.c.id).where(there, ~automations.any_concerned_by_run(METRIC_EVENTS))
+    length = select(runs.c.history_lines).where(runs.c.id == watched_runs.c.run_id).scalar_subquery()
+    connection.execute(
+        update(watched_runs)
+        .where(watched_runs.c.run_id.in_(unread))
+        .values(lines_read=length, version=watched_runs.c.version + 1)
+    )
+    told = case((runs.c.started_at.is_not(None), RUNNING), else_=cast(null(), String))
+    added = _insert(connection.dialect.name).from_select(_COLUMNS, _rows(told).where(there))
+    connection.execute(added.on_conflict_do_nothing(index_elements=["run_id"]))
+
+
+def page(connection: Connection, state: ColumnElement[str], now: float, after: int, limit: int) -> list[AnyRow]:
+    """Return watched runs of which there is something to tell or to forget, by row number; `state` is theirs in SQL."""
+    as_told = case(
+        (state == RunState.PENDING.value, watched_runs.c.told),
+        (state.in_([RunState.RUNNING.value, RunState.PREEMPTING.value]), RUNNING),
+        (state == RunState.FINISHED.value, FINISHED),
+        else_=FAILED,
+    )
+    unread = and_(runs.c.history_lines != watched_runs.c.lines_read, automations.any_concerned_by_run(METRIC_EVENTS))
+    is_over = or_(_IS_RECORDED_END, runs.c.heartbeat_at < now - FORGET_SECONDS)
+    something = or_(is_over, as_told.is_distinct_from(watched_runs.c.told), unread)
+    statement = _LOOK.add_columns(is_over.label("is_over")).where(watched_runs.c.run_id > after, something)
+    return list(connection.execute(statement.order_by(watched_runs.c.run_id).limit(limit)))
+
+
+def note(connection: Connection, row: AnyRow, *, told: str | None, lines_read: int, metrics: str) -> bool:
+    """Note what came of a look; whether it counts."""
+    values = {"told": told, "lines_read": lines_read, "metrics": metrics, "version": row.version + 1}
+    return connection.execute(update(watched_runs).where(*_as_seen(row)).values(values)).rowcount > 0
+
+
+def forget(connection: Connection, row: AnyRow) -> bool:
+    """Watch a run no longer; whether the look counts."""
+    return connection.execute(delete(watched_runs).where(*_as_seen(row))).rowcount > 0
+
+
+def _as_seen(row: AnyRow) -> tuple[ColumnElement[bool], ...]:
+    return (watched_runs.c.run_id == row.run_id, watched_runs.c.version == row.version)
+
+
+def _of(project_id: int | None, entity_id: int) -> ColumnElement[bool]:
+    if project_id is not None:
+        return runs.c.project_id == project_id
+    return runs.c.project_id.in_(select(projects.c.id).where(projects.c.entity_id == entity_id))
+
+
+def _rows(told: ColumnElement[Any]) -> Select[Any, int, Any, Any, str]:
+    return select(runs.c.id, literal(1), told, runs.c.history_lines, literal("{}"))
+
+
+_COLUMNS = ["run_id", "version", "told", "lines_read", "metrics"]
+_LOOK: Select[Any] = (
+    select(
+        watched_runs,
+        *(runs.c[name] for name in ("project_id", "name", "display_name", "history_lines", "deleted_at")),
+        *(runs.c[name] for name in ("started_at", "heartbeat_at", "ended_at", "exit_code", "end_cause")),
+        *(runs.c[name] for name in ("preempting", "stop_requested_at")),
+        projects.c.name.label("project_name"),
+        projects.c.entity_id,
+        entities.c.name.label("entity_name"),
+        users.c.username,
+    )
+    .join(runs, runs.c.id == watched_runs.c.run_id)
+    .join(projects, projects.c.id == runs.c.project_id)
+    .join(entities, entities.c.id == projects.c.entity_id)
+    .join(users, users.c.id == runs.c.created_by)
+)
+
+
+def _insert(dialect: str) -> Any:
+    return postgresql.insert(watched_runs) if dialect == "postgresql" else sqlite.insert(watched_runs)
+
+
+@cache
+def _watching(dialect: str) -> Insert:
+    """Return the statement that watches one run, made once, as every new run needs it."""
+    wanted = and_(runs.c.id == bindparam("of_run"), automations.any_concerned_by_run(RUN_EVENTS))
+    added = _insert(dialect).from_select(_COLUMNS, _rows(cast(null(), String)).where(wanted))
+    again = {
+        "version": watched_runs.c.version + 1,
+        "told": None,
+        "lines_read": added.excluded.lines_read,
+        "metrics": added.excluded.metrics,
+    }
+    return added.on_conflict_do_update(index_elements=["run_id"], set_=again)
