@@ -4,6 +4,7 @@ A URL names a host, and whose address that is may change between a check and the
 at right before it is connected to.
 """
 
+import errno
 import ipaddress
 import socket
 from typing import Any
@@ -14,15 +15,13 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """Addresses of IPv4 inside of IPv6 (NAT64)."""
 
 
-class Unreachable(OSError):
-    """The server does not connect to such an address."""
-
-
 def public_socket(info: tuple[Any, ...]) -> socket.socket:
-    """Return a socket for an address as `getaddrinfo` tells it; `Unreachable` unless it is one of the internet."""
+    """Return a socket for an address as `getaddrinfo` tells it; `PermissionError` unless it is a public one."""
     family, kind, protocol, _, target = info
     if not is_public(str(target[0])):
-        raise Unreachable("its address is not one of the public internet; an admin of the server may make it one")
+        raise PermissionError(
+            errno.EACCES, "not an address of the public internet; an admin of the server may allow it"
+        )
     return socket.socket(family, kind, protocol)
 
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, InvalidURL, TCPConnector
 
 from server.automations import messages, reach
 from server.context import Services
@@ -110,6 +110,8 @@ class Sender:
                 status = response.status
         except TimeoutError:
             return f"no answer within {TIMEOUT_SECONDS:g} s", None
+        except InvalidURL:  # whose words hold the URL, which may be a secret
+            return "the URL cannot be used", deliveries.FAILED
         except (ClientError, OSError) as error:
             return str(error)[:MAX_REASON_CHARS] or type(error).__name__, None
         if status < 300:

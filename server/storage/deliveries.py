@@ -113,16 +113,18 @@ _FULL: Select[Any] = (
     .outerjoin(automations, automations.c.id == deliveries.c.automation_id)
     .outerjoin(integrations, integrations.c.id == deliveries.c.integration_id)
 )
+# Of a subquery PostgreSQL may ask again for each row, and lock more than the limit; of this it does not.
 _DUE = (
     select(deliveries.c.id)
     .where(_IS_WAITING, deliveries.c.due_at <= bindparam("at"))
     .order_by(deliveries.c.attempts, deliveries.c.due_at)
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)  # SQLite has one writer, and ignores it
+    .cte("due")
 )
 _TAKE = (
     update(deliveries)
-    .where(deliveries.c.id.in_(_DUE), _IS_WAITING)
+    .where(deliveries.c.id.in_(select(_DUE.c.id)), _IS_WAITING)
     .values(attempts=deliveries.c.attempts + 1, due_at=bindparam("until"))
     .returning(deliveries.c.id)
 )

@@ -210,6 +210,28 @@ VIEWS = (
     ),
 )
 
+STATES = '"{\\"run_state_filter\\": {\\"states\\": [\\"FAILED\\"]}}"'
+TRIGGER = f"enabled: true, triggeringEventType: RUN_STATE, eventFilter: {STATES}"
+NOTHING = "triggeredActionType: NO_OP, triggeredActionConfig: {}"
+
+AUTOMATIONS = (
+    Case(
+        "createGenericWebhookIntegration", 'entityName: "$entity", name: "w", urlEndpoint: "https://a/"', "__typename"
+    ),
+    Case("createSlackIntegration", 'entityName: "$entity", channelName: "s", url: "https://a/"', "__typename"),
+    Case("createFilterTrigger", f'{TRIGGER}, name: "t", {NOTHING}, scopeType: PROJECT, scopeID: "$project_id"'),
+    Case("createFilterTrigger", f'{TRIGGER}, name: "u", {NOTHING}, scopeType: ENTITY, scopeID: "$team_id"'),
+    Case(
+        "createFilterTrigger",
+        f'{TRIGGER}, name: "v", scopeType: PROJECT, scopeID: "$own_project_id", triggeredActionType: GENERIC_WEBHOOK, '
+        'triggeredActionConfig: {genericWebhookActionInput: {integrationID: "$integration"}}',
+    ),
+    Case("updateFilterTrigger", 'id: "$trigger", description: "d"'),
+    Case("updateFilterTrigger", 'id: "$own_trigger", scopeType: PROJECT, scopeID: "$project_id"'),
+    Case("deleteTrigger", 'triggerID: "$trigger"'),
+    Case("deleteIntegration", 'id: "$integration"'),
+)
+
 ENDS = (
     Case("deleteView", 'id: "$view"'),
     Case("deleteSweep", 'id: "$sweep_id"'),
@@ -218,7 +240,7 @@ ENDS = (
     Case("deleteRunQueues", 'queueIDs: ["$queue_id"]'),
 )
 
-MUTATIONS = (*WHO, *RUNS, COMMIT, *ARTIFACTS, *LAUNCH, *SWEEPS, *VIEWS, *ENDS)
+MUTATIONS = (*WHO, *RUNS, COMMIT, *ARTIFACTS, *LAUNCH, *SWEEPS, *VIEWS, *AUTOMATIONS, *ENDS)
 
 ABOUT_ONESELF = {
     "viewer": "says who asks",

@@ -24,7 +24,7 @@ from server.graphql import load_schema
 from server.resolvers import ALL_RESOLVERS
 from server.resolvers.users import new_secret
 from server.storage import users
-from tests.server import launching, sweeping
+from tests.server import automating, launching, sweeping
 from tests.server.conftest import Client, make_client
 from tests.server.run_steps import UPSERT as UPSERT_RUN
 from tests.server.stranger_cases import ABOUT_ONESELF, MUTATIONS, QUERIES, Case
@@ -75,6 +75,7 @@ async def _everything(services: Services, entity: str) -> dict[str, str]:
     things |= await _launch(client, place, things)
     things |= await _sweep(client, place)
     things |= await _view(client, place)
+    things |= await _automations(client, entity, things)
     await client.ask(CREATE_CHART, input={**CHART, "entity": entity, "name": things["chart"]})
     return things
 
@@ -208,6 +209,15 @@ async def _sweep(client: Client, place: Mapping[str, str]) -> dict[str, str]:
 async def _view(client: Client, place: Mapping[str, str]) -> dict[str, str]:
     mutation = "mutation($input: UpsertViewInput!) { upsertView(input: $input) { view { id } } }"
     return {"view": (await client.ask(mutation, input={**place, "name": "v"}))["upsertView"]["view"]["id"]}
+
+
+async def _automations(client: Client, entity: str, things: Things) -> dict[str, str]:
+    project = await automating.project_id(client, things["project"], entity)
+    integration = await automating.make_webhook(client, "https://a.example/", entityName=entity)
+    states = json.dumps({"run_state_filter": {"states": ["FAILED"]}})
+    place = automating.in_project(project)
+    made = await automating.automate(client, "automation", "RUN_STATE", states, **place)
+    return {"project_id": project, "integration": integration, "trigger": made["id"]}
 
 
 def _missing(there: Things, entity: str) -> Things:
