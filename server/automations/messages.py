@@ -17,7 +17,9 @@ ACCESS_TOKEN = "ACCESS_TOKEN"  # noqa: S105 -- the name of a variable
 
 def metadata_asked_for(action: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of an artifact's metadata that an action names: it may be too large to keep all of it."""
-    names = {name for name in _VARIABLE.findall(action) if name.startswith(_IN_METADATA)}
+    content = json.loads(action)
+    said = {**content, "payload": json.loads(content.get("payload") or "null")}
+    names = {name for name in _VARIABLE.findall(json.dumps(said, ensure_ascii=False)) if name.startswith(_IN_METADATA)}
     return {name: _at(metadata, name.removeprefix(_IN_METADATA)) for name in sorted(names)}
 
 

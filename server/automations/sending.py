@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -16,6 +17,8 @@ from server.storage.rows import AnyRow
 
 SECONDS_BETWEEN = 1.0
 AT_ONCE = 20
+AT_ONCE_TO_ONE = 5
+"""Twice as many at most go to one receiver at once, so that one which does not answer holds up nobody else."""
 TIMEOUT_SECONDS = 10.0
 """Of one attempt: less than a lease."""
 MAX_ATTEMPTS = 10
@@ -38,7 +41,7 @@ async def run(services: Services) -> None:
                 await sender.start_due()
             except Exception:  # the supervisor: what is due stays due
                 log.exception("deliveries could not be looked for")
-            await asyncio.sleep(SECONDS_BETWEEN)
+            await sender.rest()
 
 
 class Sender:
@@ -46,7 +49,7 @@ class Sender:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._on_its_way: set[asyncio.Task[None]] = set()
+        self._on_its_way: dict[asyncio.Task[None], int] = {}  # by task, to which integration
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> "Sender":
@@ -68,14 +71,23 @@ class Sender:
         services, now = self._services, self._services.clock()
         if services.intervals.due("old deliveries", now, first=0, every=FORGET_EVERY_SECONDS):
             await services.database.write(deliveries.forget, now - KEPT_SECONDS)
-        while room := AT_ONCE - len(self._on_its_way):
-            taken = await services.database.claim(deliveries.take, room, services.clock())
-            for delivery_id in taken:
-                task = asyncio.create_task(self._supervised(delivery_id))
-                self._on_its_way.add(task)
-                task.add_done_callback(self._on_its_way.discard)
+        while room := min(AT_ONCE - len(self._on_its_way), AT_ONCE_TO_ONE):
+            counts = Counter(self._on_its_way.values())
+            busy = [integration for integration, count in counts.items() if count >= AT_ONCE_TO_ONE]
+            taken = await services.database.claim(deliveries.take, room, busy, services.clock())
+            for row in taken:
+                task = asyncio.create_task(self._supervised(row.id))
+                self._on_its_way[task] = row.integration_id
+                task.add_done_callback(self._on_its_way.pop)
             if len(taken) < room:
                 return
+
+    async def rest(self) -> None:
+        """Wait until it is time to look again: for a moment, or until there is room for another one."""
+        if self._on_its_way:
+            await asyncio.wait(self._on_its_way, timeout=SECONDS_BETWEEN, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(SECONDS_BETWEEN)
 
     async def wait(self) -> None:
         """Wait until nothing is on its way."""

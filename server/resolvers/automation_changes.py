@@ -17,7 +17,7 @@ from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers.automations import node
 from server.resolvers.integrations import usable
-from server.storage import automations, integrations, projects, registries, users, watched_runs
+from server.storage import automations, integrations, projects, registries, runs, users, watched_runs
 from server.storage.rows import AnyRow
 
 resolvers = Resolvers()
@@ -49,7 +49,7 @@ async def create(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
             **_event(place, input["triggeringEventType"], input["eventFilter"]),
             **_action(connection, context, actions.read(input["triggeredActionType"], input["triggeredActionConfig"])),
         }
-        _watch(connection, place, values)
+        _watch(connection, context, place, values)
         made = automations.create(
             connection, **place._asdict(), **values, created_by=context.viewer.id, created_at=context.now
         )
@@ -75,7 +75,7 @@ async def update(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         if input.get("triggeredActionConfig") is not None:
             kind = input.get("triggeredActionType") or row.action_type
             values |= _action(connection, context, actions.read(kind, input["triggeredActionConfig"]))
-        _watch(connection, place, {"enabled": row.enabled, **values})
+        _watch(connection, context, place, {"enabled": row.enabled, **values})
         automations.change(connection, row.id, **place._asdict(), **values, updated_at=context.now)
         return _node(connection, row.id)
 
@@ -150,10 +150,11 @@ def _action(connection: Connection, context: Context, action: Action) -> dict[st
     return {**stored, "integration_id": None if found is None else found.id}
 
 
-def _watch(connection: Connection, place: Place, values: dict[str, Any]) -> None:
+def _watch(connection: Connection, context: Context, place: Place, values: dict[str, Any]) -> None:
     """Look at the runs that live already, if the automation is for runs."""
     if values["enabled"] and values["event_type"] in RUN_EVENTS:
-        watched_runs.watch_living(connection, place.project_id, place.entity_id)
+        state, now = runs.state_expression(context.now), context.now
+        watched_runs.watch_living(connection, place.project_id, place.entity_id, state, now)
 
 
 def _node(connection: Connection, automation_id: int) -> JsonObject:

@@ -5,7 +5,7 @@ sent at least once.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, insert, literal_column, select, update
@@ -60,10 +60,13 @@ def add_of_automation(connection: Connection, automation: AnyRow, variables: Map
     )
 
 
-def take(connection: Connection, limit: int, now: float) -> list[int]:
-    """Take what is due, and nobody else's then; what was never tried comes first."""
-    values = {"at": now, "until": now + LEASE_SECONDS, "at_most": limit}
-    return list(connection.scalars(_TAKE, values))
+def take(connection: Connection, limit: int, busy: Collection[int], now: float) -> list[AnyRow]:
+    """Take what is due, and nobody else's then; what was never tried comes first. Gives ids and integrations.
+
+    Nothing is taken for integrations that are busy.
+    """
+    values = {"at": now, "until": now + LEASE_SECONDS, "at_most": limit, "are_busy": list(busy)}
+    return list(connection.execute(_TAKE, values))
 
 
 def by_id(connection: Connection, delivery_id: int) -> AnyRow | None:
@@ -117,6 +120,7 @@ _FULL: Select[Any] = (
 _DUE = (
     select(deliveries.c.id)
     .where(_IS_WAITING, deliveries.c.due_at <= bindparam("at"))
+    .where(deliveries.c.integration_id.not_in(bindparam("are_busy", expanding=True)))
     .order_by(deliveries.c.attempts, deliveries.c.due_at)
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)  # SQLite has one writer, and ignores it
@@ -126,5 +130,5 @@ _TAKE = (
     update(deliveries)
     .where(deliveries.c.id.in_(select(_DUE.c.id)), _IS_WAITING)
     .values(attempts=deliveries.c.attempts + 1, due_at=bindparam("until"))
-    .returning(deliveries.c.id)
+    .returning(deliveries.c.id, deliveries.c.integration_id)
 )

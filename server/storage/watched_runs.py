@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     cast,
     delete,
+    func,
     literal,
     null,
     or_,
@@ -43,12 +44,14 @@ def watch(connection: Connection, run_id: int) -> None:
     connection.execute(_watching(connection.dialect.name), {"of_run": run_id})
 
 
-def watch_living(connection: Connection, project_id: int | None, entity_id: int) -> None:
-    """Watch the runs of a project, or of all of an entity's, that live now. Call it before an automation is there.
+def watch_living(
+    connection: Connection, project_id: int | None, entity_id: int, state: ColumnElement[str], now: float
+) -> None:
+    """Watch the runs of a project, or of an entity, that have not ended. Call it before the automation is there.
 
-    What they have logged so far counts for nobody: it is behind those who wait for metrics already.
+    What became of them so far is told to nobody, and what they have logged was read by those who wait for metrics.
     """
-    there = and_(_of(project_id, entity_id), ~_IS_RECORDED_END)
+    there = and_(_of(project_id, entity_id), ~_is_over(now))
     unread = select(runs.c.id).where(there, ~automations.any_concerned_by_run(METRIC_EVENTS))
     length = select(runs.c.history_lines).where(runs.c.id == watched_runs.c.run_id).scalar_subquery()
     connection.execute(
@@ -56,21 +59,16 @@ def watch_living(connection: Connection, project_id: int | None, entity_id: int)
         .where(watched_runs.c.run_id.in_(unread))
         .values(lines_read=length, version=watched_runs.c.version + 1)
     )
-    told = case((runs.c.started_at.is_not(None), RUNNING), else_=cast(null(), String))
+    told = _coarse(state, pending=cast(null(), String))
     added = _insert(connection.dialect.name).from_select(_COLUMNS, _rows(told).where(there))
     connection.execute(added.on_conflict_do_nothing(index_elements=["run_id"]))
 
 
 def page(connection: Connection, state: ColumnElement[str], now: float, after: int, limit: int) -> list[AnyRow]:
     """Return watched runs of which there is something to tell or to forget, by row number; `state` is theirs in SQL."""
-    as_told = case(
-        (state == RunState.PENDING.value, watched_runs.c.told),
-        (state.in_([RunState.RUNNING.value, RunState.PREEMPTING.value]), RUNNING),
-        (state == RunState.FINISHED.value, FINISHED),
-        else_=FAILED,
-    )
     unread = and_(runs.c.history_lines != watched_runs.c.lines_read, automations.any_concerned_by_run(METRIC_EVENTS))
-    is_over = or_(_IS_RECORDED_END, runs.c.heartbeat_at < now - FORGET_SECONDS)
+    is_over = _is_over(now)
+    as_told = _coarse(state, pending=watched_runs.c.told)
     something = or_(is_over, as_told.is_distinct_from(watched_runs.c.told), unread)
     statement = _LOOK.add_columns(is_over.label("is_over")).where(watched_runs.c.run_id > after, something)
     return list(connection.execute(statement.order_by(watched_runs.c.run_id).limit(limit)))
@@ -85,6 +83,20 @@ def note(connection: Connection, row: AnyRow, *, told: str | None, lines_read: i
 def forget(connection: Connection, row: AnyRow) -> bool:
     """Watch a run no longer; whether the look counts."""
     return connection.execute(delete(watched_runs).where(*_as_seen(row))).rowcount > 0
+
+
+def _is_over(now: float) -> ColumnElement[bool]:
+    return or_(_IS_RECORDED_END, func.coalesce(runs.c.heartbeat_at, now) < now - FORGET_SECONDS)
+
+
+def _coarse(state: ColumnElement[str], *, pending: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return `event_types.coarse` in SQL."""
+    return case(
+        (state == RunState.PENDING.value, pending),
+        (state.in_([RunState.RUNNING.value, RunState.PREEMPTING.value]), RUNNING),
+        (state == RunState.FINISHED.value, FINISHED),
+        else_=FAILED,
+    )
 
 
 def _as_seen(row: AnyRow) -> tuple[ColumnElement[bool], ...]:

@@ -192,9 +192,15 @@ async def test_the_states_of_a_run_are_told_once_each(client: Client) -> None:
 
 async def test_a_run_that_falls_silent_has_failed_and_may_come_back(client: Client, clock: Clock) -> None:
     place = in_project(await project_id(client))
+    await start(client, "lost")
+    clock.now += HEARTBEAT_TIMEOUT_SECONDS + 1
     await start(client)
     await automate(client, "a", "RUN_STATE", states("RUNNING", "FAILED", "FINISHED"), **place)
-    assert await told(client) == [], "it ran before the automation was there"
+    assert await told(client) == [], "that was before the automation was there"
+    await send(client, "lost", uploaded=["x"])
+    assert await told(client) == [("a", "lost", "running")]
+    await send(client, "lost", complete=True, exitcode=0)
+    assert await told(client) == [("a", "lost", "finished")]
     clock.now += HEARTBEAT_TIMEOUT_SECONDS + 1
     assert await told(client) == [("a", "r", "crashed")]
     assert await told(client) == []
