@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from server.automations import messages, reach
 from server.automations.sending import FIRST_PAUSE_SECONDS, KEPT_SECONDS, MAX_ATTEMPTS, Sender
 from server.context import Services
+from server.ids import decode
 from server.storage import deliveries as storage
+from server.storage import integrations
 from server.storage.deliveries import LEASE_SECONDS
 from tests.server.automating import (
     ALL,
@@ -57,6 +60,27 @@ async def on_version(client: Client, integration: str, payload: Any = None) -> N
 async def make_version(client: Client, text: bytes = b"1", **values: Any) -> dict[str, Any]:
     """Log a version."""
     return await log(client, content({"a": text}), **values)
+
+
+async def have_waiting(services: Services, integration: str, count: int) -> None:
+    """Have so many deliveries wait for a webhook of the first user's, as alerts do."""
+
+    def work(connection: Connection) -> None:
+        row = integrations.by_id(connection, decode("Integration", integration))
+        assert row is not None
+        for number in range(count):
+            about = {"number": number, "alert_title": "t", "alert_text": "", "alert_severity": "INFO"}
+            storage.add(
+                connection,
+                entity_id=row.entity_id,
+                automation_id=None,
+                integration_id=row.id,
+                event_type="RUN_ALERT",
+                variables=about,
+                now=services.clock(),
+            )
+
+    await services.database.write(work)
 
 
 async def outcome(client: Client) -> tuple[str, int, str | None]:
@@ -217,13 +241,10 @@ async def test_a_late_word_of_an_attempt_that_was_given_up_counts_for_nothing(
 
 
 async def test_several_servers_send_each_once(client: Client, services: Services, receiver: Receiver) -> None:
-    await on_version(client, await make_webhook(client, receiver.url))
-    for number in range(30):
-        await make_version(client, bytes([number]))
+    await have_waiting(services, await make_webhook(client, receiver.url), 30)
     while len(receiver.bodies) < 30:  # not all at once to one receiver
         await asyncio.gather(*(send_due(services) for _ in range(4)))
-    sent = [body["artifact_version_index"] for body in receiver.taken()]
-    assert sorted(sent) == sorted(f"v{number}" for number in range(30))
+    assert sorted(body["number"] for body in receiver.taken()) == list(range(30))
 
 
 async def test_one_that_does_not_answer_holds_up_nobody_else(
@@ -237,13 +258,9 @@ async def test_one_that_does_not_answer_holds_up_nobody_else(
 
     listening = await asyncio.start_server(hang, "127.0.0.1", 0)
     try:
-        place = in_project(await project_id(client))
         slow = await make_webhook(client, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/", "slow")
-        await automate(client, "slow", "CREATE_ARTIFACT", ALL, **place, **webhook(slow))
-        for number in range(30):
-            await make_version(client, bytes([number]))
-        await on_version(client, await make_webhook(client, receiver.url))
-        await make_version(client, b"last")
+        await have_waiting(services, slow, 30)
+        await have_waiting(services, await make_webhook(client, receiver.url), 1)
         async with Sender(services) as sender:
             while not receiver.bodies:
                 await sender.start_due()
@@ -305,11 +322,9 @@ async def test_nobody_but_an_admin_of_the_server_has_it_reach_its_own_network(
 ) -> None:
     member = await make_client(services, "mallory")
     place = in_project(await project_id(member, "p", "mallory"))
-    for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]"):
+    for number, host in enumerate(("127.0.0.1", "localhost", "[::ffff:127.0.0.1]")):
         url = receiver.url.replace("127.0.0.1", host)
-        hook = await make_webhook(
-            member, url, host.strip("[]").replace(".", "-").replace(":", "-"), entityName="mallory"
-        )
+        hook = await make_webhook(member, url, f"hook{number}", entityName="mallory")
         await automate(member, host, "RUN_STATE", STATES, **place, **webhook(hook))
     upsert = "mutation($input: UpsertBucketInput!) { upsertBucket(input: $input) { inserted } }"
     await member.ask(upsert, input={"entityName": "mallory", "modelName": "p", "name": "r", "host": "h"})
