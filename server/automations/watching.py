@@ -29,7 +29,7 @@ from server.storage.tables import runs as runs_table
 SECONDS_BETWEEN = 1.0
 RUNS_AT_ONCE = 20
 LINES_AT_ONCE = 1000
-"""Of each run; the rest waits for the next look."""
+"""Of each run; the others have their turn before the next ones."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,15 +69,20 @@ async def run(services: Services) -> None:
 
 
 async def look(services: Services) -> None:
-    """Look once at each run of which there is something to tell."""
-    database, now, after = services.database, services.clock(), 0
-    while True:
-        sights = await database.read(_look, after, now)
-        if not sights:
-            return
+    """Look at each run of which there is something to tell, until nothing is unread of their histories."""
+    while await _look_at_each(services):
+        pass
+
+
+async def _look_at_each(services: Services) -> bool:
+    """Look at each run once; whether more is to be read."""
+    database, now, after, is_behind = services.database, services.clock(), 0, False
+    while sights := await database.read(_look, after, now):
         findings = await asyncio.to_thread(_find_all, sights, now)
         await database.write(_tell, findings, now)
         after = sights[-1].row.run_id
+        is_behind |= any(sight.lines_read < sight.row.history_lines for sight in sights)
+    return is_behind
 
 
 def _look(connection: Connection, after: int, now: float) -> list[Sight]:
@@ -114,7 +119,7 @@ def _find_all(sights: Sequence[Sight], now: float) -> list[Finding]:
 
 def _find(sight: Sight, now: float) -> Finding:
     before = {key: Seen(**told) for key, told in json.loads(sight.row.metrics).items()}
-    seen: dict[str, Seen] = {}
+    seen = dict(before)
     values: dict[str, float] = {}
     for automation in sight.automations:
         condition, key = _rule(automation).condition, _key(automation)
