@@ -86,12 +86,22 @@ class MetadataField:
             case "$eq" if operand is None:
                 return func.coalesce(self._value.kind, "null") == "null"
             case "$in":
-                tests = [self.test("$eq", each) for each in filters.listed(operator, operand)]
-                return or_(false(), *(test for test in tests if test is not None))
+                return self._is_one_of(filters.listed(operator, operand))
             case "$regex" | "$contains":
                 return TextField(self._value.text).test(operator, operand)
             case _:
                 return filters.compared(self._value.like(operand), operator, _comparable(operand))
+
+    def _is_one_of(self, wanted: list[Any]) -> ColumnElement[bool]:
+        tests: list[ColumnElement[bool]] = []
+        for kind in (str, bool, int | float):
+            alike = [each for each in wanted if isinstance(each, kind) and (kind is bool or not isinstance(each, bool))]
+            if alike:
+                form = self._value.like(alike[0])
+                tests.append(filters.known(form, form.in_([_comparable(each) for each in alike])))
+        if None in wanted:
+            tests.append(func.coalesce(self._value.kind, "null") == "null")
+        return or_(false(), *tests)
 
 
 def _comparable(operand: Any) -> Any:

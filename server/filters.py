@@ -4,7 +4,6 @@ What is filtered says which fields it has (`Field`); this module has the languag
 is not understood is refused by name, never ignored.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -13,8 +12,17 @@ from sqlalchemy import ColumnElement, and_, false, func, not_, or_, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from server import regular_expressions
+from server import json_text, regular_expressions
 from server.errors import RequestError
+
+OPERATORS = (
+    *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$not", "$exists", "$regex", "$contains"),
+    *("$and", "$or", "$nor"),
+)
+MAX_DEPTH = 20
+MAX_CONDITIONS = 500
+"""SQLite takes no expression that is deeper than 1000, and each alternative is one deeper than the one before."""
+MAX_VALUES = 10_000
 
 
 class Field(Protocol):
@@ -33,10 +41,36 @@ def condition(text: str | None, field: Callable[[str], Field]) -> ColumnElement[
     if not text:
         return None
     try:
-        raw: Any = json.loads(text)
-    except ValueError as error:
+        raw: Any = json_text.parse(text)
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"The filter is not JSON: {error}.") from error
+    if "\\u0000" in text:
+        raise RequestError("The filter holds a zero byte, which not every database can look for.")
+    _check_size(raw)
     return _all_of(raw, field) if raw else None
+
+
+def _check_size(raw: Any) -> None:
+    """Raise `RequestError` for a filter that no database would take."""
+    conditions, values, level = 0, 0, [raw]
+    for _ in range(MAX_DEPTH):
+        nested: list[Any] = []
+        for part in level:
+            if isinstance(part, dict):
+                conditions += len(cast("dict[str, Any]", part))
+                nested += cast("dict[str, Any]", part).values()
+            elif isinstance(part, list):
+                nested += cast("list[Any]", part)
+            else:
+                values += 1
+        if conditions > MAX_CONDITIONS:
+            raise RequestError(f"The filter has more than {MAX_CONDITIONS} conditions; for many values, use $in.")
+        if values > MAX_VALUES:
+            raise RequestError(f"The filter has more than {MAX_VALUES} values.")
+        if not nested:
+            return
+        level = nested
+    raise RequestError(f"The filter is nested more than {MAX_DEPTH} deep.")
 
 
 def among(fields: Mapping[str, Field]) -> Callable[[str], Field]:
@@ -95,7 +129,7 @@ class NumberField:
                 return compared(self._column, operator, self._read(operand))
 
     def _read(self, operand: Any) -> float:
-        return _number(operand)
+        return number(operand)
 
 
 class TimeField(NumberField):
@@ -190,6 +224,8 @@ def _part(key: str, value: Any, field: Callable[[str], Field]) -> ColumnElement[
             return not_(or_(false(), *(_all_of(part, field) for part in listed(key, value))))
         case "$not":
             return not_(_all_of(value, field))
+        case _ if key.startswith("$"):
+            raise _no_operator(key)
         case _:
             return _tests(key, value, field(key))
 
@@ -207,11 +243,17 @@ def _test(key: str, operator: str, operand: Any, field: Field) -> ColumnElement[
             return not_(_test(key, "$in", operand, field))
         case "$not":
             return not_(_tests(key, operand, field))
+        case _ if operator not in OPERATORS:
+            raise _no_operator(operator)
         case _:
             found = field.test(operator, operand)
             if found is None:
                 raise RequestError(f"The filter {{{key!r}: {{{operator!r}: ...}}}} is not understood.")
             return found
+
+
+def _no_operator(name: str) -> RequestError:
+    return RequestError(f"The filter has {name!r}, which is no operator. Use one of: {', '.join(OPERATORS)}.")
 
 
 def _object(raw: Any) -> dict[str, Any]:
@@ -227,10 +269,14 @@ def _seconds(raw: Any) -> float:
         except ValueError as error:
             raise RequestError(f"The filter by a time takes ISO 8601, as 2026-01-31T12:00:00Z: {error}.") from error
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    return _number(raw)
+    return number(raw)
 
 
-def _number(raw: Any) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
+def number(raw: Any) -> float:
+    """Return the operand of an operator that takes a number here."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or raw != raw:
         raise RequestError(f"The filter takes a number here, not {raw!r}.")
-    return float(raw)
+    try:
+        return float(raw)
+    except OverflowError as error:
+        raise RequestError("The filter takes no number of more than 308 digits.") from error

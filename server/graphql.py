@@ -120,7 +120,10 @@ def _answer(result: ExecutionResult) -> tuple[int, JsonObject]:
 
 
 def _failure(errors: list[GraphQLError], data: Mapping[str, Any] | None = None) -> JsonObject:
-    return {"errors": [_describe(error) for error in errors], "data": data}
+    described = [_describe(error) for error in errors]
+    # Several fields may fail for one reason, such as a filter; the client shows all messages in a row.
+    once = {error["message"]: error for error in reversed(described)}
+    return {"errors": list(reversed(once.values())), "data": data}
 
 
 def _describe(error: GraphQLError) -> JsonObject:

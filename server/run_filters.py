@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select, true
 
 from server import filters
 from server.errors import RequestError
 from server.filters import Field, NumberField, TextField, TimeField
 from server.storage import run_values
 from server.storage.run_values import Kind, Place
-from server.storage.runs import Order, state_expression
+from server.storage.runs import Key, Order, state_expression
 from server.storage.tables import entities, projects, runs, users
 from server.storage.tables import run_values as table
 
@@ -83,8 +83,8 @@ def order(text: str | None, now: float) -> Order:
     return Order(_directed(wanted, column))
 
 
-def _directed(wanted: str, *keys: ColumnElement[Any]) -> Sequence[ColumnElement[Any]]:
-    return [key.desc().nulls_last() if wanted.startswith("-") else key.asc().nulls_last() for key in keys]
+def _directed(wanted: str, *columns: ColumnElement[Any]) -> Sequence[Key]:
+    return [Key(column, descending=wanted.startswith("-")) for column in columns]
 
 
 class ValueField:
@@ -104,7 +104,7 @@ class ValueField:
                 return self._missing()
             case "$in":
                 wanted = filters.listed(operator, operand)
-                given = self._having(or_(false(), *(_equal(entry) for entry in wanted if entry is not None)))
+                given = self._having(_one_of([entry for entry in wanted if entry is not None]))
                 return or_(given, self._missing()) if None in wanted else given
             case "$regex":
                 return self._having(_of_kind(Kind.TEXT, filters.matches(run_values.whole_text(), operand)))
@@ -125,6 +125,15 @@ def _equal(operand: Any) -> ColumnElement[bool]:
         return run_values.text_is(operand)
     kind, number = _number(operand)
     return _of_kind(kind, table.c.number == number)
+
+
+def _one_of(wanted: Sequence[Any]) -> ColumnElement[bool]:
+    numbers = [_number(entry) for entry in wanted if not isinstance(entry, str)]
+    alike = [
+        _of_kind(kind, table.c.number.in_([number for found, number in numbers if found is kind]))
+        for kind in (Kind.BOOLEAN, Kind.NUMBER)
+    ]
+    return or_(run_values.text_is_one_of([entry for entry in wanted if isinstance(entry, str)]), *alike)
 
 
 def _contains(part: str) -> ColumnElement[bool]:
@@ -150,7 +159,7 @@ def _number(operand: Any) -> tuple[Kind, float]:
     if isinstance(operand, bool):
         return Kind.BOOLEAN, float(operand)
     if isinstance(operand, int | float):
-        return Kind.NUMBER, float(operand)
+        return Kind.NUMBER, filters.number(operand)
     raise RequestError(f"The filter takes a string, a number, true, false or null here, not {operand!r}.")
 
 

@@ -108,8 +108,8 @@ async def used_by(parent: dict[str, Any], info: Info, **_unused: object) -> Json
         artifact_id, found = parent["row_id"], list[tuple[int, Any]]()
         for project in lineage.projects_of_users(connection, artifact_id):
             if context.viewer.may_use(project.entity_name):
-                rows = runs.listing(connection, project.id, lineage.uses(artifact_id), runs.Order(), 0, MAX_PAGE)
-                found += [(row.id, run_resolvers.node(row, context.now)) for row in rows]
+                rows = runs.listing(connection, project.id, lineage.uses(artifact_id), runs.Order(), None, MAX_PAGE)
+                found += [(row.id, run_resolvers.node(row, context.now)) for row, _ in rows]
         return sorted(found, key=lambda each: each[0])
 
     return connection_of(await context.services.database.read(work), Page(0, MAX_PAGE))

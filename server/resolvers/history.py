@@ -136,7 +136,12 @@ def _lookup(row: dict[str, Any], key: str) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """Replace what raw JSON cannot hold by its name: a bare NaN makes the client refuse the whole answer."""
+    """Replace what raw JSON cannot hold by its name: a bare NaN makes the client refuse the whole answer.
+
+    Integers beyond 64 bits become floats, which is what clients make of them.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return _finite(float(value) if abs(value) < 1e308 else math.inf if value > 0 else -math.inf)
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):

@@ -2,9 +2,10 @@
 
 import base64
 import binascii
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from server.errors import RequestError
 
@@ -25,13 +26,34 @@ class Page:
         return cls(_position(after) if after else 0, min(max(first or default, 1), MAX_PAGE))
 
 
-def cursor(position: int) -> str:
-    """Return the opaque cursor of a position."""
-    return base64.b64encode(f"cursor:{position}".encode()).decode()
+@dataclass(frozen=True, slots=True)
+class OrderedPage:
+    """Which part of an ordered list is asked for: at most `limit` entries behind a place in its order.
+
+    A place is named by what the list is ordered by, and so stays where it is when entries come and go.
+    """
+
+    behind: Sequence[Any] | None
+    limit: int
+
+    @classmethod
+    def of(cls, first: int | None, after: str | None, places: int, default: int = DEFAULT_PAGE) -> "OrderedPage":
+        """Read GraphQL's `first` and `after`; a place has so many values."""
+        behind = _decoded(after) if after else None
+        if after and not (isinstance(behind, list) and len(cast("list[Any]", behind)) == places):
+            raise _no_cursor(after)
+        return cls(cast("list[Any] | None", behind), min(max(first or default, 1), MAX_PAGE))
 
 
-def connection_of(found: Sequence[tuple[int, Any]], page: Page, **more: Any) -> dict[str, Any]:
-    """Shape (position, node) pairs as a connection. One more than the limit tells that more follow."""
+def cursor(position: int | Sequence[Any]) -> str:
+    """Return the opaque cursor of a position, or of a place."""
+    return base64.b64encode(f"cursor:{json.dumps(position)}".encode()).decode()
+
+
+def connection_of(
+    found: Sequence[tuple[int | Sequence[Any], Any]], page: Page | OrderedPage, **more: Any
+) -> dict[str, Any]:
+    """Shape (position, node) or (place, node) pairs as a connection. One more than the limit tells that more follow."""
     shown = found[: page.limit]
     edges = [{"cursor": cursor(position), "node": node} for position, node in shown]
     return {
@@ -46,10 +68,19 @@ def connection_of(found: Sequence[tuple[int, Any]], page: Page, **more: Any) -> 
 
 
 def _position(after: str) -> int:
+    position = _decoded(after)
+    if not isinstance(position, int) or position < 0:
+        raise _no_cursor(after)
+    return position
+
+
+def _decoded(after: str) -> object:
     try:
-        kind, _, number = base64.b64decode(after, validate=True).decode().partition(":")
+        kind, _, position = base64.b64decode(after, validate=True).decode().partition(":")
+        return json.loads(position) if kind == "cursor" else None
     except (binascii.Error, ValueError):
-        kind, number = "", ""
-    if kind != "cursor" or not number.isdecimal():
-        raise RequestError(f"{after!r} is not a cursor of this server.")
-    return int(number)
+        return None
+
+
+def _no_cursor(after: str) -> RequestError:
+    return RequestError(f"{after!r} is not a cursor of this list.")

@@ -3,7 +3,7 @@
 import json
 from typing import Any, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 
 from protocol.json_types import JsonObject, dig
 from protocol.names import run_storage_id
@@ -14,10 +14,11 @@ from server.display_names import display_name
 from server.errors import Gone, NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
-from server.resolvers.paging import Page, connection_of
+from server.resolvers.paging import DEFAULT_PAGE, OrderedPage, connection_of
 from server.stopping import notify_stop
 from server.storage import artifacts, claims, lineage, memberships, queue_items, runs, streams, watched_runs
 from server.storage.rows import AnyRow
+from server.storage.streams import Stream
 from server.times import iso
 
 resolvers = Resolvers()
@@ -106,13 +107,26 @@ async def run_list(
 ) -> JsonObject:
     """List the project's runs."""
     context = info.context
-    page = Page.of(first, after)
     condition = run_filters.condition(filters, project["row_id"], context.now)
-    wanted_order = run_filters.order(order, context.now)
-    rows = await context.services.database.read(
-        runs.listing, project["row_id"], condition, wanted_order, page.after, page.limit + 1
+    return await listing(context, project["row_id"], condition, order, first, after)
+
+
+async def listing(
+    context: Context,
+    project_id: int,
+    condition: ColumnElement[bool] | None,
+    order: str | None,
+    first: int | None,
+    after: str | None,
+    default: int = DEFAULT_PAGE,
+) -> JsonObject:
+    """Return the connection of those runs of a project for which a condition holds."""
+    wanted = run_filters.order(order, context.now)
+    page = OrderedPage.of(first, after, len(wanted.keys) + 1, default)
+    found = await context.services.database.read(
+        runs.listing, project_id, condition, wanted, page.behind, page.limit + 1
     )
-    return connection_of([(page.after + index + 1, node(row, context.now)) for index, row in enumerate(rows)], page)
+    return connection_of([(listed.place, node(listed.row, context.now)) for listed in found], page)
 
 
 @resolvers.field("Project", "runCount")
@@ -156,8 +170,10 @@ async def rewind_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
         row = find(connection, context, input.get("entityName"), input.get("projectName"), input["runName"])
         step = int(input["metricValue"])
         left = streams.truncate_after(connection, row.id, step)
-        runs.set_history(connection, row.id, left, min(row.last_step, step))
+        streams.clear(connection, row.id, Stream.EVENTS, Stream.CONSOLE)  # the client numbers those anew
         runs.revive(connection, row, context.now)
+        history = {"history_lines": left, "last_step": min(row.last_step, step)}
+        runs.change(connection, row.id, context.now, **history, event_lines=0, log_lines=0)
         return runs.by_id(connection, row.id)
 
     return {"rewoundRun": node(await context.services.database.write(work), context.now)}
@@ -248,12 +264,13 @@ def _upsert_by_name(connection: Connection, context: Context, input: dict[str, A
     known = runs.by_name(connection, project_id, name, deleted=True)
     if known is None:
         made = _create(connection, context, project_id, name, input)
-        _fork(connection, project_id, made, input)
+        _fork(connection, project_id, made, input, context.now)
         return runs.by_id(connection, made), True
     if known.deleted_at is not None:
         raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
     if _is_client_start(input) and context.writer is None:
         runs.restart(connection, known, context.now)
+        _fork(connection, project_id, known.id, input, context.now)
     elif _is_client_start(input) or (known.started_at is None and _starts_without_host(input)):
         runs.revive(connection, known, context.now)
     runs.change(connection, known.id, context.now, **_changes(input))
@@ -263,7 +280,7 @@ def _upsert_by_name(connection: Connection, context: Context, input: dict[str, A
 def _create(connection: Connection, context: Context, project_id: int, name: str, input: dict[str, Any]) -> int:
     waiting = input.get("state") == "pending"
     alive = {} if waiting else {"started_at": context.now, "heartbeat_at": context.now}
-    named = {"display_name": display_name(context.services.random, runs.count(connection, project_id) + 1)}
+    named = {"display_name": display_name(context.services.random, runs.made(connection, project_id) + 1)}
     return runs.create(
         connection,
         project_id,
@@ -274,8 +291,8 @@ def _create(connection: Connection, context: Context, project_id: int, name: str
     )
 
 
-def _fork(connection: Connection, project_id: int, run_id: int, input: dict[str, Any]) -> None:
-    """Give a new run the history of the one that it branches off, if its config says so."""
+def _fork(connection: Connection, project_id: int, run_id: int, input: dict[str, Any], now: float) -> None:
+    """Give a run without a history that of the one that it branches off, if its config says so."""
     branch = dig(json.loads(input.get("config") or "{}"), "_wandb", "value", "branch_point")
     name, step = dig(branch, "run_id"), dig(branch, "step")
     if not isinstance(name, str) or not isinstance(step, int):
@@ -284,7 +301,7 @@ def _fork(connection: Connection, project_id: int, run_id: int, input: dict[str,
     if parent is None:
         raise NotFound(f"There is no run {name!r} in the project to fork from.")
     lines = streams.copy_until(connection, parent.id, run_id, step)
-    runs.set_history(connection, run_id, lines, min(step, parent.last_step))
+    runs.change(connection, run_id, now, history_lines=lines, last_step=min(step, parent.last_step))
     watched_runs.watch(connection, run_id)  # from here on: what it was given is not its own
 
 

@@ -7,14 +7,14 @@ from sqlalchemy import Connection
 
 from protocol import names
 from protocol.json_types import JsonObject
-from server import ids, pushing, run_filters
+from server import ids, pushing
 from server.context import Context
 from server.errors import NotFound
 from server.graphql import Info, Resolvers
 from server.resolvers import runs as run_resolvers
 from server.resolvers.batches import Batch
 from server.resolvers.paging import MAX_PAGE, Page, connection_of
-from server.storage import runs, sweep_agents, sweeps
+from server.storage import sweep_agents, sweeps
 from server.storage.rows import AnyRow
 from server.sweeps import commands as sweep_commands
 from server.sweeps import suggestions as sweep_search
@@ -85,17 +85,13 @@ async def runs_of(
 ) -> JsonObject:
     """List the runs that an agent was given."""
     context = info.context
-    page = Page.of(first, after)
-    wanted = run_filters.order(order, context.now)
-    rows = await context.services.database.read(_runs, agent["row_id"], wanted, page)
-    shaped = [(page.after + index + 1, run_resolvers.node(row, context.now)) for index, row in enumerate(rows)]
-    return connection_of(shaped, page)
+    agent_id: int = agent["row_id"]
 
+    def project_of(connection: Connection) -> int:
+        return sweeps.by_id(connection, sweep_agents.by_id(connection, agent_id).sweep_id).project_id
 
-def _runs(connection: Connection, agent_id: int, order: Any, page: Page) -> list[AnyRow]:
-    project_id = sweeps.by_id(connection, sweep_agents.by_id(connection, agent_id).sweep_id).project_id
-    given = sweep_agents.was_given(agent_id)
-    return runs.listing(connection, project_id, given, order, page.after, page.limit + 1)
+    project_id = await context.services.database.read(project_of)
+    return await run_resolvers.listing(context, project_id, sweep_agents.was_given(agent_id), order, first, after)
 
 
 @resolvers.field("Mutation", "createAgent")

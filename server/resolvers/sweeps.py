@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection
-
 from protocol.json_types import JsonObject
 from server import ids, run_filters
 from server.context import Context
@@ -15,7 +13,7 @@ from server.resolvers import projects as project_resolvers
 from server.resolvers import runs as run_resolvers
 from server.resolvers.batches import Batch
 from server.resolvers.paging import MAX_PAGE, Page, connection_of
-from server.storage import runs, sweeps
+from server.storage import sweeps
 from server.storage.rows import AnyRow
 from server.storage.tables import sweeps as table
 from server.sweeps import ends as sweep_ends
@@ -145,15 +143,6 @@ async def runs_of(
     order: str | None = None,
 ) -> JsonObject:
     """List a sweep's runs, all at once unless told otherwise: clients count them."""
-    context = info.context
-    page = Page.of(first, after, MAX_PAGE)
     row = sweep["row"]
-    rows = await context.services.database.read(_runs, row, order, page, context.now)
-    shaped = [(page.after + index + 1, run_resolvers.node(found, context.now)) for index, found in enumerate(rows)]
-    return connection_of(shaped, page)
-
-
-def _runs(connection: Connection, row: AnyRow, order: str | None, page: Page, now: float) -> list[AnyRow]:
-    condition = run_filters.condition(json.dumps({"sweep": row.name}), row.project_id, now)
-    wanted = run_filters.order(order, now)
-    return runs.listing(connection, row.project_id, condition, wanted, page.after, page.limit + 1)
+    condition = run_filters.condition(json.dumps({"sweep": row.name}), row.project_id, info.context.now)
+    return await run_resolvers.listing(info.context, row.project_id, condition, order, first, after, MAX_PAGE)

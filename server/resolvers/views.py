@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from protocol.json_types import JsonObject
 from server import ids
 from server.context import Context
+from server.errors import RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers.paging import Page, connection_of
@@ -40,6 +41,7 @@ def _node(row: AnyRow) -> dict[str, Any]:
         },
         "createdAt": iso(row.created_at),
         "updatedAt": iso(row.updated_at),
+        "accessTokens": [],
     }
 
 
@@ -98,6 +100,12 @@ async def delete_view(_: object, info: Info, input: dict[str, Any]) -> JsonObjec
 
     await context.services.database.write(work)
     return {"success": True, "pendingDrafts": 0}
+
+
+@resolvers.field("Mutation", "createAccessToken")
+async def create_access_token(_: object, _info: Info, input: dict[str, Any]) -> JsonObject:
+    """Refuse a link that would open a report to whoever has it."""
+    raise RequestError("A report cannot be shared by a link: this server has no page that a link could open.")
 
 
 def _visible(connection: Connection, context: Context, wire_id: str) -> AnyRow:

@@ -53,7 +53,8 @@ def listing(
     if names:
         statement = statement.where(run_files.c.name.in_(names))
     if pattern:
-        statement = statement.where(run_files.c.name.like(pattern))
+        # As MySQL's LIKE, which the client's documentation promises: case does not count, and a backslash escapes.
+        statement = statement.where(run_files.c.name.ilike(pattern, escape="\\"))
     return list(connection.execute(statement.order_by(run_files.c.id).limit(limit)))
 
 

@@ -128,6 +128,12 @@ def text_is(text: str) -> ColumnElement[bool]:
     )
 
 
+def text_is_one_of(texts: Sequence[str]) -> ColumnElement[bool]:
+    """Return the SQL for a value that is one of these texts."""
+    starts = {_split(text)[0] for text in texts}
+    return and_(run_values.c.kind == int(Kind.TEXT), run_values.c.text.in_(starts), whole_text().in_(texts))
+
+
 def whole_text() -> ColumnElement[str]:
     """Return the SQL of a value's text."""
     return func.coalesce(run_values.c.text + run_values.c.rest, run_values.c.text)

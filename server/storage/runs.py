@@ -3,16 +3,31 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, case, func, insert, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from protocol.states import RunState
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS, RunFacts, state_of
-from server.storage import run_values, watched_runs
+from server.storage import run_values, streams, watched_runs
 from server.storage.rows import AnyRow
 from server.storage.run_values import Place
-from server.storage.tables import entities, projects, run_lines, runs, users
+from server.storage.streams import Stream
+from server.storage.tables import entities, projects, runs, users
 
 _FULL = (
     select(
@@ -29,13 +44,44 @@ _FULL = (
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """What runs are ordered by. Those without it come last."""
+
+    column: ColumnElement[Any]
+    descending: bool = False
+
+    @property
+    def directed(self) -> ColumnElement[Any]:
+        """Return what goes behind ORDER BY."""
+        return self.column.desc().nulls_last() if self.descending else self.column.asc().nulls_last()
+
+    def is_behind(self, value: Any) -> ColumnElement[bool]:
+        """Return the SQL for what comes later than this value."""
+        if value is None:
+            return false()
+        return or_(self.column < value if self.descending else self.column > value, self.column.is_(None))
+
+    def is_at(self, value: Any) -> ColumnElement[bool]:
+        """Return the SQL for what stands where this value does."""
+        return self.column.is_(None) if value is None else self.column == value
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """An order of runs."""
 
-    keys: Sequence[ColumnElement[Any]] = ()
+    keys: Sequence[Key] = ()
     """What counts first, and what counts if that is the same; in the end their row numbers."""
     source: FromClause = runs
     """The runs, and what the keys are of."""
+
+
+class Listed(NamedTuple):
+    """A run in a list."""
+
+    row: AnyRow
+    place: Sequence[Any]
+    """Where it stands: the values of the order's keys, and its row number."""
 
 
 _FOUND_BY = {"config": Place.CONFIG, "summary": Place.SUMMARY, "tags": Place.TAGS}
@@ -209,7 +255,7 @@ def confirm_end(connection: Connection, run_id: int) -> None:
 
 def restart(connection: Connection, row: AnyRow, now: float) -> None:
     """Forget what an earlier run of the same id left: `wandb.init` with a known id and without resume."""
-    connection.execute(run_lines.delete().where(run_lines.c.run_id == row.id))
+    streams.clear(connection, row.id, *Stream)
     counters = {"history_lines": 0, "event_lines": 0, "log_lines": 0, "last_step": -1}
     change(connection, row.id, now, **counters, summary="{}", system_metrics="{}")
     revive(connection, row, now)
@@ -233,11 +279,6 @@ def revive(connection: Connection, row: AnyRow, now: float) -> None:
     }
     change(connection, row.id, now, **alive)
     watched_runs.watch(connection, row.id)
-
-
-def set_history(connection: Connection, run_id: int, lines: int, last_step: int) -> None:
-    """Note how long a run's history is by now."""
-    connection.execute(update(runs).where(runs.c.id == run_id).values(history_lines=lines, last_step=last_step))
 
 
 def wait_again(connection: Connection, run_id: int, now: float) -> None:
@@ -267,23 +308,43 @@ def count(connection: Connection, project_id: int, condition: ColumnElement[bool
     return connection.scalar(statement if condition is None else statement.where(condition)) or 0
 
 
+def made(connection: Connection, project_id: int) -> int:
+    """Return how many runs of a project there have been, deleted ones among them."""
+    return connection.scalar(select(func.count()).where(runs.c.project_id == project_id)) or 0
+
+
 def listing(
     connection: Connection,
     project_id: int,
     condition: ColumnElement[bool] | None,
     order: Order,
-    offset: int,
+    behind: Sequence[Any] | None,
     limit: int,
-) -> list[AnyRow]:
-    """Return a page of a project's runs. The order is made total by the row number, so that pages do not overlap."""
+) -> list[Listed]:
+    """Return the runs of a project behind a place in an order, or the first ones.
+
+    The order is made total by the row number, and a place does not move when runs are added or deleted: so whoever goes
+    through a list page by page meets every run once, even if he deletes each.
+    """
     chosen = and_(
         runs.c.project_id == project_id, runs.c.deleted_at.is_(None), true() if condition is None else condition
     )
+    if behind is not None:
+        chosen = and_(chosen, _is_behind(order, behind))
     # In two steps, as long rows take long to sort.
-    ordered = select(runs.c.id).select_from(order.source).where(chosen).order_by(*order.keys, runs.c.id)
-    ids = connection.scalars(ordered.offset(offset).limit(limit)).all()
+    keys = [key.column.label(f"key_{index}") for index, key in enumerate(order.keys)]
+    ordered = select(*keys, runs.c.id).select_from(order.source).where(chosen)
+    places = connection.execute(ordered.order_by(*(key.directed for key in order.keys), runs.c.id).limit(limit)).all()
+    ids = [place[-1] for place in places]
     found = {row.id: row for row in connection.execute(_FULL.where(runs.c.id.in_(ids)))}
-    return [found[run_id] for run_id in ids]
+    return [Listed(found[place[-1]], list(place)) for place in places]
+
+
+def _is_behind(order: Order, place: Sequence[Any]) -> ColumnElement[bool]:
+    behind: ColumnElement[bool] = runs.c.id > place[-1]
+    for key, value in zip(reversed(order.keys), reversed(place[:-1]), strict=True):
+        behind = or_(key.is_behind(value), and_(key.is_at(value), behind))
+    return behind
 
 
 def set_tags(tags: list[str]) -> str:

@@ -111,6 +111,12 @@ def truncate_after(connection: Connection, run_id: int, step: int) -> int:
     return _next_history_number(connection, run_id)
 
 
+def clear(connection: Connection, run_id: int, *which: Stream) -> None:
+    """Remove all lines of some streams."""
+    numbers = [int(stream) for stream in which]
+    connection.execute(delete(run_lines).where(run_lines.c.run_id == run_id, run_lines.c.stream.in_(numbers)))
+
+
 def _next_history_number(connection: Connection, run_id: int) -> int:
     of_history = (run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
     last = connection.scalar(select(func.max(run_lines.c.number)).where(*of_history))

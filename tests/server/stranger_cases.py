@@ -233,6 +233,7 @@ AUTOMATIONS = (
 )
 
 ENDS = (
+    Case("createAccessToken", 'viewId: "$view", projects: []', "accessToken { token }", only_alike=True),
     Case("deleteView", 'id: "$view"'),
     Case("deleteSweep", 'id: "$sweep_id"'),
     Case("deleteRun", 'id: "$run_id"', "__typename"),

@@ -75,6 +75,15 @@ async def test_raw_answers_hold_no_bare_nan(client: Client) -> None:
     assert answer["history"] == ['{"_step": 0, "x": NaN, "y": [Infinity, {"z": -Infinity}]}']
 
 
+async def test_integers_that_no_client_could_read_are_told_as_floats(client: Client) -> None:
+    await start(client)
+    whole = {"max": 2**63 - 1, "min": -(2**63)}
+    await log_rows(client, {"_step": 0, **whole, "huge": 2**70, "endless": -(10**400)})
+    answer = (await client.ask(HISTORY, name="r", specs=['{"keys":["max","min","huge","endless"]}']))["project"]["run"]
+    assert answer["sampledHistory"] == [[{**whole, "huge": 2.0**70, "endless": "-Infinity"}]]
+    assert answer["historyKeys"]["keys"]["huge"]["previousValue"] == 2.0**70
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("total", [0, 1, 2, 5, 6, 7, 13, 14, 15, 100, 1001])
 def test_thinned_rows_are_spread_evenly(total: int, count: int) -> None:

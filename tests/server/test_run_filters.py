@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+import pytest
+
+from server.regular_expressions import is_found
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from server.times import iso
 from tests.server.conftest import Client, Clock
@@ -16,6 +19,9 @@ LIST = """query($filters: JSONString, $order: String, $first: Int, $after: Strin
     }
   }
 }"""
+
+
+DELETE = "mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }"
 
 
 async def names(client: Client, filters: Any = None, order: str | None = None) -> list[str]:
@@ -160,7 +166,7 @@ async def test_values_that_change_or_go_are_found_no_more(client: Client) -> Non
     for there in ({"config.lr": 3}, {"config.new\ufffd": {"$exists": True}}, {"tags": "second"}):
         assert await names(client, there) == ["r"]
     await start(client)  # a restart without a summary
-    await client.ask("mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }", id=bucket["id"])
+    await client.ask(DELETE, id=bucket["id"])
     assert await names(client, {"config.lr": 3}) == []
 
 
@@ -178,6 +184,16 @@ async def test_a_filter_that_is_not_understood_is_refused(client: Client) -> Non
         {"group": 7},
         {"duration": "long"},
         {"group": {"$in": "g"}},
+        {"name": {"$regex": r"\pL"}},
+        {"name": {"$regex": "a(?i:b)"}},
+        {"name": {"$regex": "a{300}"}},
+        {"name": "a\0"},
+        {"config.lr": 10**400},
+        {"config.lr": {"$lt": float("nan")}},
+        {"duration": {"$gt": float("nan")}},
+        {"config.lr": {"$in": list(range(10_001))}},
+        {"$or": [{"name": str(number)} for number in range(501)]},
+        nested(21),
         {"$and": {"name": "a"}},
         {"name": ["a"]},
         [1],
@@ -186,6 +202,106 @@ async def test_a_filter_that_is_not_understood_is_refused(client: Client) -> Non
         status, message = await client.fail(LIST, filters=json.dumps(filters))
         assert status == 400, filters
         assert "filter" in message or "regular expression" in message, message
+
+
+def nested(depth: int) -> Any:
+    """Return a filter by a name that is so deep."""
+    return {"name": "a"} if depth < 2 else {"$not": nested(depth - 1)}
+
+
+async def test_an_operator_that_is_unknown_is_named_once(client: Client) -> None:
+    """However many fields of the answer fail for it: the client shows all their messages."""
+    await start(client)
+    for filters in ({"state": {"$near": 1}}, {"$near": [{"state": "running"}]}, {"tags": {"$all": ["a"]}}):
+        status, body = await client.executor.execute(LIST, {"filters": json.dumps(filters)}, None, client.context)
+        errors: Any = body["errors"]
+        assert (status, len(errors)) == (400, 1)
+        assert "which is no operator. Use one of: $eq" in errors[0]["message"]
+
+
+async def test_large_filters(client: Client) -> None:
+    long = "x" * 100
+    await start(client, "a", config=json.dumps({"seed": {"value": 7}}))
+    await start(client, "b", config=json.dumps({"seed": {"value": f"{long}7"}}))
+    await start(client, "c", config=json.dumps({"seed": {"value": True}}))
+    assert await names(client, {"config.seed": {"$in": list(range(10_000))}}) == ["a"]
+    assert await names(client, {"config.seed": {"$in": [f"{long}{number}" for number in range(5_000)]}}) == ["b"]
+    assert await names(client, {"config.seed": {"$in": [True, 8]}}) == ["c"]
+    assert await names(client, {"name": {"$in": [*map(str, range(9_000)), "c"]}}) == ["c"]
+    assert await names(client, {"$or": [{"config.seed": number} for number in range(249)]}) == ["a"]
+    assert await names(client, nested(19)) == ["a"]
+    assert await names(client, {"config.name": "half \ud800"}) == []
+
+
+PATTERNS = [
+    *("", "foo", "^foo$", "(?i)foo", "(?is)^A.B", "o+?", "fo{1,2}$", "fo{2}", "^.$", "a.b", "(?s)a.b", "a[^x]b", "^$"),
+    *(r"\d", r"\D", r"\w+", r"^\W$", r"\s", r"^\S+$", r"\bbar\b", r"\Boo", r"\Afoo\z", r"\.", r"\[x\]", r"\x{2014}"),
+    *(r"\Qx{2}\E", r"\x41", "[[:alpha:]]+ [[:word:]]", r"[\d.]+", r"[\w ]+", "[]x]", "[[x]", r"[\]]", "x{2}", "x{,2}"),
+    *("(?P<name>foo)", "(?<name>foo)", "(?:foo|a)", "a|foo|^_", "ü", "[ü-ÿ]", r"\t", r"a\nb", "(fo)*", "^(a|b|)$"),
+]
+"""Of what RE2 has: repeats, classes, anchors, escapes, groups, flags."""
+TEXTS = [
+    "foo",
+    "Foo",
+    "foo bar",
+    "a\nb",
+    "axb",
+    "A\nB",
+    "tab\tx",
+    "über",
+    "1.5",
+    "[x]",
+    "x{2}",
+    "xx",
+    "_",
+    " ",
+    "\u2014",
+]
+
+
+async def test_regular_expressions_find_the_same_on_every_engine(client: Client) -> None:
+    for number, text in enumerate(TEXTS):
+        await start(client, f"{number:02}", notes=text)
+    for pattern in PATTERNS:
+        found = [TEXTS[int(name)] for name in await names(client, {"notes": {"$regex": pattern}})]
+        assert found == [text for text in TEXTS if is_found(pattern, text)], pattern
+
+
+@pytest.mark.parametrize("order", ["+created_at", "-created_at", "-display_name", "-config.lr", "+summary_metrics.no"])
+async def test_who_goes_through_pages_meets_every_run_once_whatever_comes_and_goes(
+    client: Client, clock: Clock, order: str
+) -> None:
+    ids: dict[str, str] = {}
+    for number in range(9):
+        clock.now += number % 2
+        config = {"lr": {"value": number % 3}} if number % 4 else {}
+        made = await start(client, f"r{number}", displayName=f"n{number % 5}", config=json.dumps(config))
+        ids[f"r{number}"] = made["id"]
+    wanted = await names(client, order=order)
+    seen: list[str] = []
+    after = None
+    while True:
+        page = (await client.ask(LIST, order=order, first=2, after=after))["project"]["runs"]
+        for edge in page["edges"]:
+            name = edge["node"]["name"]
+            if name in ids:
+                seen.append(name)
+                await client.ask(DELETE, id=ids[name])
+        clock.now += 1
+        await start(client, f"late{len(seen)}", displayName="n3")
+        after = page["edges"][-1]["cursor"]
+        if not page["pageInfo"]["hasNextPage"] or len(page["edges"]) == 0 or len(seen) > 9:
+            break
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "Y3Vyc29yOjU=", "Y3Vyc29yOlsxXQ=="])
+async def test_a_cursor_of_another_list_is_refused(client: Client, cursor: str) -> None:
+    await start(client)
+    if cursor:
+        assert (await client.fail(LIST, after=cursor))[0] == 400
+    else:
+        assert (await client.ask(LIST, after=cursor))["project"]["runCount"] == 1
 
 
 async def test_runs_are_ordered_and_paged(client: Client, clock: Clock) -> None:
