@@ -12,7 +12,7 @@ import wandb
 from tests.end_to_end.snippets.checks import differs, refusal, shows
 
 PLACE = "admin/contents"
-TABLE = [[1, "a"], [2, "b"]]
+TABLE: Any = [[1, "a"], [2, "b"]]
 
 
 @cache

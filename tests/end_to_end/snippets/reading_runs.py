@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import wandb
 from wandb.apis.public import Run
@@ -46,7 +47,7 @@ def config_and_summary() -> None:
 
 @shows("Run.history")
 def sampled_history() -> None:
-    run = logged()
+    run: Any = logged()
     assert [row["_step"] for row in run.history(pandas=False)] == list(range(30))
     assert [row["_step"] for row in run.history(samples=3, pandas=False)] == [0, 14, 29]
     assert run.history(keys=["rare"], pandas=False) == [{"_step": step, "rare": step} for step in (0, 10, 20)]
@@ -55,7 +56,7 @@ def sampled_history() -> None:
 
 @shows("Run.history", "Run.system_metrics")
 def system_metrics() -> None:
-    run = logged()
+    run: Any = logged()
     assert any(key.startswith("system.") for key in run.history(stream="system", pandas=False)[0])
     assert any(key.startswith("system.") for key in run.system_metrics)
 

@@ -5,14 +5,17 @@ from functools import cache
 from typing import Any
 
 import wandb
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from tests.end_to_end.snippets.checks import differs, refusal, shows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it uses what is deprecated in pydantic
+    import wandb_workspaces.expr as expressions
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
+expr: Any = expressions
 wr: Any = reports
 ws: Any = workspaces
 
@@ -85,6 +88,13 @@ def a_report_is_changed_and_deleted() -> None:
 
 
 @shows()
+def a_report_has_no_link_that_opens_it_to_all() -> None:
+    report = saved()
+    assert (report.get_share_url(), report.disable_share_link()) == (None, False)
+    assert "cannot be shared" in refusal(report.enable_share_link, WandbApiFailedError)
+
+
+@shows()
 def a_workspace_is_loaded_back() -> None:
     saved()
     section = ws.Section(name="Metrics", panels=[wr.LinePlot(x="Step", y=["loss"])], is_open=True)
@@ -92,6 +102,112 @@ def a_workspace_is_loaded_back() -> None:
     workspace.save()
     found = ws.Workspace.from_url(workspace.url)
     assert (found.name, [section.name for section in found.sections]) == ("Mine", ["Metrics"])
+
+
+@shows()
+def a_workspace_is_changed_and_saved_as_another() -> None:
+    saved()
+    workspace = ws.Workspace(
+        entity="admin",
+        project="reported",
+        name="First",
+        settings=ws.WorkspaceSettings(x_axis="epoch", smoothing_type="gaussian", smoothing_weight=10, max_runs=20),
+        runset_settings=ws.RunsetSettings(
+            query="run.*",
+            regex_query=True,
+            filters=[expr.Summary("loss") < 1, expr.Config("lr") == 0.1],
+            groupby=[expr.Config("lr")],
+            order=[expr.Ordering(expr.Summary("loss"), ascending=True)],
+            run_settings={"shown": ws.RunSettings(color="red", disabled=True)},
+        ),
+    )
+    workspace.save()
+    found = ws.Workspace.from_url(workspace.url)
+    assert (found.settings.x_axis, found.settings.smoothing_weight, found.settings.max_runs) == ("epoch", 10, 20)
+    assert (found.runset_settings.query, found.runset_settings.regex_query) == ("run.*", True)
+    assert found.runset_settings.run_settings["shown"].disabled
+    found.name = "Second"
+    found.save_as_new_view()
+    assert ws.Workspace.from_url(workspace.url).name == "First"
+    assert ws.Workspace.from_url(found.url).name == "Second"
+
+
+@shows()
+def every_kind_of_block_is_loaded_back() -> None:
+    blocks = [
+        wr.TableOfContents(),
+        *(heading("Heading") for heading in (wr.H1, wr.H2, wr.H3)),
+        wr.P(["Text with ", wr.Link("a link", "https://example.com"), wr.InlineCode("code"), wr.InlineLatex("e=mc^2")]),
+        wr.UnorderedList(["one", "two"]),
+        wr.OrderedList(["first", "second"]),
+        wr.CheckedList([wr.CheckedListItem("done", checked=True), wr.CheckedListItem("to do")]),
+        wr.CodeBlock("print('ünï 🚀')", language="python"),
+        wr.MarkdownBlock("**bold** <script>"),
+        wr.LatexBlock("\\alpha"),
+        wr.BlockQuote("quoted"),
+        wr.CalloutBlock("watch out"),
+        wr.HorizontalRule(),
+        wr.Image("https://example.com/a.png", caption="a picture"),
+        wr.Video("https://www.youtube.com/watch?v=krWjJcW80_A"),
+    ]
+    report = wr.Report(project="reported-blocks", entity="admin", title="Blocks", width="fluid", blocks=blocks)
+    report.save()
+    found = wr.Report.from_url(report.url)
+    assert found.blocks == blocks
+    assert found.title == "Blocks"
+
+
+@shows()
+def panels_and_sets_of_runs_are_loaded_back() -> None:
+    panels = [
+        wr.LinePlot(title="Loss", x="Step", y=["loss", "val/loss"], smoothing_factor=0.8, log_y=True),
+        wr.ScatterPlot(x=wr.SummaryMetric("loss"), y=wr.Config("lr")),
+        wr.BarPlot(metrics=["loss"], orientation="v"),
+        wr.ScalarChart(metric="loss", groupby_aggfunc="mean"),
+        wr.CodeComparer(diff="split"),
+        wr.ParallelCoordinatesPlot(columns=[wr.ParallelCoordinatesPlotColumn("c::lr")]),
+        wr.ParameterImportancePlot(with_respect_to="loss"),
+        wr.RunComparer(diff_only="split"),
+        wr.MediaBrowser(media_keys=["picture"], num_columns=2),
+        wr.MarkdownPanel(markdown="# Words"),
+        wr.CustomChart(query={"summaryTable": {"tableKey": "bars_table"}}, chart_name="admin/bars"),
+    ]
+    runset = wr.Runset(
+        entity="admin",
+        project="reported",
+        name="Some of them",
+        query="run",
+        filters="Config('lr') > 0.1 and State = 'finished'",
+        groupby=["config.lr"],
+        order=[wr.OrderBy("CreatedTimestamp", ascending=True)],
+        run_settings={"shown": wr.RunSettings(color="red", disabled=True)},
+    )
+    report = wr.Report(project="reported-panels", entity="admin", title="Panels")
+    report.blocks = [wr.PanelGrid(panels=panels, runsets=[runset])]
+    report.save()
+    (grid,) = wr.Report.from_url(report.url).blocks
+    assert [type(panel) for panel in grid.panels] == [type(panel) for panel in panels]
+    assert ([metric.name for metric in grid.panels[0].y], grid.panels[0].smoothing_factor) == (
+        ["loss", "val/loss"],
+        0.8,
+    )
+    (found,) = grid.runsets
+    assert (found.name, found.query, found.groupby) == ("Some of them", "run", ["config.lr.value"])
+    assert "lr" in str(found.filters)
+    assert found.run_settings["shown"].disabled
+
+
+@shows()
+def a_report_is_copied() -> None:
+    original = saved()
+    copy = wr.Report.from_url(original.url)
+    copy.project, copy.title = "reported-copy", "A copy"
+    copy.save(clone=True)
+    assert copy.id != original.id
+    (found,) = wandb.Api().reports("admin/reported-copy")
+    assert found.display_name == "A copy"
+    assert wr.Report.from_url(original.url).title == "My report"
+    assert "<iframe" in copy.to_html()
 
 
 @shows("Api.create_custom_chart")

@@ -62,6 +62,35 @@ def its_best_run() -> None:
     assert (sweep.order, best.config["a"], cheapest.config["a"]) == ("-summary_metrics.score", 3, 1)
 
 
+@shows("wandb.sweep", "wandb.agent")
+def parameters_may_be_nested() -> None:
+    net = {"parameters": {"depth": {"value": 2}, "width": {"distribution": "q_uniform", "min": 8, "max": 8, "q": 8}}}
+    config = {"method": "random", "run_cap": 1, "parameters": {"net": net, "lr": {"min": 0.1, "max": 0.1001}}}
+    gone_through()
+    name = wandb.sweep(config, entity="admin", project="swept")
+    found: list[dict[str, Any]] = []
+
+    def seen() -> None:
+        with wandb.init() as run:
+            found.append(dict(run.config))
+
+    wandb.agent(name, seen, entity="admin", project="swept")
+    ((only,),) = [found]
+    assert only["net"] == {"depth": 2, "width": 8}
+    assert 0.1 <= only["lr"] <= 0.1001
+    assert [run.config["net"]["depth"] for run in wandb.Api().sweep(f"admin/swept/{name}").runs] == [2]
+    assert len(wandb.Api().runs("admin/swept", {"config.net.depth": 2})) == 1
+
+
+@shows("wandb.sweep")
+def runs_of_before_are_a_part_of_it() -> None:
+    with wandb.init(entity="admin", project="swept", id="before", config={"a": 7}) as run:
+        run.log({"score": 70})
+    name = wandb.sweep(CONFIG, entity="admin", project="swept", prior_runs=["before"])
+    sweep: Any = wandb.Api().sweep(f"admin/swept/{name}")
+    assert ([run.id for run in sweep.runs], sweep.best_run().config["a"]) == (["before"], 7)
+
+
 @shows("Sweep.get", "Sweep.load")
 def it_is_read_anew() -> None:
     name = wandb.sweep(CONFIG, entity="admin", project="swept")

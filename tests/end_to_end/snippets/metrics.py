@@ -1,0 +1,186 @@
+"""Metrics with axes and summaries, values of every kind, and how they come back; and the ways to configure a run."""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+
+from tests.end_to_end.snippets.checks import shows
+
+PATH = "admin/metrics"
+PLACE: Any = {"entity": "admin", "project": "metrics"}
+LONG = "long " * 20_000
+VALUES: dict[str, Any] = {
+    "whole": 2**53 + 1,
+    "huge": 2**70,
+    "small": 1e-300,
+    "truth": True,
+    "nothing": None,
+    "text": "ünï 🚀 \x1b[31m",
+    "long": LONG,
+    "list": [1, "two", None],
+    "with.dot": 1,
+    "with/slash": 2,
+    'with "quotes" and spaces': 3,
+    "schlüssel": 4,
+    "nested": {"deep": {"er": 5}, "list": [{"a": 1}]},
+    "array": np.float32(0.5),
+}
+ODD = {"nan": math.nan, "inf": math.inf, "minus": -math.inf}
+
+
+@cache
+def logged() -> Any:
+    """Return a run that has logged values of every kind, as the public API sees it."""
+    with wandb.init(**PLACE, id="values", config=VALUES | ODD | {"tuple": (1, 2), "set": {"a"}}) as run:
+        run.log(VALUES | ODD)
+        run.log({f"key {number}": number for number in range(10_000)})
+        run.log({"late": 1}, step=7)
+        run.log({"past": 1}, step=3)
+        run.summary.update({"own": {"best": np.float64(0.5)}, "mean": math.nan})
+    return wandb.Api().run(f"{PATH}/values")
+
+
+@shows("wandb.Run.log", "Run.scan_history")
+def values_of_every_kind_come_back() -> None:
+    (row, *_) = logged().scan_history()
+    assert {key: row[key] for key in VALUES if key != "huge"} == {key: VALUES[key] for key in VALUES if key != "huge"}
+    assert float(row["huge"]) == 2.0**70
+    assert (math.isnan(row["nan"]), row["inf"], row["minus"]) == (True, math.inf, -math.inf)
+    assert isinstance(row["_step"], int)
+    assert row["_timestamp"] > 1e9
+    assert 0 <= row["_runtime"] < 1000
+
+
+@shows("Run.history")
+def some_keys_of_every_kind_are_asked_for() -> None:
+    for key in VALUES:
+        (row,) = logged().history(keys=[key], pandas=False)
+        assert (row["_step"], row[key]) == (0, VALUES[key]), key
+    (row,) = logged().history(keys=["nested.deep.er", "nan", "inf"], pandas=False)
+    assert row == {"_step": 0, "nested.deep.er": 5, "nan": "NaN", "inf": "Infinity"}
+
+
+@shows("Run.config", "Run.summary")
+def configs_and_summaries_of_every_kind_come_back() -> None:
+    run = logged()
+    wanted = {key: value for key, value in VALUES.items() if key not in ("huge", "nested", "nothing")}
+    for found in (run.config, run.summary):
+        assert {key: found[key] for key in wanted} == wanted
+        assert found["nested"]["deep"]["er"] == 5
+        assert found["inf"] == math.inf
+    assert (run.config["nan"], math.isnan(run.summary["nan"])) == (None, True), "the client sends null in configs"
+    assert (run.config["tuple"], run.config["set"]) == ([1, 2], ["a"])
+    assert "_wandb" not in run.config
+    assert run.summary["own"]["best"] == 0.5
+    assert run.summary["key 9999"] == 9999
+    assert [each.id for each in wandb.Api().runs(PATH, {"summary_metrics.key 9999": 9999})] == ["values"]
+    assert [each.id for each in wandb.Api().runs(PATH, {"config.schlüssel": 4, "config.text": VALUES["text"]})] == [
+        "values"
+    ]
+
+
+@shows("wandb.Run.log")
+def steps_only_go_forward() -> None:
+    steps = {row["_step"]: row for row in logged().scan_history(min_step=2)}
+    assert (list(steps), steps[7]["late"]) == ([7], 1)
+    assert logged().lastHistoryStep == 7
+
+
+@shows("wandb.Run.define_metric")
+def metrics_are_defined() -> None:
+    with wandb.init(**PLACE, id="defined") as run:
+        run.define_metric("epoch", hidden=True)
+        run.define_metric("train/*", step_metric="epoch", step_sync=True)
+        for kind in ("min", "max", "mean", "last", "first", "none"):
+            run.define_metric(f"of {kind}", summary=kind)
+        run.define_metric("both", summary="min,max")
+        for epoch, value in enumerate([2, 1, 3]):
+            run.log({"epoch": epoch, "train/loss": value, "both": value})
+            run.log({f"of {kind}": value for kind in ("min", "max", "mean", "last", "first", "none")})
+    found: Any = wandb.Api().run(f"{PATH}/defined")
+    told = {kind: found.summary.get(f"of {kind}") for kind in ("min", "max", "mean", "last", "first", "none")}
+    assert {kind: value and value[kind] for kind, value in told.items()} == {
+        "min": 1, "max": 3, "mean": 2, "last": 3, "first": 2, "none": None,
+    }  # fmt: skip
+    assert (found.summary["both"]["min"], found.summary["both"]["max"]) == (1, 3)
+    assert found.history(keys=["train/loss"], x_axis="epoch", pandas=False)[2] == {"epoch": 2, "train/loss": 3}
+    assert [run.id for run in wandb.Api().runs(PATH, {"summary_metrics.both.max": {"$gte": 3}})] == ["defined"]
+
+
+@shows("wandb.init", "wandb.Run.config")
+def configs_from_arguments_files_and_defaults() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--hidden", default="x")
+    given: Any = parser.parse_args(["--lr", "0.5"])
+    Path("config.yaml").write_text("depth:\n  desc: how deep\n  value: 3\nwidth:\n  value: 4\n")
+    with wandb.init(**PLACE, id="configured", config=given) as run:
+        run.config.setdefaults({"lr": 9, "late": 2})
+        run.config.update({"lr": 0.6}, allow_val_change=True)
+        run.config.more = {"a": [1]}
+    assert wandb.Api().run(f"{PATH}/configured").config == {"lr": 0.6, "hidden": "x", "late": 2, "more": {"a": [1]}}
+    with wandb.init(**PLACE, id="of-file", config="config.yaml") as run:
+        assert run.config["depth"] == 3
+    assert wandb.Api().run(f"{PATH}/of-file").config == {"depth": 3, "width": 4}
+
+
+@shows("wandb.init")
+def runs_are_configured_by_the_environment() -> None:
+    variables = {
+        "WANDB_ENTITY": "admin",
+        "WANDB_PROJECT": "metrics",
+        "WANDB_RUN_ID": "from-environment",
+        "WANDB_NAME": "named",
+        "WANDB_NOTES": "some notes",
+        "WANDB_TAGS": "one,two",
+        "WANDB_RUN_GROUP": "group",
+        "WANDB_JOB_TYPE": "eval",
+        "WANDB_RESUME": "allow",
+    }
+    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    code = "import wandb\nrun = wandb.init(); run.log({'a': 1}); run.finish()"
+    subprocess.run([sys.executable, "-c", code], env=alone | variables, check=True, timeout=120)
+    run = wandb.Api().run(f"{PATH}/from-environment")
+    assert (run.name, run.notes, run.tags, run.group, run.job_type) == (
+        "named",
+        "some notes",
+        ["one", "two"],
+        "group",
+        "eval",
+    )
+
+
+@shows("wandb.init")
+def several_runs_of_one_script() -> None:
+    first = wandb.init(**PLACE, id="first", reinit="create_new", group="many")
+    second = wandb.init(**PLACE, id="second", reinit="create_new", group="many")
+    first.log({"a": 1})
+    second.log({"a": 2})
+    first.finish()
+    second.finish()
+    with wandb.init(**PLACE, id="third", group="many") as third:
+        assert wandb.init(reinit="return_previous") is third
+    found = wandb.Api().runs(PATH, {"group": "many"})
+    assert [(run.id, run.summary.get("a")) for run in found] == [("first", 1), ("second", 2), ("third", None)]
+
+
+@shows("wandb.Run.tags", "Api.runs")
+def a_thousand_tags() -> None:
+    tags = [f"tag {number}" for number in range(1000)]
+    with wandb.init(**PLACE, id="tagged", tags=tags) as run:
+        assert len(run.tags or ()) == 1000
+    run: Any = wandb.Api().run(f"{PATH}/tagged")
+    assert run.tags == tags
+    assert [each.id for each in wandb.Api().runs(PATH, {"tags": {"$in": ["tag 999"]}})] == ["tagged"]
+    run.tags = ["one"]
+    run.update()
+    assert wandb.Api().run(f"{PATH}/tagged").tags == ["one"]
+    assert len(wandb.Api().runs(PATH, {"tags": "tag 999"})) == 0
