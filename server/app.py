@@ -41,7 +41,8 @@ def build_app(services: Services) -> web.Application:
     app.on_shutdown.append(_end_waiting)
     app.router.add_get("/healthz", _health)
     app.router.add_post("/graphql", _graphql)
-    app.router.add_post("/files/{entity}/{project}/{run}/file_stream", _filestream)
+    # Without a pattern of their own, names would be without braces.
+    app.router.add_post("/files/{entity:[^/]+}/{project:[^/]+}/{run:[^/]+}/file_stream", _filestream)
     if isinstance(services.objects, LocalObjectStore):
         storage_routes.add(app, services, services.objects)
     item_log_routes.add(app, _context)

@@ -57,7 +57,7 @@ def _identity(row_id: int, name: str, entity_id: int, entity: str) -> dict[str, 
 def check_name(name: str) -> None:
     """Raise `RequestError` unless this can be a project's name."""
     bad = set(name).intersection(FORBIDDEN_CHARS.split())
-    if not name or len(name) > MAX_NAME_CHARS or bad:
+    if not name or len(name) > MAX_NAME_CHARS or bad or name in (".", ".."):
         raise RequestError(
             f"{name!r} cannot be a project's name: use 1 to {MAX_NAME_CHARS} characters without {FORBIDDEN_CHARS}"
         )

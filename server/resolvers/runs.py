@@ -24,7 +24,8 @@ from server.times import iso
 resolvers = Resolvers()
 
 DEFAULT_PROJECT = "uncategorized"
-FORBIDDEN_ID_CHARS = ": ; , # ? / '"
+FORBIDDEN_ID_CHARS = ": ; , # ? / ' %"
+"""Those that the client refuses, and one that it sends unescaped in the path of the file stream."""
 _DIRECT = {
     "displayName": "display_name",
     "notes": "notes",
@@ -338,7 +339,7 @@ def _starts_without_host(input: dict[str, Any]) -> bool:
 
 
 def _check_id(name: str) -> None:
-    if not name or len(name) > 128 or set(name).intersection(FORBIDDEN_ID_CHARS.split()):
+    if not name or len(name) > 128 or set(name).intersection(FORBIDDEN_ID_CHARS.split()) or name in (".", ".."):
         raise RequestError(f"{name!r} cannot be a run id: use 1 to 128 characters without {FORBIDDEN_ID_CHARS}")
 
 

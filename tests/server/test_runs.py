@@ -80,7 +80,7 @@ def test_display_names_are_chosen_by_the_given_chance() -> None:
     assert display_name(chance, 7).endswith("-7")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a:b", "a b?", "x" * 129])
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", "a b?", "a%20b", "..", "x" * 129])
 async def test_a_bad_run_id_is_refused(client: Client, name: str) -> None:
     status, message = await client.fail(UPSERT, input={"name": name, "modelName": "p"})
     assert status == 400

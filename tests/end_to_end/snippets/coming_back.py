@@ -1,6 +1,7 @@
 """Runs go on: resumed, rewound, forked, shared, sent after they were made without a network."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,11 +50,26 @@ def resumed() -> None:
 
 @shows("wandb.init", "wandb.Run.step")
 def rewound() -> None:
-    log(5, id="rewound")
-    with wandb.init(**PLACE, resume_from="rewound?_step=2") as run:
+    with wandb.init(**PLACE, id="rewound", config={"first": 1}, tags=["kept"]) as run:
+        for loss in range(5):
+            print(f"the loss is {loss}")
+            run.log({"loss": loss})
+    with wandb.init(**PLACE, resume_from="rewound?_step=2", config={"second": 2}) as run:
+        assert run.starting_step == 3
+        print("and now for something else")
         run.log({"loss": 30})
     assert losses("rewound") == {0: 0, 1: 1, 2: 2, 3: 30}
-    assert wandb.Api().run(f"{PATH}/rewound").lastHistoryStep == 3
+    found = wandb.Api().run(f"{PATH}/rewound")
+    assert (found.lastHistoryStep, found.config, found.tags) == (3, {"first": 1, "second": 2}, ["kept"])
+    assert [line.content for line in found.console_logs()] == ["and now for something else"]
+
+
+@shows("wandb.init")
+def rewound_beyond_its_end() -> None:
+    log(2, id="short")
+    with wandb.init(**PLACE, resume_from="short?_step=50") as run:
+        run.log({"loss": 30})
+    assert losses("short") == {0: 0, 1: 1, 51: 30}
 
 
 @shows("wandb.init")
@@ -65,6 +81,28 @@ def forked() -> None:
     assert losses("parent") == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
     told = refusal(lambda: wandb.init(**PLACE, id="orphan", fork_from="unknown?_step=2"), wandb.Error)
     assert "no run 'unknown'" in told
+    with wandb.init(**PLACE, id="forked-again", fork_from="forked?_step=3") as run:
+        run.log({"loss": 40})
+    assert losses("forked-again") == {0: 0, 1: 1, 2: 2, 3: 30, 4: 40}
+    with wandb.init(**PLACE, id="forked-again", resume="must") as run:
+        run.log({"loss": 50})
+    assert losses("forked-again") == {0: 0, 1: 1, 2: 2, 3: 30, 4: 40, 5: 50}
+
+
+@shows("wandb.init", "Run.delete")
+def what_was_deleted_is_not_taken_up() -> None:
+    def gone(name: str) -> str:
+        wandb.Api().create_run(**PLACE, run_id=name).delete()
+        return name
+
+    for how in ("allow", "never", "auto"):
+        told = refusal(lambda how=how: wandb.init(**PLACE, id=gone(how), resume=how), wandb.Error)
+        assert "previously created and deleted" in told
+    assert "does not exist" in refusal(lambda: wandb.init(**PLACE, id=gone("must"), resume="must"), wandb.Error)
+    rewind = refusal(lambda: wandb.init(**PLACE, resume_from=f"{gone('past')}?_step=0"), wandb.Error)
+    assert "There is no run admin/back/past" in rewind
+    fork = refusal(lambda: wandb.init(**PLACE, id="heir", fork_from=f"{gone('parent-gone')}?_step=0"), wandb.Error)
+    assert "There is no run 'parent-gone'" in fork
 
 
 @shows("wandb.init")
@@ -88,11 +126,31 @@ def sent_later() -> None:
         run.log({"loss": 0})
         run.summary["best"] = 1
         assert Path(run.dir).parent == Path(run.sync_dir)
-    sync = [str(Path(sys.executable).parent / "wandb"), "sync", run.sync_dir]
-    done = subprocess.run(sync, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for _ in range(2):  # the second time changes nothing
+        sync(run.sync_dir)
     found = wandb.Api().run(f"{PATH}/offline")
     assert (found.state, found.config, found.summary["best"], losses("offline")) == ("finished", {"lr": 0.1}, 1, {0: 0})
+
+
+@shows("wandb.init")
+def sent_later_in_parts() -> None:
+    folders: list[str] = []
+    for resume, loss in ((None, 1), ("allow", 2)):
+        with wandb.init(**PLACE, id="parts", mode="offline", resume=resume, config={f"of {loss}": loss}) as run:
+            run.log({"loss": loss})
+        folders.append(shutil.move(run.sync_dir, f"offline-run-{loss}"))  # parts of one second have one name
+    for folder in folders:
+        sync(folder)
+    assert losses("parts") == {0: 1, 1: 2}
+    found = wandb.Api().run(f"{PATH}/parts")
+    assert (found.config, found.state) == ({"of 1": 1, "of 2": 2}, "finished")
+
+
+def sync(folder: str) -> None:
+    """Send what a run has left in a folder."""
+    command = [str(Path(sys.executable).parent / "wandb"), "sync", "--include-synced", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @shows("wandb.init", "wandb.Run.disabled")

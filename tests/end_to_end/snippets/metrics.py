@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import wandb
 
-from tests.end_to_end.snippets.checks import shows
+from tests.end_to_end.snippets.checks import refusal, shows
 
 PATH = "admin/metrics"
 PLACE: Any = {"entity": "admin", "project": "metrics"}
@@ -170,6 +170,20 @@ def several_runs_of_one_script() -> None:
         assert wandb.init(reinit="return_previous") is third
     found = wandb.Api().runs(PATH, {"group": "many"})
     assert [(run.id, run.summary.get("a")) for run in found] == [("first", 1), ("second", 2), ("third", None)]
+
+
+@shows("wandb.init", "wandb.Run.log", "wandb.Run.save")
+def names_of_every_kind() -> None:
+    project, name, file = "my project & {co}", "a^b`c{d} über+~!", "notes #1 100% ü.txt"
+    with wandb.init(entity="admin", project=project, id=name, name="n" * 1000, group="a/b #1") as run:
+        run.log({"a": 1})
+        Path(file).write_text("named oddly")
+        run.save(file, policy="now")
+    found = wandb.Api().run(f"admin/{project}/{name}")
+    assert (found.state, found.name, found.group) == ("finished", "n" * 1000, "a/b #1")
+    assert [row["a"] for row in found.scan_history()] == [1]
+    assert found.file(file).download(root="odd", replace=True).read() == "named oddly"
+    assert "cannot be a run id" in refusal(lambda: wandb.init(**PLACE, id="100%"), wandb.Error)
 
 
 @shows("wandb.Run.tags", "Api.runs")
