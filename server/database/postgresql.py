@@ -36,7 +36,7 @@ _BEGIN_AGAIN: Final = {
     "23503",  # foreign key violation: somebody else has just deleted the row that was there when we looked
 }
 _BAD_VALUES: Final = "22"
-"""The class of errors of a value that the database cannot hold, such as a NUL in a text."""
+"""The class of errors of a value that the database cannot hold or has no words for, such as a NUL in a text."""
 
 
 class PostgresDatabase:
@@ -118,7 +118,7 @@ class PostgresDatabase:
                     result = await connection.run_sync(work)
                 except DBAPIError as error:
                     if _state(error).startswith(_BAD_VALUES):
-                        raise RequestError(f"This cannot be stored: {error.orig}.") from error
+                        raise RequestError(f"This cannot be stored, or looked for: {error.orig}.") from error
                     if not attempts_left or not _may_begin_again(error):
                         raise
                     await transaction.rollback()

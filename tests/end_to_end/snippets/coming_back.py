@@ -95,7 +95,8 @@ def what_was_deleted_is_not_taken_up() -> None:
         wandb.Api().create_run(**PLACE, run_id=name).delete()
         return name
 
-    for how in ("allow", "never", "auto"):
+    ways: Any = ("allow", "never", "auto")
+    for how in ways:
         told = refusal(lambda how=how: wandb.init(**PLACE, id=gone(how), resume=how), wandb.Error)
         assert "previously created and deleted" in told
     assert "does not exist" in refusal(lambda: wandb.init(**PLACE, id=gone("must"), resume="must"), wandb.Error)
@@ -135,7 +136,8 @@ def sent_later() -> None:
 @shows("wandb.init")
 def sent_later_in_parts() -> None:
     folders: list[str] = []
-    for resume, loss in ((None, 1), ("allow", 2)):
+    parts: Any = ((None, 1), ("allow", 2))
+    for resume, loss in parts:
         with wandb.init(**PLACE, id="parts", mode="offline", resume=resume, config={f"of {loss}": loss}) as run:
             run.log({"loss": loss})
         folders.append(shutil.move(run.sync_dir, f"offline-run-{loss}"))  # parts of one second have one name

@@ -115,7 +115,7 @@ def a_workspace_is_changed_and_saved_as_another() -> None:
         runset_settings=ws.RunsetSettings(
             query="run.*",
             regex_query=True,
-            filters=[expr.Summary("loss") < 1, expr.Config("lr") == 0.1],
+            filters=[expr.Summary("loss") <= 1, expr.Config("lr") == 0.1],
             groupby=[expr.Config("lr")],
             order=[expr.Ordering(expr.Summary("loss"), ascending=True)],
             run_settings={"shown": ws.RunSettings(color="red", disabled=True)},
@@ -177,7 +177,7 @@ def panels_and_sets_of_runs_are_loaded_back() -> None:
         project="reported",
         name="Some of them",
         query="run",
-        filters="Config('lr') > 0.1 and State = 'finished'",
+        filters="Config('lr') >= 0.1 and State = 'finished'",
         groupby=["config.lr"],
         order=[wr.OrderBy("CreatedTimestamp", ascending=True)],
         run_settings={"shown": wr.RunSettings(color="red", disabled=True)},
