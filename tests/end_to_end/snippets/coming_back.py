@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.cli.cli import cli
 
 from tests.end_to_end.snippets.checks import refusal, shows
 
@@ -149,10 +150,8 @@ def sent_later_in_parts() -> None:
 
 
 def sync(folder: str) -> None:
-    """Send what a run has left in a folder."""
-    command = [str(Path(sys.executable).parent / "wandb"), "sync", "--include-synced", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """Send what a run has left in a folder, as the command line does."""
+    cli.main(["sync", "--include-synced", folder], standalone_mode=False)
 
 
 @shows("wandb.init", "wandb.Run.disabled")

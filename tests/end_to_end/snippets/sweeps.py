@@ -65,7 +65,7 @@ def its_best_run() -> None:
 @shows("wandb.sweep", "wandb.agent")
 def parameters_may_be_nested() -> None:
     net = {"parameters": {"depth": {"value": 2}, "width": {"distribution": "q_uniform", "min": 8, "max": 8, "q": 8}}}
-    config = {"method": "random", "run_cap": 1, "parameters": {"net": net, "lr": {"min": 0.1, "max": 0.1001}}}
+    config = {"method": "random", "parameters": {"net": net, "lr": {"min": 0.1, "max": 0.1001}}}
     gone_through()
     name = wandb.sweep(config, entity="admin", project="swept")
     found: list[dict[str, Any]] = []
@@ -74,8 +74,8 @@ def parameters_may_be_nested() -> None:
         with wandb.init() as run:
             found.append(dict(run.config))
 
-    wandb.agent(name, seen, entity="admin", project="swept")
-    ((only,),) = [found]
+    wandb.agent(name, seen, entity="admin", project="swept", count=1)
+    (only,) = found
     assert only["net"] == {"depth": 2, "width": 8}
     assert 0.1 <= only["lr"] <= 0.1001
     assert [run.config["net"]["depth"] for run in wandb.Api().sweep(f"admin/swept/{name}").runs] == [2]
