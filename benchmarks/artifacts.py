@@ -3,17 +3,20 @@
     python -m benchmarks.artifacts [--files 10000] [--gigabytes 5] [--only files|large]
 
 One artifact of many small files, and one of a single large file, up and down, with a client that has nothing cached.
-Beside each stands what copying the same bytes from folder to folder takes, which is what the disk gives.
+Beside each stands what copying the same bytes from folder to folder takes, which is what the disk gives, and what the
+client takes with a server that keeps nothing, which is what the client gives.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -29,6 +32,8 @@ with wandb.init(entity="admin", project="bench", settings=wandb.Settings(silent=
     artifact.add_dir(sys.argv[1], policy="immutable", skip_cache=True)
     run.log_artifact(artifact).wait()
 """
+UP_ELSEWHERE = UP.replace("sys.argv[2]", '"elsewhere-" + sys.argv[2]')
+"""The same under another name, as the content of a version that is there already would not be sent."""
 DOWN = """
 import sys, wandb
 wandb.Api().artifact(f"admin/bench/{sys.argv[2]}:latest").download(root=sys.argv[1], skip_cache=True)
@@ -82,7 +87,7 @@ def measure(
     environment: dict[str, str],
     process: psutil.Process,
 ) -> None:
-    """Bring an artifact up and down; print times, the server's CPU time and its memory."""
+    """Bring an artifact up and down; print times, CPU times of server and client, and the server's memory."""
     source, target, name = folder / "source", folder / "target", what.replace(" ", "-")
     source.mkdir()
     write(source)
@@ -90,16 +95,46 @@ def measure(
     start = time.monotonic()
     shutil.copytree(source, folder / "copy")
     os.sync()
-    print(f"  {'copied':10} {time.monotonic() - start:7.1f} s")
+    print(f"  {'copied':22} {time.monotonic() - start:7.1f} s")
     shutil.rmtree(folder / "copy")
-    for verb, script, where in (("up", UP, source), ("down", DOWN, target)):
-        with peak_of(process) as peak:
-            start, before = time.monotonic(), cpu_seconds(process)
-            subprocess.run([sys.executable, "-c", script, str(where), name], env=environment, cwd=folder, check=True)
-            took, cpu = time.monotonic() - start, cpu_seconds(process) - before
-        print(f"  {verb:10} {took:7.1f} s   server: {cpu:6.1f} s of CPU, {peak.bytes / MEBI:6.0f} MiB")
+
+    def one(verb: str, script: str, where: Path, server: psutil.Process, **more: str) -> None:
+        with peak_of(server) as peak:
+            start, before, own = time.monotonic(), cpu_seconds(server), client_cpu_seconds()
+            command = [sys.executable, "-c", script, str(where), name]
+            subprocess.run(command, env=environment | more, cwd=folder, check=True)
+            took, cpu, own = time.monotonic() - start, cpu_seconds(server) - before, client_cpu_seconds() - own
+        memory = peak.bytes / MEBI
+        print(f"  {verb:22} {took:7.1f} s   CPU: client {own:6.1f} s, server {cpu:6.1f} s; server {memory:4.0f} MiB")
+
+    one("up", UP, source, process)
+    one("down", DOWN, target, process)
+    shutil.rmtree(target)
+    size = max(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    with nothing(environment["WANDB_BASE_URL"], size) as (url, stub):
+        one("up, nothing kept", UP_ELSEWHERE, source, stub, WANDB_BASE_URL=url)
+        one("down, nothing kept", DOWN, target, stub, WANDB_BASE_URL=url)
     shutil.rmtree(source)
     shutil.rmtree(target)
+
+
+@contextmanager
+def nothing(behind: str, size: int) -> Generator[tuple[str, psutil.Process]]:
+    """Run a server that keeps nothing; gives its URL, and the process."""
+    command = [sys.executable, "-m", "benchmarks.nothing", behind, str(size)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def client_cpu_seconds() -> float:
+    """Return the CPU time of all processes that have ended below this one: of clients, as long as servers run."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class peak_of:  # noqa: N801 -- reads as what it is: with peak_of(process)

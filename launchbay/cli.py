@@ -13,6 +13,7 @@ COMMANDS = {
     "dev": "launchbay.commands.dev",
     "doctor": "launchbay.commands.doctor",
     "fetch-code": "launchbay.commands.fetch_code",
+    "gc": "launchbay.commands.gc",
     "integration": "launchbay.commands.integration",
     "job": "launchbay.commands.job",
     "launch": "launchbay.commands.launch",

@@ -1,37 +1,48 @@
-"""Notes what has been uploaded: as it comes, where uploads come through this server; by looking, where they do not."""
+"""Notes what has been uploaded.
 
-import asyncio
-from collections.abc import Sequence
+Of a run's file that comes through this server it is noted as it comes. For all else somebody looks: who lists the files
+of a run in a bucket, or who commits a version. So thousands of small contents cost the database nothing as they come.
+"""
 
-from sqlalchemy import Connection, update
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, bindparam, update
 
 from server.context import Services
 from server.object_store import ObjectInfo
 from server.storage.tables import artifact_contents, run_files
 
 
-async def look_for(services: Services, keys: Sequence[str]) -> None:
-    """Note which of these objects have arrived, unless the store tells by itself."""
-    if services.objects.tells_arrivals or not keys:
-        return
-    found = await asyncio.gather(*(services.objects.info(key) for key in keys))
-    arrived = [(key, info) for key, info in zip(keys, found, strict=True) if info is not None]
-    if arrived:
-        await services.database.write(_record_all, arrived, services.clock())
+async def look_for_run_files(services: Services, keys: Sequence[str]) -> None:
+    """Note which files of runs have arrived, unless the store tells by itself."""
+    if not services.objects.tells_arrivals and keys:
+        found = await services.objects.infos(keys)
+        await services.database.write(_record_run_files, found, services.clock())
 
 
-def record(connection: Connection, key: str, info: ObjectInfo, now: float) -> None:
-    """Note on whatever was waiting for this object that it has arrived."""
+def _record_run_files(connection: Connection, found: Mapping[str, ObjectInfo], now: float) -> None:
+    for key, info in found.items():
+        record_run_file(connection, key, info, now)
+
+
+def record_run_file(connection: Connection, key: str, info: ObjectInfo, now: float) -> None:
+    """Note that a run's file has arrived."""
     connection.execute(
         update(run_files)
         .where(run_files.c.object_key == key)
         .values(size_bytes=info.size_bytes, md5=info.md5, updated_at=now)
     )
+
+
+async def look_for_contents(services: Services, keys: Sequence[str]) -> None:
+    """Note which contents of artifacts have arrived."""
+    if keys and (found := await services.objects.infos(keys)):
+        await services.database.write(_record_contents, found)
+
+
+def _record_contents(connection: Connection, found: Mapping[str, ObjectInfo]) -> None:
+    statement = update(artifact_contents).where(artifact_contents.c.object_key == bindparam("key"))
     connection.execute(
-        update(artifact_contents).where(artifact_contents.c.object_key == key).values(size_bytes=info.size_bytes)
+        statement.values(size_bytes=bindparam("size")),
+        [{"key": key, "size": info.size_bytes} for key, info in found.items()],
     )
-
-
-def _record_all(connection: Connection, arrived: Sequence[tuple[str, ObjectInfo]], now: float) -> None:
-    for key, info in arrived:
-        record(connection, key, info, now)

@@ -15,6 +15,8 @@ from server.errors import Conflict
 
 SIZES = range(2**63)
 MAX_PATH_CHARS = 1024
+MAX_PATH_BYTES = 2048
+"""What every database takes as a key, in UTF-8."""
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What JSON can say and neither a database nor a file system can hold."""
 
@@ -80,6 +82,11 @@ def _check_path(path: str) -> None:
         )
     if _NO_TEXT.search(path):
         raise Conflict(f"The artifact names a file {path!r}, which no folder can hold. Rename it.")
+    size = len(path.encode())
+    if size > MAX_PATH_BYTES:
+        raise Conflict(
+            f"The artifact names a file {path[:40]!r}..., whose path has {size} bytes. Use at most {MAX_PATH_BYTES}."
+        )
 
 
 def digest(entries: list[Entry]) -> str:

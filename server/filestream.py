@@ -76,7 +76,7 @@ async def receive(context: Context, entity: str, project: str, run: str, body: J
     uploaded = body.get("uploaded")
     if isinstance(uploaded, list) and not context.services.objects.tells_arrivals:
         names = [str(name) for name in cast("list[object]", uploaded)]
-        await arrivals.look_for(context.services, await database.read(_keys, entity, project, run, names))
+        await arrivals.look_for_run_files(context.services, await database.read(_keys, entity, project, run, names))
     return answer
 
 

@@ -13,13 +13,19 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
+import structlog
+
 from server.errors import Conflict, Forbidden, RequestError
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 URL_LIFETIME_SECONDS = 24 * 3600
 """Long enough for a client that retries an upload through an outage."""
@@ -69,8 +75,8 @@ class ObjectStore(Protocol):
         """Return an absolute URL that answers GET, with ranges."""
         ...
 
-    async def info(self, key: str) -> ObjectInfo | None:
-        """Return what is stored under a key, or None if there is nothing."""
+    async def infos(self, keys: Sequence[str]) -> Mapping[str, ObjectInfo]:
+        """Return what is stored under those of the keys under which there is something."""
         ...
 
     async def read(self, key: str) -> bytes | None:
@@ -81,8 +87,12 @@ class ObjectStore(Protocol):
         """Store a small object."""
         ...
 
-    async def delete(self, key: str) -> None:
-        """Remove the object; removing what is not there is fine."""
+    async def delete(self, keys: Sequence[str]) -> Collection[str]:
+        """Remove objects; removing what is not there is fine. Returns the keys of those that could not be removed."""
+        ...
+
+    async def remove_unfinished(self, before: float) -> int:
+        """Remove what is left of uploads that broke off before a time; returns of how many."""
         ...
 
 
@@ -93,13 +103,14 @@ class LocalObjectStore:
 
     def __init__(self, root: Path, secret: bytes, clock: Callable[[], float] = time.time) -> None:
         self._root = root
+        self._arriving = root / ".arriving"
         self._secret = secret
         self._clock = clock
 
     @classmethod
     def open(cls, root: Path, secret_file: Path) -> "LocalObjectStore":
         """Use `root` as the store and the secret in `secret_file`, made at the first use, to sign URLs."""
-        root.mkdir(parents=True, exist_ok=True)
+        (root / ".arriving").mkdir(parents=True, exist_ok=True)
         if not secret_file.exists():
             _make_secret(secret_file)
         return cls(root, secret_file.read_bytes())
@@ -134,40 +145,38 @@ class LocalObjectStore:
 
     def path_of(self, key: str) -> Path:
         """Return the file behind a key; refuses keys that would leave the store."""
-        path = (self._root / key).resolve()
-        if not path.is_relative_to(self._root.resolve()):
+        if not all(part and not part.startswith(".") for part in key.split("/")):
             raise RequestError(f"{key!r} is not a valid object key.")
-        return path
+        return self._root / key
 
     async def receive(self, key: str, chunks: AsyncIterator[bytes], md5: str) -> ObjectInfo:
         """Store an upload as it comes in. Refuses content whose MD5 is not the signed one."""
-        path = self.path_of(key)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        path, temporary = self.path_of(key), self._temporary()
         digest = hashlib.md5(usedforsecurity=False)
         size = 0
-        file = await asyncio.to_thread(temporary.open, "wb")
-        try:
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(temporary.unlink, missing_ok=True)
+            file = await _in_thread(lambda: leaving.enter_context(temporary.open("wb")))
             async for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
-                await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(file.close)
-            received = base64.b64encode(digest.digest()).decode()
-            if md5 and md5 != received:
-                raise Conflict(f"The upload's MD5 is {received}, but {md5} was announced. Upload it again.")
-            await asyncio.to_thread(temporary.replace, path)
-        finally:
-            file.close()
-            await asyncio.to_thread(temporary.unlink, missing_ok=True)
-        return ObjectInfo(size, received)
+                await _in_thread(lambda chunk=chunk: file.write(chunk))
+            await _in_thread(file.close)
+            info = _checked(size, digest.digest(), md5)
+            await _in_thread(lambda: _move(temporary, path))
+        return info
 
-    async def info(self, key: str) -> ObjectInfo | None:
-        """See `ObjectStore.info`."""
-        try:
-            return ObjectInfo((await asyncio.to_thread(self.path_of(key).stat)).st_size, "")
-        except FileNotFoundError:
-            return None
+    async def infos(self, keys: Sequence[str]) -> Mapping[str, ObjectInfo]:
+        """See `ObjectStore.infos`."""
+
+        def work() -> Mapping[str, ObjectInfo]:
+            found: dict[str, ObjectInfo] = {}
+            for key in keys:
+                with contextlib.suppress(FileNotFoundError):
+                    found[key] = ObjectInfo(self.path_of(key).stat().st_size, "")
+            return found
+
+        return await asyncio.to_thread(work)
 
     async def read(self, key: str) -> bytes | None:
         """See `ObjectStore.read`."""
@@ -178,15 +187,46 @@ class LocalObjectStore:
 
     async def write(self, key: str, content: bytes) -> None:
         """See `ObjectStore.write`."""
+        await self.keep(key, content, md5="")
 
-        async def once() -> AsyncIterator[bytes]:
-            yield content
+    async def keep(self, key: str, content: bytes, md5: str) -> ObjectInfo:
+        """Store a small upload, which is all here. Refuses content whose MD5 is not the signed one."""
+        path = self.path_of(key)
 
-        await self.receive(key, once(), md5="")
+        def work() -> ObjectInfo:
+            info = _checked(len(content), hashlib.md5(content, usedforsecurity=False).digest(), md5)
+            temporary = self._temporary()
+            try:
+                temporary.write_bytes(content)
+                _move(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            return info
 
-    async def delete(self, key: str) -> None:
+        return await asyncio.to_thread(work)
+
+    async def delete(self, keys: Sequence[str]) -> Collection[str]:
         """See `ObjectStore.delete`."""
-        await asyncio.to_thread(self.path_of(key).unlink, missing_ok=True)
+        return await asyncio.to_thread(lambda: [key for key in keys if not _remove(self.path_of(key), self._root)])
+
+    async def remove_unfinished(self, before: float) -> int:
+        """See `ObjectStore.remove_unfinished`."""
+
+        def work() -> int:
+            removed = 0
+            for path in self._arriving.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # it has arrived
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        removed += 1
+            return removed
+
+        return await asyncio.to_thread(work)
+
+    def _temporary(self) -> Path:
+        """Return a new file for what is on its way. It is on the same file system as what it will be."""
+        return self._arriving / secrets.token_hex(8)
 
     def _url(self, method: str, base_url: str, key: str, md5: str) -> str:
         expires = str(int(self._clock()) + URL_LIFETIME_SECONDS)
@@ -198,6 +238,50 @@ class LocalObjectStore:
     def _signature(self, method: str, key: str, expires: str, md5: str) -> str:
         text = "\n".join((method, key, expires, md5))
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Work in a thread. A cancellation waits for it, so that nothing is made when all has been cleaned up."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _checked(size: int, digest: bytes, md5: str) -> ObjectInfo:
+    """Return what was received; `Conflict` unless it has the MD5 that was announced, if one was."""
+    received = base64.b64encode(digest).decode()
+    if md5 and md5 != received:
+        raise Conflict(f"The upload's MD5 is {received}, but {md5} was announced. Upload it again.")
+    return ObjectInfo(size, received)
+
+
+def _move(temporary: Path, path: Path) -> None:
+    """Put a whole upload where it belongs. The folder may be missing, and others may remove it while it is empty."""
+    while True:
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:
+            if not temporary.exists():
+                raise
+            path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            return
+
+
+def _remove(path: Path, root: Path) -> bool:
+    """Remove a file, and the folders that are empty without it; returns whether it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("an object could not be removed; tried again later", path=str(path), error=str(error))
+        return False
+    for folder in path.relative_to(root).parents[:-1]:
+        with contextlib.suppress(OSError):  # it is not empty, or is gone
+            (root / folder).rmdir()
+    return True
 
 
 def _make_secret(path: Path) -> None:

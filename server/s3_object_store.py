@@ -7,13 +7,15 @@ environment (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL_S3`, ...), fil
 
 import asyncio
 import base64
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import boto3  # type: ignore[import-untyped]
+import structlog
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
@@ -22,6 +24,8 @@ from server.errors import Conflict
 from server.object_store import URL_LIFETIME_SECONDS, ObjectInfo, Parts
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 CONNECTIONS = 32
 """Looking whether the thousands of files of an artifact have arrived takes one request each."""
@@ -89,16 +93,13 @@ class S3ObjectStore:
             )
         except ClientError as error:
             # A second word of the same upload comes when the first answer was lost.
-            if await self.info(key) is None:
+            if not await self.infos([key]):
                 raise Conflict(f"The parts of the upload cannot be put together: {error}. Log it again.") from error
 
-    async def info(self, key: str) -> ObjectInfo | None:
-        """See `ObjectStore.info`."""
-        found = await self._if_there(self._client.head_object, key)
-        if found is None:
-            return None
-        plain = _PLAIN_ETAG.fullmatch(found["ETag"])
-        return ObjectInfo(found["ContentLength"], base64.b64encode(bytes.fromhex(plain[1])).decode() if plain else "")
+    async def infos(self, keys: Sequence[str]) -> Mapping[str, ObjectInfo]:
+        """See `ObjectStore.infos`."""
+        found = await asyncio.gather(*(self._if_there(self._client.head_object, key) for key in keys))
+        return {key: _info(head) for key, head in zip(keys, found, strict=True) if head is not None}
 
     async def read(self, key: str) -> bytes | None:
         """See `ObjectStore.read`."""
@@ -109,9 +110,33 @@ class S3ObjectStore:
         """See `ObjectStore.write`."""
         await self._call(self._client.put_object, key, Body=content)
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, keys: Sequence[str]) -> Collection[str]:
         """See `ObjectStore.delete`."""
-        await self._call(self._client.delete_object, key)
+        objects = [{"Key": self._prefix + key} for key in keys]
+        asked = {"Bucket": self._bucket, "Delete": {"Objects": objects, "Quiet": True}}
+        answer = await self._in_thread(lambda: self._client.delete_objects(**asked))
+        failures: list[dict[str, str]] = answer.get("Errors", [])
+        for failure in failures:
+            log.warning(
+                "an object could not be removed; tried again later", key=failure["Key"], error=failure["Message"]
+            )
+        return {failure["Key"].removeprefix(self._prefix) for failure in failures}
+
+    async def remove_unfinished(self, before: float) -> int:
+        """See `ObjectStore.remove_unfinished`. What came in one piece is whole, or not there."""
+
+        def work() -> int:
+            pages = self._client.get_paginator("list_multipart_uploads")
+            begun = pages.paginate(Bucket=self._bucket, Prefix=self._prefix)
+            uploads = [upload for page in begun for upload in page.get("Uploads", [])]
+            old = [upload for upload in uploads if upload["Initiated"].timestamp() < before]
+            for upload in old:
+                with contextlib.suppress(self._client.exceptions.NoSuchUpload):
+                    named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self._client.abort_multipart_upload(Bucket=self._bucket, **named)
+            return len(old)
+
+        return await self._in_thread(work)
 
     async def _if_there(self, method: Callable[..., dict[str, Any]], key: str) -> dict[str, Any] | None:
         try:
@@ -130,6 +155,11 @@ class S3ObjectStore:
     def _url(self, method: str, key: str, **arguments: Any) -> str:
         given = {"Bucket": self._bucket, "Key": self._prefix + key, **arguments}
         return self._client.generate_presigned_url(method, Params=given, ExpiresIn=URL_LIFETIME_SECONDS)
+
+
+def _info(head: dict[str, Any]) -> ObjectInfo:
+    plain = _PLAIN_ETAG.fullmatch(head["ETag"])
+    return ObjectInfo(head["ContentLength"], base64.b64encode(bytes.fromhex(plain[1])).decode() if plain else "")
 
 
 def _client() -> Any:

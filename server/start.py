@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import Connection
 
-from server import expiry
+from server import expiry, garbage
 from server.app import build_app
 from server.authentication import forget_changed_rights
 from server.automations import sending, watching
@@ -26,6 +26,10 @@ log = structlog.get_logger(__name__)
 
 SIGNING_FILE = "signing-secret"
 """The file of a data folder that signs the URLs of objects; made at the first start."""
+ADMIN_KEY_FILE = "admin-api-key"
+"""The file of a data folder with the first user's API key; made at the first start."""
+OBJECTS_FOLDER = "objects"
+"""The folder of a data folder with the objects, unless these are in a bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ async def opened(
     try:
         objects = await asyncio.to_thread(_open_objects, data_dir, object_store)
         services = Services(database, objects, Heartbeats(database))
-        await _ensure_admin(services, data_dir / "admin-api-key")
+        await _ensure_admin(services, data_dir / ADMIN_KEY_FILE)
         await database.write(registries.ensure_organization, services.clock())
         try:
             async with _beside(
@@ -78,6 +82,7 @@ async def opened(
                 database.share(services.wakeups),
                 forget_changed_rights(services),
                 expiry.run(services),
+                garbage.run(services),
             ):
                 yield services
         finally:
@@ -100,7 +105,7 @@ async def _beside(*chores: Coroutine[None, None, None]) -> AsyncGenerator[None]:
 
 def _open_objects(data_dir: Path, url: str | None) -> ObjectStore:
     if url is None:
-        return LocalObjectStore.open(data_dir / "objects", data_dir / SIGNING_FILE)
+        return LocalObjectStore.open(data_dir / OBJECTS_FOLDER, data_dir / SIGNING_FILE)
     from server.s3_object_store import S3ObjectStore  # boto3 is an extra, and slow to import
 
     return S3ObjectStore.open(url)

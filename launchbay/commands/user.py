@@ -1,6 +1,7 @@
 """`launchbay user`: users of a server, made on the server's own machine."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from sqlalchemy import Connection
 
 from launchbay.commands.server import DATA_DIR, database_option
 from launchbay.errors import NotThere
+from server.database.opening import open_database
 from server.errors import NotFound
 from server.resolvers.users import new_secret
-from server.start import SIGNING_FILE, opened
+from server.start import ADMIN_KEY_FILE, SIGNING_FILE
 from server.storage import users
 
 data_dir_option = click.option(
@@ -69,8 +71,16 @@ def key(name: str, data_dir: Path, database_url: str | None) -> None:
     click.echo(secret)
 
 
-async def _write(data_dir: Path, database_url: str | None, work: Callable[[Connection, float], None]) -> None:
-    if not (data_dir / SIGNING_FILE).exists():
+def check_data_dir(data_dir: Path) -> None:
+    """Raise `NotThere` unless a server was started on this data folder."""
+    if not any((data_dir / name).exists() for name in (SIGNING_FILE, ADMIN_KEY_FILE)):
         raise NotThere(f"No server was ever started on {data_dir}. Name the data folder of yours: --data-dir FOLDER")
-    async with opened(data_dir, database_url) as services:
-        await services.database.write(work, services.clock())
+
+
+async def _write(data_dir: Path, database_url: str | None, work: Callable[[Connection, float], None]) -> None:
+    check_data_dir(data_dir)
+    database = await open_database(data_dir, database_url)
+    try:
+        await database.write(work, time.time())
+    finally:
+        await database.close()

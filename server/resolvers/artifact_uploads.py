@@ -10,14 +10,13 @@ import binascii
 import hashlib
 import json
 import re
-import secrets
 from typing import Any
 
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from protocol.names import JOB_TYPE, UNNAMED_CODE_JOB, first_name_of_job
-from server import arrivals, artifact_manifest, ids
+from server import arrivals, artifact_manifest, ids, object_keys
 from server.artifact_manifest import Entry
 from server.automations import artifact_events
 from server.context import Context
@@ -233,7 +232,7 @@ async def create_manifest(_: object, info: Info, input: dict[str, Any]) -> JsonO
 
     def work(connection: Connection) -> AnyRow:
         row, name = _pending(connection, context, input["artifactID"]), input["name"]
-        key = f"manifests/{row.id}/{secrets.token_hex(8)}"
+        key = object_keys.of_manifest(row.id)
         if kind == artifact_contents.FULL:
             announce = artifact_contents.announce_manifest
             return announce(connection, row.id, name, digest, object_key=key, now=context.now)
@@ -301,11 +300,14 @@ async def create_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
     def work(connection: Connection) -> list[AnyRow]:
         wire_ids = {spec["artifactID"] for spec in specs}
         rows = {wire_id: shapes.changeable(connection, context, wire_id) for wire_id in wire_ids}
+        for row in rows.values():
+            artifacts.go_on(connection, row.id, context.now)
         contents: dict[tuple[int, str], AnyRow] = {}
         for entity_id in {row.entity_id for row in rows.values()}:
             births = {_md5(spec): row for spec in specs if (row := rows[spec["artifactID"]]).entity_id == entity_id}
             artifact_contents.announce(connection, [_content(row, digest) for digest, row in births.items()])
             known = artifact_contents.known(connection, entity_id, list(births))
+            artifact_contents.want(connection, known.values())
             contents.update({(entity_id, digest): content for digest, content in known.items()})
         return [contents[rows[spec["artifactID"]].entity_id, _md5(spec)] for spec in specs]
 
@@ -343,7 +345,7 @@ async def complete_parts(_: object, info: Info, input: dict[str, Any]) -> JsonOb
     # Clients send back what the store said of each part, under the name that its MD5 had in the announcement.
     etags = {part["partNumber"]: part["hexMD5"] for part in input["completedParts"]}
     await context.services.objects.complete_parts(content.object_key, input["uploadID"], etags)
-    await arrivals.look_for(context.services, [content.object_key])
+    await arrivals.look_for_contents(context.services, [content.object_key])
     return {"digest": content.digest}
 
 
@@ -356,7 +358,7 @@ def _md5(spec: dict[str, Any]) -> str:
 
 def _content(row: AnyRow, digest: str) -> JsonObject:
     name = _hex_md5(digest)
-    key = f"contents/{row.entity_id}/{name[:2]}/{name}"
+    key = object_keys.of_content(row.entity_id, name)
     return {"entity_id": row.entity_id, "digest": digest, "object_key": key, "birth_artifact_id": row.id}
 
 
@@ -413,10 +415,10 @@ async def commit_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     if is_whole and digest != row.digest:
         raise Conflict("The artifact's manifest does not have the digest that was announced. Log it again.")
     if not is_whole:
-        await context.services.objects.write(_whole_key(row.id), manifest)
+        await context.services.objects.write(object_keys.of_whole_manifest(row.id), manifest)
 
     waiting = await context.services.database.read(_waiting, row.entity_id, entries)
-    await arrivals.look_for(context.services, [content.object_key for content in waiting])
+    await arrivals.look_for_contents(context.services, [content.object_key for content in waiting])
 
     def work(connection: Connection) -> dict[str, Any]:
         _check_uploads(connection, row.entity_id, entries)
@@ -438,6 +440,8 @@ def _parts(connection: Connection, artifact_id: int) -> list[AnyRow]:
     added = [manifest for manifest in found if manifest.kind != artifact_contents.FULL]
     bases = {manifest.base_artifact_id for manifest in added if manifest.kind == artifact_contents.INCREMENTAL}
     base = [artifact_contents.manifest(connection, artifact_id) for artifact_id in bases if artifact_id is not None]
+    if None in base:
+        raise Conflict("The version that this one adds to was deleted. Log the artifact as a whole.")
     return [*(manifest for manifest in base if manifest is not None), *added]
 
 
@@ -448,14 +452,11 @@ def _read(parts: list[bytes]) -> tuple[bytes, list[Entry], str]:
     return manifest, entries, artifact_manifest.digest(entries)
 
 
-def _whole_key(artifact_id: int) -> str:
-    return f"manifests/{artifact_id}/whole"
-
-
 def _add_whole(connection: Connection, context: Context, artifact_id: int, manifest: bytes) -> AnyRow:
     md5 = base64.b64encode(hashlib.md5(manifest, usedforsecurity=False).digest()).decode()
+    key = object_keys.of_whole_manifest(artifact_id)
     return artifact_contents.announce_manifest(
-        connection, artifact_id, MANIFEST_NAME, md5, object_key=_whole_key(artifact_id), now=context.now
+        connection, artifact_id, MANIFEST_NAME, md5, object_key=key, now=context.now
     )
 
 
@@ -470,6 +471,7 @@ def _check_uploads(connection: Connection, entity_id: int, entries: list[Entry])
     digests = list({entry.digest for entry in entries if entry.ref is None})
     known = artifact_contents.known(connection, entity_id, digests)
     arrived = {digest for digest, content in known.items() if content.size_bytes is not None}
+    artifact_contents.want(connection, known.values())
     missing = [entry.path for entry in entries if entry.ref is None and entry.digest not in arrived]
     if missing:
         more = f" (one of {len(missing)})" if len(missing) > 1 else ""
@@ -482,7 +484,7 @@ def _commit(
     size, now = sum(entry.size_bytes for entry in entries), context.now
     if not artifacts.commit(connection, artifact_id, digest=digest, size_bytes=size, file_count=len(entries), now=now):
         return  # somebody else was faster
-    artifact_contents.store(connection, artifact_id, manifest_id, entries)
+    artifact_contents.store(connection, artifact_id, manifest_id, entries, now)
     row = artifacts.by_id(connection, artifact_id)
     assert row is not None
     membership_id = memberships.add_version(connection, row.sequence_id, artifact_id, now)

@@ -1,18 +1,18 @@
 """Files of runs: announced, uploaded by signed URL, listed, deleted."""
 
 import mimetypes
-import secrets
 from typing import Any
 
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from server import arrivals, ids
+from server import arrivals, ids, object_keys
+from server.artifact_manifest import MAX_PATH_BYTES
 from server.errors import NotFound, RequestError
 from server.graphql import Info, Resolvers
 from server.resolvers import runs as run_resolvers
 from server.resolvers.paging import Page, connection_of
-from server.storage import run_files, runs
+from server.storage import discarded_objects, run_files, runs
 from server.storage.rows import AnyRow
 from server.times import iso
 
@@ -27,13 +27,13 @@ async def create_run_files(_: object, info: Info, input: dict[str, Any]) -> Json
     context = info.context
     names = list(dict.fromkeys(input["files"]))
     for name in names:
-        if not name or len(name) > MAX_NAME_CHARS or name.startswith("/") or ".." in name.split("/"):
+        is_long = len(name) > MAX_NAME_CHARS or len(name.encode()) > MAX_PATH_BYTES
+        if not name or is_long or name.startswith("/") or ".." in name.split("/"):
             raise RequestError(f"{name!r} cannot be a run file's name.")
 
     def work(connection: Connection) -> tuple[int, dict[str, AnyRow]]:
         row = run_resolvers.find(connection, context, input["entityName"], input["projectName"], input["runName"])
-        # Keys are made here and not of the names, which may hold anything.
-        fresh = [f"runs/{row.id}/{secrets.token_hex(8)}" for _ in names]
+        fresh = [object_keys.of_run_file(row.id) for _ in names]
         return row.id, run_files.announce(connection, row.id, names, fresh, context.now)
 
     run_id, rows = await context.services.database.write(work)
@@ -57,7 +57,7 @@ async def mark_run_files_uploaded(_: object, info: Info, input: dict[str, Any]) 
     where = (input["entityName"], input["projectName"], input["runName"])
     row = await context.services.database.read(run_resolvers.find, context, *where)
     keys = await context.services.database.read(run_files.keys, row.id, input["files"])
-    await arrivals.look_for(context.services, keys)
+    await arrivals.look_for_run_files(context.services, keys)
     return {"success": True}
 
 
@@ -73,10 +73,12 @@ async def delete_files(_: object, info: Info, input: dict[str, Any]) -> JsonObje
         if len(rows) != len(file_ids) or not all(context.viewer.may_use(owner) for owner in owners):
             raise NotFound("One of these files does not exist.")
         run_files.remove(connection, file_ids)
-        return [row.object_key for row in rows]
+        keys = [row.object_key for row in rows]
+        # Once more when nobody has a URL any more by which it may come again.
+        discarded_objects.add(connection, dict.fromkeys(keys), context.now)
+        return keys
 
-    for key in await context.services.database.write(work):
-        await context.services.objects.delete(key)
+    await context.services.objects.delete(await context.services.database.write(work))
     return {"success": True}
 
 
@@ -112,7 +114,7 @@ async def _look_for_new(info: Info, run: dict[str, Any]) -> None:
     """See whether files have arrived whose upload nobody has told of."""
     services = info.context.services
     if not services.objects.tells_arrivals:
-        await arrivals.look_for(services, await services.database.read(run_files.waiting, run["row_id"]))
+        await arrivals.look_for_run_files(services, await services.database.read(run_files.waiting, run["row_id"]))
 
 
 def _node(row: AnyRow, info: Info) -> JsonObject:

@@ -3,12 +3,13 @@
 Contents are shared inside one entity, and only there: that a content is known would tell a stranger that it exists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, true, update
 
 from server.artifact_manifest import Entry
+from server.storage import discarded_objects
 from server.storage.rows import AnyRow
 from server.storage.tables import (
     artifact_collections,
@@ -129,8 +130,16 @@ def announce(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     upsert(connection, artifact_contents, rows, update=())
 
 
-def store(connection: Connection, artifact_id: int, manifest_id: int, entries: Sequence[Entry]) -> None:
-    """Store a version's entries, and forget its manifests but the one that they were read from."""
+def want(connection: Connection, contents: Iterable[AnyRow]) -> None:
+    """Note of contents that an upload or a commit counts on them: none of them is unused. See `garbage`."""
+    for content in contents:
+        if content.unused_since is not None:
+            same = (artifact_contents.c.entity_id == content.entity_id) & (artifact_contents.c.digest == content.digest)
+            connection.execute(update(artifact_contents).where(same).values(unused_since=None))
+
+
+def store(connection: Connection, artifact_id: int, manifest_id: int, entries: Sequence[Entry], now: float) -> None:
+    """Store a version's entries, and discard its manifests but the one that they were read from."""
     rows = [
         {
             "artifact_id": artifact_id,
@@ -143,11 +152,10 @@ def store(connection: Connection, artifact_id: int, manifest_id: int, entries: S
     ]
     if rows:
         connection.execute(insert(artifact_entries), rows)
-    connection.execute(
-        delete(artifact_manifests).where(
-            artifact_manifests.c.artifact_id == artifact_id, artifact_manifests.c.id != manifest_id
-        )
-    )
+    others = (artifact_manifests.c.artifact_id == artifact_id) & (artifact_manifests.c.id != manifest_id)
+    keys = connection.scalars(select(artifact_manifests.c.object_key).where(others)).all()
+    discarded_objects.add(connection, dict.fromkeys(keys), now)
+    connection.execute(delete(artifact_manifests).where(others))
 
 
 def entries(

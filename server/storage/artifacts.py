@@ -185,6 +185,12 @@ def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "metadata_json": json_text.proper(values["metadata"])}
 
 
+def go_on(connection: Connection, artifact_id: int, now: float) -> None:
+    """Note that somebody goes on with the upload of a version, if it waits for that: it is not abandoned."""
+    is_pending = (artifacts.c.id == artifact_id) & (artifacts.c.state == "PENDING")
+    connection.execute(update(artifacts).where(is_pending).values(updated_at=now))
+
+
 def commit(
     connection: Connection, artifact_id: int, *, digest: str, size_bytes: int, file_count: int, now: float
 ) -> bool:

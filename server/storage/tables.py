@@ -190,6 +190,12 @@ Index(
     sqlite_where=text("deleted_at IS NULL"),
     postgresql_where=text("deleted_at IS NULL"),
 )
+Index(
+    "ix_runs_deleted_at",
+    runs.c.deleted_at,
+    sqlite_where=text("deleted_at IS NOT NULL"),
+    postgresql_where=text("deleted_at IS NOT NULL"),
+)
 
 # The values in config, summary and tags, for what looks for runs: changed with those. See `storage.run_values`.
 run_values = Table(
@@ -338,6 +344,14 @@ Index(
     postgresql_where=text("ttl_seconds > 0 AND state = 'COMMITTED'"),
 )
 
+Index(
+    "ix_artifacts_state",
+    artifacts.c.state,
+    artifacts.c.updated_at,
+    sqlite_where=text("state <> 'COMMITTED'"),
+    postgresql_where=text("state <> 'COMMITTED'"),
+)
+
 artifact_client_ids = Table(
     "artifact_client_ids",
     metadata,
@@ -408,6 +422,12 @@ artifact_entries = Table(
     Column("ref", Text),  # of references, which have no content here
     sqlite_with_rowid=False,
 )
+Index(
+    "ix_artifact_entries_digest",
+    artifact_entries.c.digest,
+    sqlite_where=text("ref IS NULL"),
+    postgresql_where=text("ref IS NULL"),
+)
 
 artifact_contents = Table(
     "artifact_contents",
@@ -416,8 +436,15 @@ artifact_contents = Table(
     Column("digest", String(64), primary_key=True),  # base64 MD5; content is shared inside one entity only
     Column("object_key", Text, nullable=False, index=True),
     _ref("birth_artifact_id", "artifacts.id"),
-    Column("size_bytes", BigInteger),  # null until the upload has arrived
+    Column("size_bytes", BigInteger),  # null until somebody has looked and found it
+    _time("unused_since"),  # when no version was found to need it; null as soon as one wants it
     sqlite_with_rowid=False,
+)
+Index(
+    "ix_artifact_contents_unused_since",
+    artifact_contents.c.unused_since,
+    sqlite_where=text("unused_since IS NOT NULL"),
+    postgresql_where=text("unused_since IS NOT NULL"),
 )
 
 run_artifacts = Table(
@@ -428,6 +455,16 @@ run_artifacts = Table(
     Column("role", String(8), primary_key=True),  # input | output
     Column("used_as", Text),
     _time("created_at", nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Objects that nothing refers to any more, and that are still to be removed from the store.
+discarded_objects = Table(
+    "discarded_objects",
+    metadata,
+    Column("object_key", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),  # as far as it is known
+    _time("discarded_at", nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -13,8 +13,12 @@ pytestmark = [
 ]
 
 SCRIPT = """
+import os
 from pathlib import Path
-import wandb
+import boto3, wandb
+os.environ["AWS_S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL_S3"]
+for name in ("a", "b"):
+    boto3.client("s3").put_object(Bucket="bucket", Key=f"far/{name}", Body=f"far {name}".encode())
 with wandb.init(entity="admin", project="bucket") as run:
     artifact = wandb.Artifact("data", "dataset")
     for number in range(5):
@@ -25,6 +29,16 @@ with wandb.init(entity="admin", project="bucket") as run:
     run.save("saved.txt", policy="now")
     used = run.use_artifact("data:latest")
     used.verify(used.download(root="again"))
+    far = wandb.Artifact("far", "dataset")
+    far.add_reference("s3://bucket/far/a", name="one")
+    far.add_reference("s3://bucket/far", name="all")
+    run.log_artifact(far).wait()
+    unread = wandb.Artifact("unread", "dataset")
+    unread.add_reference("s3://bucket/far/a", checksum=False)
+    assert run.log_artifact(unread).wait().get_entry("far/a").ref == "s3://bucket/far/a"
+    folder = Path(run.use_artifact("far:latest").download(root="far"))
+    back = {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
+    assert back == {"one": "far a", "all/a": "far a", "all/b": "far b"}, back
 found = wandb.Api().run(f"admin/bucket/{run.id}")
 sizes = {file.name: file.size for file in found.files()}
 assert sizes["saved.txt"] == 5 and {"config.yaml", "wandb-summary.json"} < set(sizes), sizes

@@ -64,6 +64,8 @@ def test_a_path_has_an_end() -> None:
     assert parse(manifest(**{longest: {"digest": "AAA="}}))[0].path == longest
     with pytest.raises(Conflict) as caught:
         parse(manifest(**{longest + "x": {"digest": "AAA="}}))
+    with pytest.raises(Conflict, match=r"whose path has 2049 bytes. Use at most 2048"):
+        parse(manifest(**{"名" * 683: {"digest": "AAA="}}))
     said = f"The artifact names a file {'x' * 40!r}..., whose path has 1025 characters. Use at most 1024."
     assert str(caught.value) == said
 

@@ -1,5 +1,6 @@
 """Artifacts that are asked for twice, tried again, or asked for wrongly; and how collections are listed."""
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
@@ -181,12 +182,42 @@ async def test_a_manifest_without_digest_has_no_url(client: Client) -> None:
 
 async def test_the_manifest_of_a_final_version_stays(client: Client) -> None:
     done = await log(client, content())
-    before = await client.ask(CURRENT_MANIFEST, id=done["id"])
+    before = (await client.ask(CURRENT_MANIFEST, id=done["id"]))["artifact"]["currentManifest"]["file"]["directUrl"]
     assert await client.fail(MANIFEST, input=manifest_input(done["id"], b"{}")) == (
         400,
         "The artifact is committed, so its manifest cannot change. Log a new version.",
     )
-    assert (await client.ask(CURRENT_MANIFEST, id=done["id"])) == before
+    after = (await client.ask(CURRENT_MANIFEST, id=done["id"]))["artifact"]["currentManifest"]["file"]["directUrl"]
+    assert key_of(after) == key_of(before)
+
+
+async def test_versions_that_are_committed_at_once_get_numbers_and_aliases_of_their_own(client: Client) -> None:
+    wanted = [content({"a": str(number).encode()}) for number in range(8)]
+    both = wanted_aliases("latest", "best")
+    versions = await asyncio.gather(*(log(client, each, aliases=both) for each in wanted))
+    assert sorted(version["versionIndex"] for version in versions) == list(range(8))
+    for alias in ("latest", "best"):
+        found = await by_name(client, f"data:{alias}")
+        assert found is not None
+        assert found["versionIndex"] == 7
+    await asyncio.gather(*(client.ask(ADD_ALIASES, id=each["id"], aliases=wanted_aliases("x")) for each in versions))
+    listed = (await client.ask(COLLECTION, name="data"))["project"]["artifactCollection"]["artifacts"]["edges"]
+    assert [alias for edge in listed for alias in aliases(edge["node"])].count("x") == 1
+
+
+async def test_one_version_that_is_committed_twice_at_once_is_one(client: Client) -> None:
+    made = await create(client, content())
+    await upload(client, made["id"], content())
+    done = await asyncio.gather(*(commit(client, made["id"]) for _ in range(4)))
+    assert {version["versionIndex"] for version in done} == {0}
+    assert (await log(client, content({"b": b""})))["versionIndex"] == 1
+
+
+@pytest.mark.parametrize("path", ["".join(map(chr, range(0x4E00, 0x4E00 + 682))), "x" * 1024], ids=len)
+async def test_a_long_path_is_stored(client: Client, path: str) -> None:
+    done = await log(client, content({path: b"1"}))
+    listed = (await client.ask(LIST_FILES, id=done["id"], names=[path]))["artifact"]["files"]["edges"]
+    assert [edge["node"]["name"] for edge in listed] == [path]
 
 
 # --- asked for wrongly ------------------------------------------------------------------------------------------------

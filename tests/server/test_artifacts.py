@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import Connection
 
 from protocol.names import run_storage_id
-from server.arrivals import record
+from server.arrivals import record_run_file
 from server.artifact_manifest import Entry, digest
 from server.context import Services
+from server.object_keys import is_of_run_file
 from server.object_store import ObjectInfo
 from server.storage import users
 from tests.server.conftest import Client, Clock, make_client
@@ -152,8 +153,9 @@ def manifest_input(artifact_id: str, manifest: bytes, **more: Any) -> dict[str, 
 async def put(services: Services, key: str, stored: bytes) -> None:
     """Store an object as the upload route does."""
     await services.objects.write(key, stored)
-    info = ObjectInfo(len(stored), md5(stored))
-    await services.database.write(record, key, info, services.clock())
+    if is_of_run_file(key):
+        info = ObjectInfo(len(stored), md5(stored))
+        await services.database.write(record_run_file, key, info, services.clock())
 
 
 def key_of(url: str) -> str:

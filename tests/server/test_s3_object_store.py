@@ -1,5 +1,6 @@
 """Objects in a bucket: what its URLs let through, and what the server makes of uploads that it does not see."""
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ import pytest
 from server.context import Services
 from server.errors import Conflict
 from server.filestream import receive
+from server.garbage import Freed, collect
+from server.object_store import ObjectInfo
 from server.s3_object_store import BucketUnusable, S3ObjectStore
 from tests import buckets
 from tests.server.conftest import Client, make_client
 from tests.server.run_steps import start
-from tests.server.test_artifacts import COMMIT, FILES, MANIFEST, commit, content, create, manifest_input, md5
+from tests.server.test_artifacts import COMMIT, DELETE, FILES, MANIFEST, commit, content, create, manifest_input, md5
 
 pytestmark = pytest.mark.skipif(buckets.missing() is not None, reason=str(buckets.missing()))
 
@@ -78,17 +81,16 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
 
 
 async def test_an_object_goes_in_and_out_by_url(store: S3ObjectStore) -> None:
-    assert (await store.info("a b/c"), await store.read("a b/c")) == (None, None)
+    assert (await store.infos(["a b/c"]), await store.read("a b/c")) == ({}, None)
     send(store.upload_url("", "a b/c"), b"0123456789", store.upload_headers(""))
-    info = await store.info("a b/c")
-    assert info is not None
-    assert (info.size_bytes, info.md5) == (10, md5(b"0123456789"))
+    assert await store.infos(["a b/c"]) == {"a b/c": ObjectInfo(10, md5(b"0123456789"))}
     assert get(store.download_url("", "a b/c")) == (200, b"0123456789")
     assert get(store.download_url("", "a b/c"), Range="bytes=2-4") == (206, b"234")
     await store.write("a b/c", b"other")
     assert await store.read("a b/c") == b"other"
-    await store.delete("a b/c")
-    assert await store.info("a b/c") is None
+    for _ in range(2):
+        assert not await store.delete(["a b/c", "never was"])
+        assert await store.infos(["a b/c"]) == {}
 
 
 async def test_a_url_is_for_its_object_method_and_content_alone(store: S3ObjectStore) -> None:
@@ -103,7 +105,7 @@ async def test_a_url_is_for_its_object_method_and_content_alone(store: S3ObjectS
     ):
         with pytest.raises(urllib.error.HTTPError, match=r"40[03]"):
             refused()
-    assert await store.info("k") is None
+    assert await store.infos(["k"]) == {}
     send(url, b"right", headers)
     assert await store.read("k") == b"right"
 
@@ -175,3 +177,32 @@ async def test_files_of_runs_are_looked_for_when_somebody_tells_or_asks(client: 
     (edge,) = (await client.ask(LISTED))["project"]["run"]["files"]["edges"]
     assert edge["node"]["sizeBytes"] == 6
     assert get(edge["node"]["directUrl"]) == (200, b"longer")
+
+
+async def test_what_is_deleted_goes_from_the_bucket(client: Client, store: S3ObjectStore) -> None:
+    wanted = content({"a": b"1", "b": b"2"})
+    made = await create(client, wanted)
+    answer = await client.ask(MANIFEST, input=manifest_input(made["id"], wanted.manifest))
+    file = answer["createArtifactManifest"]["artifactManifest"]["file"]
+    send(file["uploadUrl"], wanted.manifest, file["uploadHeaders"])
+    specs = [{"artifactID": made["id"], "name": name, "md5": md5(text)} for name, text in wanted.files.items()]
+    nodes = [edge["node"] for edge in (await client.ask(FILES, files=specs))["createArtifactFiles"]["files"]["edges"]]
+    for node in nodes:
+        send(node["uploadUrl"], wanted.files[node["name"]], node["uploadHeaders"])
+    await commit(client, made["id"])
+    keys = [node["storagePath"] for node in nodes]
+    assert set(await store.infos(keys)) == set(keys)
+    await client.ask(DELETE, id=made["id"], aliases=True)
+    assert await collect(client.context.services, 0) == Freed(objects=3, size_bytes=2)
+    assert await store.infos(keys) == {}
+
+
+async def test_parts_of_an_upload_that_broke_off_are_removed(store: S3ObjectStore) -> None:
+    begun = await store.begin_parts("broken/off", [1])
+    assert begun is not None
+    etag = put(begun.urls[1], b"the only one")
+    assert await store.remove_unfinished(time.time() - 3600) == 0
+    assert await store.remove_unfinished(time.time() + 3600) == 1
+    assert await store.remove_unfinished(time.time() + 3600) == 0
+    with pytest.raises(Conflict, match="cannot be put together"):
+        await store.complete_parts("broken/off", begun.upload_id, {1: etag})

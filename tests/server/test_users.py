@@ -9,7 +9,7 @@ from server.context import Services
 from server.storage import users
 from tests.server.conftest import Client, make_client
 from tests.server.run_steps import UPSERT as UPSERT_RUN
-from tests.server.test_artifacts import FILES, MANIFEST, content, create, key_of, manifest_input, md5, put
+from tests.server.test_artifacts import FILES, MANIFEST, commit, content, create, key_of, manifest_input, md5, put
 
 GENERATE = """mutation ($description: String) {
   generateApiKey(input: {description: $description}) { apiKey { id name description } } }"""
@@ -109,10 +109,13 @@ async def test_storage_is_what_files_and_contents_take(services: Services, clien
     assert await stored("admin") == 7
     wanted = content({"a.txt": b"12345", "again.txt": b"12345"})
     made = await create(client, wanted, "data", **place)
-    await client.ask(MANIFEST, input=manifest_input(made["id"], wanted.manifest, **place))
+    answer = await client.ask(MANIFEST, input=manifest_input(made["id"], wanted.manifest, **place))
+    url = answer["createArtifactManifest"]["artifactManifest"]["file"]["uploadUrl"]
+    await put(services, key_of(url), wanted.manifest)
     specs = [{"artifactID": made["id"], "name": "a.txt", "md5": md5(b"12345")}]
     answer = await client.ask(FILES, files=specs)
     await put(services, key_of(answer["createArtifactFiles"]["files"]["edges"][0]["node"]["uploadUrl"]), b"12345")
+    await commit(client, made["id"])
     assert await stored("admin") == 7 + 5, "shared contents count once"
     await make_client(services, "bob")
     assert await stored("bob") == 0

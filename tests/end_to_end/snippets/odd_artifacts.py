@@ -1,0 +1,186 @@
+"""Artifacts of what is unusual: strange names, nothing at all, links, files elsewhere of all kinds, a broken cache."""
+
+import json
+import os
+import shutil
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import wandb
+
+from tests.end_to_end.snippets.checks import differs, refusal, shows
+
+PLACE = "admin/odd-artifacts"
+
+
+def logged(artifact: wandb.Artifact) -> wandb.Artifact:
+    """Log an artifact; return it as the server has it."""
+    with wandb.init(entity="admin", project="odd-artifacts") as run:
+        run.log_artifact(artifact).wait()
+    return wandb.Api().artifact(f"{PLACE}/{artifact.name.partition(':')[0]}:latest")
+
+
+def in_folder(root: str | Path) -> dict[str, str]:
+    """Return the files below a folder."""
+    return {str(path.relative_to(root)): path.read_text() for path in Path(root).rglob("*") if path.is_file()}
+
+
+@shows("Artifact.add_dir", "Artifact.download", "Artifact.verify", "Artifact.get_entry")
+def names_of_all_kinds() -> None:
+    names = ["with space", "ünïcödé/名前 ☃", "100%/a+b&c=d;e", "#?*[]{}'\"\\", ".hidden", "a\nb", "x" * 255]
+    names.append("/".join(["deep"] * 60) + "/" + "名" * 80)
+    for name in names:
+        file = Path("odd-names", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    artifact = wandb.Artifact("names of-all_kinds.1 ü", "dataset")
+    artifact.add_dir("odd-names")
+    found = logged(artifact)
+    folder = found.download(root="odd-names-back")
+    assert in_folder(folder) == {name: name for name in names}
+    found.verify(root=folder)
+    assert Path(found.get_entry(names[1]).download(root="odd-names-one")).read_text() == names[1]
+
+
+@shows("Artifact.add_file", "Artifact.file_count", "Artifact.download")
+def empty_files_and_an_empty_artifact() -> None:
+    Path("empty").touch()
+    artifact = wandb.Artifact("of-nothing", "dataset")
+    artifact.add_file("empty", name="one")
+    artifact.add_file("empty", name="two")
+    found = logged(artifact)
+    assert (found.size, found.file_count) == (0, 2)
+    assert in_folder(found.download(root="of-nothing")) == {"one": "", "two": ""}
+    found = logged(wandb.Artifact("nothing", "dataset"))
+    assert (found.size, found.file_count, found.version) == (0, 0, "v0")
+    assert in_folder(found.download(root="nothing")) == {}
+
+
+@shows("Artifact.add_dir")
+def symbolic_links_become_what_they_lead_to() -> None:
+    Path("linked").mkdir()
+    Path("linked/file").write_text("text")
+    Path("linked/link").symlink_to("file")
+    Path("elsewhere").mkdir()
+    Path("elsewhere/more").write_text("more")
+    Path("linked/folder").symlink_to(Path("elsewhere").absolute())
+    artifact = wandb.Artifact("links", "dataset")
+    artifact.add_dir("linked")
+    back = in_folder(logged(artifact).download(root="links"))
+    assert back == {"file": "text", "link": "text", "folder/more": "more"}
+
+
+@differs("Artifact.digest_algorithm", "files are summed up by MD5, whatever is asked for: the server has no XXH128")
+def other_sums_are_not_used() -> None:
+    artifact = wandb.Artifact("sums", "dataset", digest_algorithm="XXH128")
+    with artifact.new_file("a") as file:
+        file.write("text")
+    found = logged(artifact)
+    assert found.digest_algorithm == "MANIFEST_MD5"
+    folder = found.download(root="sums")
+    found.verify(root=folder)
+    assert in_folder(folder) == {"a": "text"}
+
+
+@shows("Artifact.download")
+def a_cache_that_was_cut_short_is_filled_again() -> None:
+    artifact = wandb.Artifact("cached", "dataset")
+    with artifact.new_file("a") as file:
+        file.write("the whole of it")
+    found = logged(artifact)
+    found.download(root="cached")
+    cache = Path(os.environ["WANDB_CACHE_DIR"], "artifacts", "obj", "md5")
+    for file in [path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == b"the whole of it"]:
+        file.chmod(0o600)
+        file.write_text("the whole")
+    shutil.rmtree("cached")
+    assert in_folder(found.download(root="cached")) == {"a": "the whole of it"}
+
+
+@shows("wandb.Run.log_artifact", "Artifact.delete", "Artifact.incremental")
+def an_increment_to_what_was_deleted_is_all_there_is() -> None:
+    for name in ("a", "b"):
+        artifact = wandb.Artifact("grown", "dataset", incremental=name == "b")
+        with artifact.new_file(name) as file:
+            file.write(name)
+        found = logged(artifact)
+        if name == "a":
+            found.delete(delete_aliases=True)
+    assert (found.version, sorted(found.manifest.entries)) == ("v1", ["b"])
+
+
+# --- files elsewhere --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(files: dict[str, bytes]) -> Generator[str]:
+    """Serve files over HTTP, and as a bucket of Google's; gives the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        """Knows as much of either protocol as the client needs."""
+
+        def do_GET(self) -> None:
+            """Answer with a file, or with what is known of it."""
+            path, _, query = self.path.partition("?")
+            name = path.rpartition("/")[2]
+            if name not in files:
+                self.send_error(404)
+                return
+            if "/storage/v1/" in path and "alt=media" not in query:
+                about = {"name": name, "bucket": "bucket", "etag": "etag", "generation": "1", "size": len(files[name])}
+                self._send(json.dumps({**about, "mediaLink": f"{url}/download/storage/v1/b/bucket/o/{name}"}).encode())
+            else:
+                self._send(files[name])
+
+        def _send(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"sum"')
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- its name for it
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield url
+        finally:
+            server.shutdown()
+
+
+def referring(name: str, uris: Iterable[str], *, checksum: bool) -> wandb.Artifact:
+    """Log an artifact of nothing but references."""
+    artifact = wandb.Artifact(name, "dataset")
+    for number, uri in enumerate(uris):
+        artifact.add_reference(uri, name=f"ref{number}", checksum=checksum)
+    return logged(artifact)
+
+
+@shows("Artifact.add_reference", "Artifact.download", "Artifact.get_entry")
+def references_with_and_without_sums() -> None:
+    Path("far").write_bytes(b"file")
+    with serving({"web": b"web", "cloud": b"cloud"}) as url:
+        os.environ["STORAGE_EMULATOR_HOST"] = url
+        uris = [f"{url}/web", "gs://bucket/cloud", Path("far").absolute().as_uri()]
+        for checksum in (True, False):
+            found = referring(f"far-{checksum}", uris, checksum=checksum)
+            assert [found.get_entry(f"ref{number}").ref for number in range(3)] == uris
+            assert found.file_count == 3
+        sums = wandb.Api().artifact(f"{PLACE}/far-True:latest")
+        assert in_folder(sums.download(root="far-away")) == {"ref0": "web", "ref1": "cloud", "ref2": "file"}
+        assert sums.size == len("web" + "cloud" + "file")
+
+
+@shows("Artifact.add_reference")
+def references_that_only_others_understand() -> None:
+    with serving({}):
+        found = referring("unknown", ["hdfs://cluster/part", "s3-like://x/y"], checksum=True)
+        assert found.get_entry("ref0").ref == "hdfs://cluster/part"
+        assert "not recognized" in refusal(lambda: found.download(root="unknown"), ValueError)
