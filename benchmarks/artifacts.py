@@ -48,7 +48,13 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=5, help="size of the large file, in GiB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, server(Path(folder) / "server", None) as (client, process):
-        environment = {**os.environ, "WANDB_BASE_URL": client.base_url, "WANDB_API_KEY": client.key, "HOME": folder}
+        environment = {
+            **os.environ,
+            "WANDB_BASE_URL": client.base_url,
+            "WANDB_API_KEY": client.key,
+            "HOME": folder,
+            "WANDB_SILENT": "true",
+        }
         environment |= dict.fromkeys(("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"), folder)
         if options.only != "large":
             measure(Path(folder), f"{options.files} files", small_files(options.files), environment, process)

@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy import Connection
 
 from server.context import Services
-from server.storage import artifacts, memberships
+from server.storage import artifacts
 
 SECONDS_BETWEEN = 60.0
 AT_ONCE = 100
@@ -31,5 +31,4 @@ def delete_expired(connection: Connection, now: float) -> int:
     expired = artifacts.expired(connection, now, AT_ONCE)
     for row in expired:
         artifacts.delete(connection, row.id, now)
-        memberships.point_latest(connection, row.sequence_id)
     return len(expired)

@@ -71,8 +71,6 @@ async def delete_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
             names = ", ".join(alias.alias for alias in aliases)
             raise Conflict(f"The artifact has the aliases {names}. Delete it with delete_aliases=True.")
         artifacts.delete(connection, row.id, context.now)
-        for place in memberships.of_artifact(connection, row.id):
-            memberships.point_latest(connection, place.collection_id)
         return shapes.node(connection, row.id)
 
     return {"artifact": await context.services.database.write(work)}

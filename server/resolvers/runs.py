@@ -16,7 +16,7 @@ from server.graphql import Info, Resolvers
 from server.resolvers import projects as project_resolvers
 from server.resolvers.paging import DEFAULT_PAGE, OrderedPage, connection_of
 from server.stopping import notify_stop
-from server.storage import artifacts, claims, lineage, memberships, queue_items, runs, streams, watched_runs
+from server.storage import artifacts, claims, lineage, queue_items, runs, streams, watched_runs
 from server.storage.rows import AnyRow
 from server.storage.streams import Stream
 from server.times import iso
@@ -234,8 +234,7 @@ async def delete_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
         row = by_storage_id(connection, context, input["id"])
         runs.remove(connection, row.id, context.now)
         for artifact_id in lineage.made_by(connection, row.id) if input.get("deleteArtifacts") else ():
-            artifacts.change(connection, artifact_id, context.now, state="DELETED")
-            memberships.remove_aliases(connection, artifact_id)
+            artifacts.delete(connection, artifact_id, context.now)
 
     await context.services.database.write(work)
     return {"clientMutationId": None}

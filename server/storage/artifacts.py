@@ -204,9 +204,11 @@ def commit(
 
 
 def delete(connection: Connection, artifact_id: int, now: float) -> None:
-    """Mark a version as deleted, and take its aliases, wherever it is."""
+    """Mark a version as deleted, and take its aliases, wherever it is; `latest` goes to the newest that is left."""
     change(connection, artifact_id, now, state="DELETED")
-    memberships.remove_aliases(connection, artifact_id)
+    memberships.remove_aliases(connection, select(artifacts.c.id).where(artifacts.c.id == artifact_id))
+    for place in memberships.of_artifact(connection, artifact_id):
+        memberships.point_latest(connection, place.collection_id)
 
 
 def expired(connection: Connection, now: float, limit: int) -> list[AnyRow]:
@@ -225,7 +227,10 @@ def expired(connection: Connection, now: float, limit: int) -> list[AnyRow]:
 
 
 def delete_of_collection(connection: Connection, sequence_id: int, now: float) -> None:
-    """Mark all versions of a collection as deleted, pending ones too."""
-    connection.execute(
-        update(artifacts).where(artifacts.c.sequence_id == sequence_id).values(state="DELETED", updated_at=now)
-    )
+    """Mark all versions of a collection as deleted, pending ones too, and take their aliases, wherever they are."""
+    mine = artifacts.c.sequence_id == sequence_id
+    connection.execute(update(artifacts).where(mine).values(state="DELETED", updated_at=now))
+    versions = select(artifacts.c.id).where(mine)
+    memberships.remove_aliases(connection, versions)
+    for collection_id in memberships.collections_with(connection, versions):
+        memberships.point_latest(connection, collection_id)

@@ -180,10 +180,16 @@ def point_latest(connection: Connection, collection_id: int) -> None:
         set_alias(connection, collection_id, newest.id, LATEST)
 
 
-def remove_aliases(connection: Connection, artifact_id: int) -> None:
-    """Take all aliases from a version, in every collection."""
-    of_version = select(artifact_memberships.c.id).where(artifact_memberships.c.artifact_id == artifact_id)
-    connection.execute(delete(artifact_aliases).where(artifact_aliases.c.membership_id.in_(of_version)))
+def remove_aliases(connection: Connection, artifact_ids: Select[tuple[int]]) -> None:
+    """Take all aliases from versions, in every collection."""
+    of_versions = select(artifact_memberships.c.id).where(artifact_memberships.c.artifact_id.in_(artifact_ids))
+    connection.execute(delete(artifact_aliases).where(artifact_aliases.c.membership_id.in_(of_versions)))
+
+
+def collections_with(connection: Connection, artifact_ids: Select[tuple[int]]) -> Sequence[int]:
+    """Return the collections that have any of these versions."""
+    statement = select(artifact_memberships.c.collection_id).distinct()
+    return connection.scalars(statement.where(artifact_memberships.c.artifact_id.in_(artifact_ids))).all()
 
 
 def empty(connection: Connection, collection_id: int) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from protocol.names import run_storage_id
 from server.context import Services
 from server.expiry import delete_expired
 from tests.server.conftest import Client, Clock, make_client
@@ -13,6 +14,7 @@ from tests.server.test_artifacts import (
     CURRENT_MANIFEST,
     DELETE,
     DELETE_ALIASES,
+    DELETE_SEQUENCE,
     LIST_FILES,
     UPDATE,
     USE,
@@ -57,6 +59,9 @@ MOVE = """mutation($id: ID!, $type: String!) {
   moveArtifactSequence(input: {artifactSequenceID: $id, destinationArtifactTypeName: $type}) {
     artifactCollection { name defaultArtifactType { name } }
   }
+}"""
+DELETE_RUN = """mutation($id: ID!, $artifacts: Boolean) {
+  deleteRun(input: {id: $id, deleteArtifacts: $artifacts}) { clientMutationId }
 }"""
 PLACE = {"entityName": "admin", "projectName": "shop", "artifactCollectionName": "best"}
 TAG = """mutation($input: CreateArtifactCollectionTagAssignmentsInput!) {
@@ -252,6 +257,22 @@ async def test_collections_of_links_are_renamed_and_deleted(client: Client) -> N
     assert left is not None
     assert left["state"] == "COMMITTED"
     assert (await link(client, made["id"], "finest"))["versionIndex"] == 0, "the name is free again"
+
+
+async def test_what_is_deleted_with_its_collection_or_its_run_is_the_latest_nowhere(client: Client) -> None:
+    kept = await log(client, content({"a": b"kept"}), "kept")
+    gone = await log(client, content({"a": b"gone"}), "gone")
+    await start(client, "r")
+    by_run = await log(client, content({"a": b"by a run"}), "kept", runName="r")
+    for version in (kept, gone, by_run):
+        await link(client, version["id"], "best", "latest", "prod")
+    await client.ask(DELETE_RUN, id=run_storage_id("admin", "p", "r"), artifacts=True)
+    await client.ask(DELETE_SEQUENCE, id=gone["artifactSequence"]["id"])
+    for name, project in (("best:latest", "shop"), ("kept:latest", "p")):
+        found = await by_name(client, name, project=project)
+        assert found is not None
+        assert found["artifact"]["id"] == kept["id"]
+    assert await by_name(client, "best:prod") is None
 
 
 async def test_what_has_expired_is_deleted_unless_it_is_linked(client: Client, clock: Clock) -> None:

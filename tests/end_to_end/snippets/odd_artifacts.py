@@ -37,7 +37,7 @@ def names_of_all_kinds() -> None:
         file = Path("odd-names", name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
-    artifact = wandb.Artifact("names of-all_kinds.1 ü", "dataset")
+    artifact = wandb.Artifact("names-of_all.kinds", "dataset")
     artifact.add_dir("odd-names")
     found = logged(artifact)
     folder = found.download(root="odd-names-back")
@@ -62,14 +62,14 @@ def empty_files_and_an_empty_artifact() -> None:
 
 @shows("Artifact.add_dir")
 def symbolic_links_become_what_they_lead_to() -> None:
-    Path("linked").mkdir()
-    Path("linked/file").write_text("text")
-    Path("linked/link").symlink_to("file")
-    Path("elsewhere").mkdir()
-    Path("elsewhere/more").write_text("more")
-    Path("linked/folder").symlink_to(Path("elsewhere").absolute())
+    Path("odd-links").mkdir()
+    Path("odd-links/file").write_text("text")
+    Path("odd-links/link").symlink_to("file")
+    Path("odd-elsewhere").mkdir()
+    Path("odd-elsewhere/more").write_text("more")
+    Path("odd-links/folder").symlink_to(Path("odd-elsewhere").absolute())
     artifact = wandb.Artifact("links", "dataset")
-    artifact.add_dir("linked")
+    artifact.add_dir("odd-links")
     back = in_folder(logged(artifact).download(root="links"))
     assert back == {"file": "text", "link": "text", "folder/more": "more"}
 
@@ -125,12 +125,12 @@ def serving(files: dict[str, bytes]) -> Generator[str]:
 
         def do_GET(self) -> None:
             """Answer with a file, or with what is known of it."""
-            path, _, query = self.path.partition("?")
+            path = self.path.partition("?")[0]
             name = path.rpartition("/")[2]
             if name not in files:
                 self.send_error(404)
                 return
-            if "/storage/v1/" in path and "alt=media" not in query:
+            if path.startswith("/storage/v1/"):
                 about = {"name": name, "bucket": "bucket", "etag": "etag", "generation": "1", "size": len(files[name])}
                 self._send(json.dumps({**about, "mediaLink": f"{url}/download/storage/v1/b/bucket/o/{name}"}).encode())
             else:
@@ -174,7 +174,8 @@ def references_with_and_without_sums() -> None:
             assert [found.get_entry(f"ref{number}").ref for number in range(3)] == uris
             assert found.file_count == 3
         sums = wandb.Api().artifact(f"{PLACE}/far-True:latest")
-        assert in_folder(sums.download(root="far-away")) == {"ref0": "web", "ref1": "cloud", "ref2": "file"}
+        back = in_folder(sums.download(root="far-away"))
+        assert back == {"ref0": "web", "ref1": "cloud", "ref2": "file"}, back
         assert sums.size == len("web" + "cloud" + "file")
 
 
