@@ -5,12 +5,14 @@ import os
 import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import wandb
+from wandb.sdk.artifacts.artifact_ttl import ArtifactTTL
 
 from tests.end_to_end.snippets.checks import differs, refusal, shows
 
@@ -111,6 +113,48 @@ def an_increment_to_what_was_deleted_is_all_there_is() -> None:
         if name == "a":
             found.delete(delete_aliases=True)
     assert (found.version, sorted(found.manifest.entries)) == ("v1", ["b"])
+
+
+@shows("Artifact.download")
+def a_file_is_fetched_in_parts() -> None:
+    Path("large").write_bytes(os.urandom(1_000_000))
+    artifact = wandb.Artifact("in-parts", "dataset")
+    artifact.add_file("large")
+    folder = logged(artifact).download(root="in-parts", multipart=True)
+    assert Path(folder, "large").read_bytes() == Path("large").read_bytes()
+
+
+@shows("Artifact.ttl", "Artifact.save")
+def a_time_to_live_is_set_and_taken_back() -> None:
+    artifact = wandb.Artifact("passing", "dataset")
+    artifact.ttl = timedelta(days=3)
+    found = logged(artifact)
+    assert found.ttl == timedelta(days=3)
+    for ttl in (None, timedelta(hours=1), ArtifactTTL.INHERIT):
+        found.ttl = ttl
+        found.save()
+        read = wandb.Api().artifact(f"{PLACE}/passing:v0").ttl
+        assert read == (None if ttl is ArtifactTTL.INHERIT else ttl), "nothing is inherited here"
+
+
+@shows("Artifact.link", "Artifact.delete", "Api.artifact_exists", "Artifact.linked_artifacts")
+def a_link_is_deleted_without_its_source_and_goes_with_it() -> None:
+    api = wandb.Api()
+    with wandb.init(entity="admin", project="odd-artifacts") as run:
+        for text in ("first", "second"):
+            artifact = wandb.Artifact("source", "dataset")
+            with artifact.new_file("a") as file:
+                file.write(text)
+            run.log_artifact(artifact).wait()
+    first, second = (api.artifact(f"{PLACE}/source:{version}") for version in ("v0", "v1"))
+    for version in (first, second):
+        version.link("odd-shelf/best")
+    second.delete(delete_aliases=True)
+    assert api.artifact("admin/odd-shelf/best:latest").source_version == "v0"
+    assert not api.artifact_exists("admin/odd-shelf/best:v1")
+    api.artifact("admin/odd-shelf/best:v0").delete()
+    assert not api.artifact_exists("admin/odd-shelf/best:v0")
+    assert api.artifact_exists(f"{PLACE}/source:v0")
 
 
 # --- files elsewhere --------------------------------------------------------------------------------------------------
