@@ -109,7 +109,7 @@ def _comparable(operand: Any) -> Any:
         return json_values.TRUE if operand else json_values.FALSE
     if not isinstance(operand, str | int | float):
         raise RequestError(f"A filter of metadata takes a string, a number or a boolean here, not {operand!r}.")
-    return operand
+    return operand if isinstance(operand, str) else filters.number(operand)
 
 
 def _version_number(text: str) -> int:

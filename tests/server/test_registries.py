@@ -313,7 +313,9 @@ async def test_versions_are_searched(stocked: Client) -> None:
     assert await names(stocked, versions={}, registries={"name": "wandb-registry-b"}) == ["birds:v0"]
 
 
-@pytest.mark.parametrize("wanted", [{"version": "first"}, {'metadata.a"b': 1}, {"metadata.size": {"$gt": [1]}}])
+@pytest.mark.parametrize(
+    "wanted", [{"version": "first"}, {'metadata.a"b': 1}, {"metadata.size": {"$gt": [1]}}, {"metadata.a": 10**400}]
+)
 async def test_what_no_version_can_be_filtered_by_is_said(client: Client, wanted: Any) -> None:
     assert (await client.fail(SEARCH, versions=json.dumps(wanted)))[0] == 400
 
