@@ -22,7 +22,7 @@ from threading import Event, Thread
 
 import psutil
 
-from benchmarks.claims import cpu_seconds, server
+from benchmarks.claims import Client, cpu_seconds, server
 
 MEBI = 1024 * 1024
 UP = """
@@ -48,19 +48,30 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=5, help="size of the large file, in GiB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, server(Path(folder) / "server", None) as (client, process):
-        environment = {
-            **os.environ,
-            "WANDB_BASE_URL": client.base_url,
-            "WANDB_API_KEY": client.key,
-            "HOME": folder,
-            "WANDB_SILENT": "true",
-        }
-        environment |= dict.fromkeys(("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"), folder)
-        if options.only != "large":
-            measure(Path(folder), f"{options.files} files", small_files(options.files), environment, process)
-        if options.only != "files":
-            size = int(options.gigabytes * 1024)
-            measure(Path(folder), f"one file of {options.gigabytes:g} GiB", large_file(size), environment, process)
+        measure_artifacts(Path(folder), client, process, options.files, options.gigabytes, options.only)
+
+
+def measure_artifacts(
+    folder: Path,
+    client: Client,
+    process: psutil.Process,
+    files: int = 10_000,
+    gigabytes: float = 5,
+    only: str | None = None,
+) -> None:
+    """Measure with a server that runs already."""
+    environment = {
+        **os.environ,
+        "WANDB_BASE_URL": client.base_url,
+        "WANDB_API_KEY": client.key,
+        "HOME": str(folder),
+        "WANDB_SILENT": "true",
+    }
+    environment |= dict.fromkeys(("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"), str(folder))
+    if only != "large":
+        measure(folder, f"{files} files", small_files(files), environment, process)
+    if only != "files":
+        measure(folder, f"one file of {gigabytes:g} GiB", large_file(int(gigabytes * 1024)), environment, process)
 
 
 def small_files(count: int) -> Callable[[Path], None]:

@@ -227,11 +227,11 @@ class Connected:
 
     async def ask(self, query: str, variables: dict[str, Any]) -> Any:
         """Return the data of a successful answer."""
-        return (await self.post("/graphql", {"query": query, "variables": variables}))["data"]
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        return (await self.post("/graphql", body))["data"]
 
-    async def post(self, path: str, content: dict[str, Any]) -> Any:
-        """Return a successful answer."""
-        body = json.dumps(content).encode()
+    async def post(self, path: str, body: bytes) -> Any:
+        """Send some JSON; returns a successful answer."""
         head = f"POST {path} {self._head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
