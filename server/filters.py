@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, and_, false, func, not_, or_, true
+from sqlalchemy import ColumnElement, Select, and_, false, not_, or_, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from server import json_text, regular_expressions
 from server.errors import RequestError
+from server.storage.text_search import has_part
 
 OPERATORS = (
     *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$not", "$exists", "$regex", "$contains"),
@@ -139,6 +140,20 @@ class TimeField(NumberField):
         return _seconds(operand)
 
 
+class FieldElsewhere:
+    """A field of another table, in which far fewer rows are looked at."""
+
+    def __init__(self, reference: ColumnElement[Any], referred: Select[Any], field: Field) -> None:
+        self._reference = reference
+        self._referred = referred
+        self._field = field
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """See `Field`."""
+        found = self._field.test(operator, operand)
+        return None if found is None else self._reference.in_(self._referred.where(found))
+
+
 def known(column: ColumnElement[Any], test: ColumnElement[bool]) -> ColumnElement[bool]:
     """Make a test false where there is no value. In SQL it would be null, and so would its negation."""
     return and_(column.is_not(None), test)
@@ -164,11 +179,6 @@ def compared(column: ColumnElement[Any], operator: str, operand: Any) -> ColumnE
             return known(column, column <= operand)
         case _:
             return None
-
-
-def has_part(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
-    """Return the SQL for a text that contains another. Unlike LIKE, `replace` respects case on every engine."""
-    return func.replace(column, part, "") != column if part else true()
 
 
 def listed(operator: str, raw: Any) -> list[Any]:

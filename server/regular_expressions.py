@@ -10,6 +10,9 @@ from server.errors import RequestError
 
 _re2: Any = re2  # it has no types
 
+SHORT_CHARS = 100
+"""Only for texts up to here answers are remembered."""
+
 
 def check(pattern: str) -> None:
     """Raise `RequestError` unless this is a regular expression."""
@@ -22,8 +25,18 @@ def check(pattern: str) -> None:
 
 def is_found(pattern: str, text: str | None) -> bool:
     """Tell whether an expression is found anywhere in a text."""
+    if text is None:
+        return False
+    return _remembered(pattern, text) if len(text) <= SHORT_CHARS else _search(pattern, text)
+
+
+def _search(pattern: str, text: str) -> bool:
     # As bytes, whose positions need no translation.
-    return text is not None and _compiled(pattern).search(text.encode()) is not None
+    return _compiled(pattern).search(text.encode()) is not None
+
+
+# Many runs have few different values, and a page is asked for together with how many runs there are.
+_remembered = lru_cache(10_000)(_search)
 
 
 @lru_cache

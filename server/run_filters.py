@@ -7,12 +7,13 @@ from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select, true
 
 from server import filters
 from server.errors import RequestError
-from server.filters import Field, NumberField, TextField, TimeField
+from server.filters import Field, FieldElsewhere, NumberField, TextField, TimeField
 from server.storage import run_values
 from server.storage.run_values import Kind, Place
 from server.storage.runs import Key, Order, state_expression
 from server.storage.tables import entities, projects, runs, users
 from server.storage.tables import run_values as table
+from server.storage.text_search import has_part
 
 _USERNAME = select(users.c.username).where(users.c.id == runs.c.created_by).correlate(runs).scalar_subquery()
 _ENTITY = (
@@ -33,9 +34,8 @@ _TEXTS: Mapping[str, ColumnElement[Any]] = {
     "notes": runs.c.notes,
     "description": runs.c.description,
     "commit": runs.c.git_commit,
-    "username": _USERNAME,
-    "entity": _ENTITY,
 }
+_NAMES: Mapping[str, ColumnElement[Any]] = {"username": _USERNAME, "entity": _ENTITY}
 _TIMES: Mapping[str, ColumnElement[Any]] = {
     "created_at": runs.c.created_at,
     "updated_at": runs.c.updated_at,
@@ -46,6 +46,12 @@ _FIELDS: Mapping[str, Field] = {
     **{name: TextField(column) for name, column in _TEXTS.items()},
     **{name: TimeField(column) for name, column in _TIMES.items()},
     **{name: NumberField(column) for name, column in _NUMBERS.items()},
+    "username": FieldElsewhere(runs.c.created_by, select(users.c.id), TextField(users.c.username)),
+    "entity": FieldElsewhere(
+        runs.c.project_id,
+        select(projects.c.id).join(entities, entities.c.id == projects.c.entity_id),
+        TextField(entities.c.name),
+    ),
 }
 _PLACES = {"config.": Place.CONFIG, "summary_metrics.": Place.SUMMARY, "keys_info.keys.": Place.SUMMARY}
 """Prefix of a field -> where the values stand. The keys of a history are those of the summary."""
@@ -73,7 +79,7 @@ def order(text: str | None, now: float) -> Order:
         place, paths = found
         number = case((table.c.kind == int(Kind.NUMBER), table.c.number))
         return Order(_directed(wanted, number, table.c.text), run_values.beside(place, paths[-1]))
-    columns = {**_TEXTS, **_TIMES, **_NUMBERS, "state": state_expression(now), "tags": runs.c.tags}
+    columns = {**_TEXTS, **_NAMES, **_TIMES, **_NUMBERS, "state": state_expression(now), "tags": runs.c.tags}
     column = columns.get(_SYNONYMS.get(name, name))
     if column is None:
         known = ", ".join(sorted(columns))
@@ -138,7 +144,7 @@ def _one_of(wanted: Sequence[Any]) -> ColumnElement[bool]:
 
 def _contains(part: str) -> ColumnElement[bool]:
     """A list contains what one of its elements is; a text, what is a part of it."""
-    is_part = and_(table.c.element == 0, filters.has_part(run_values.whole_text(), part))
+    is_part = and_(table.c.element == 0, has_part(run_values.whole_text(), part))
     return or_(_of_kind(Kind.TEXT, is_part), and_(table.c.element > 0, run_values.text_is(part)))
 
 
