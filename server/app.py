@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 from aiohttp import web
@@ -21,9 +21,11 @@ from server.resolvers import ALL_RESOLVERS
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """File streams send up to 10 MiB a request; the limit leaves room, as a 413 would end a run's stream for ever."""
 SMALL_BODY_BYTES = 64 * 1024
-"""Larger ones are decoded in a thread, so that nobody else waits for them."""
+"""Larger ones are read in a thread, so that nobody else waits for them."""
 MAX_WAIT_SECONDS = 60
 MAX_REASON_CHARS = 500
+
+T = TypeVar("T")
 
 SERVICES = web.AppKey("services", Services)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
@@ -62,7 +64,7 @@ async def _health(_: web.Request) -> web.Response:
 
 async def _graphql(request: web.Request) -> web.Response:
     context = await _context(request)
-    body = await _json(request)
+    body = await _decoded(request, lambda body: body)
     query, variables, operation = body.get("query"), body.get("variables") or {}, body.get("operationName")
     if not isinstance(query, str) or not isinstance(variables, dict):
         raise RequestError('Send a JSON object with "query" (a string) and "variables" (an object).')
@@ -76,8 +78,8 @@ async def _graphql(request: web.Request) -> web.Response:
 async def _filestream(request: web.Request) -> web.Response:
     context = await _context(request)
     match = request.match_info
-    body = await _json(request)
-    return _answer(await filestream.receive(context, match["entity"], match["project"], match["run"], body))
+    change = await _decoded(request, filestream.understand)
+    return _answer(await filestream.receive(context, match["entity"], match["project"], match["run"], change))
 
 
 async def _context(request: web.Request) -> Context:
@@ -109,19 +111,22 @@ async def _end_waiting(app: web.Application) -> None:
     app[SERVICES].wakeups.close()
 
 
-async def _json(request: web.Request) -> JsonObject:
+async def _decoded(request: web.Request, understand: Callable[[JsonObject], T]) -> T:
+    """Return what a request's body says."""
     raw = await request.read()
-    body = await asyncio.to_thread(_decoded, raw) if len(raw) > SMALL_BODY_BYTES else _decoded(raw)
+    if len(raw) <= SMALL_BODY_BYTES:
+        return understand(_object(raw))
+    return await asyncio.to_thread(lambda: understand(_object(raw)))
+
+
+def _object(raw: bytes) -> JsonObject:
+    try:
+        body = json_text.parse(raw)
+    except ValueError as error:
+        raise RequestError(f"The request's body is not JSON: {error}.") from error
     if not isinstance(body, dict):
         raise RequestError("The request's body must be a JSON object.")
     return cast("JsonObject", body)
-
-
-def _decoded(raw: bytes) -> object:
-    try:
-        return json_text.parse(raw)
-    except ValueError as error:
-        raise RequestError(f"The request's body is not JSON: {error}.") from error
 
 
 def _answer(body: JsonObject, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

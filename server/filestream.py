@@ -4,15 +4,14 @@ A 4xx answer would end the stream for the rest of the run, so a line that cannot
 only a run that was deleted, or never was, is told so.
 """
 
-import asyncio
 import json
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import orjson
 import structlog
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server import arrivals
@@ -29,6 +28,8 @@ from server.summaries import parsed
 HISTORY, EVENTS, SUMMARY, CONSOLE = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
 MAX_LINE_NUMBER = 2**31 - 2
 MAX_STEP = 2**62
+LINES_AT_ONCE = 1000
+"""So many are stored in one transaction at most, for which others wait."""
 
 log = structlog.get_logger(__name__)
 
@@ -42,45 +43,50 @@ class Part:
     """Number of the line that comes next. A line that was skipped keeps its number."""
 
 
+_NOTHING = Part([], 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """One request, understood."""
 
-    history: Part
-    events: Part
-    console: Part
-    summary: str | None
-    preempting: bool
-    complete: bool
-    exit_code: int | None
+    history: Part = _NOTHING
+    events: Part = _NOTHING
+    console: Part = _NOTHING
+    summary: str | None = None
+    preempting: bool = False
+    complete: bool = False
+    exit_code: int | None = None
+    uploaded: Sequence[str] = ()
+    """Names of files whose upload is over."""
 
     @property
     def is_heartbeat(self) -> bool:
         """Whether it says only that the run lives."""
         ends = self.history.end or self.events.end or self.console.end
-        return not (ends or self.summary or self.preempting or self.complete)
+        return not (ends or self.summary or self.preempting or self.complete or self.uploaded)
 
 
-async def receive(context: Context, entity: str, project: str, run: str, body: JsonObject) -> JsonObject:
+async def receive(context: Context, entity: str, project: str, run: str, change: Update) -> JsonObject:
     """Take in one request; tells the client whether somebody wants the run stopped."""
     context.viewer.must_use(entity)
     database = context.services.database
-    # A request may hold 10 MiB of lines, which take longer to read than other requests should wait.
-    change = await asyncio.to_thread(read, body) if body.get("files") else read(body)
-    if change.is_heartbeat and not body.get("uploaded"):
+    if change.is_heartbeat:
         row = await database.read(runs.find, entity, project, run)
         if row is not None and row.started_at is not None and not _has_ended(row):
             context.services.heartbeats.beat(runs_table, row.id, context.now)
             return _answer(row.stop_requested_at)
-    answer = _answer(await database.write(_apply, entity, project, run, change, context.writer, context.now))
-    uploaded = body.get("uploaded")
-    if isinstance(uploaded, list) and not context.services.objects.tells_arrivals:
-        names = [str(name) for name in cast("list[object]", uploaded)]
-        await arrivals.look_for_run_files(context.services, await database.read(_keys, entity, project, run, names))
+    *first, last = in_pieces(change)
+    for piece in first:
+        await database.write(_apply, entity, project, run, piece, context.writer, context.now)
+    answer = _answer(await database.write(_apply, entity, project, run, last, context.writer, context.now))
+    if change.uploaded and not context.services.objects.tells_arrivals:
+        keys = await database.read(_keys, entity, project, run, change.uploaded)
+        await arrivals.look_for_run_files(context.services, keys)
     return answer
 
 
-def _keys(connection: Connection, entity: str, project: str, run: str, names: list[str]) -> list[str]:
+def _keys(connection: Connection, entity: str, project: str, run: str, names: Sequence[str]) -> list[str]:
     row = runs.find(connection, entity, project, run)
     return run_files.keys(connection, row.id, names) if row is not None else []
 
@@ -89,11 +95,11 @@ def _answer(stop_requested_at: float | None) -> JsonObject:
     return {"stopped": True} if stop_requested_at is not None else {}
 
 
-def read(body: JsonObject) -> Update:
+def understand(body: JsonObject) -> Update:
     """Understand a request as far as it can be understood; what cannot be is skipped with a warning."""
     files = body.get("files")
     summary = _objects(files, SUMMARY).lines
-    exit_code = body.get("exitcode")
+    exit_code, uploaded = body.get("exitcode"), body.get("uploaded")
     return Update(
         history=_objects(files, HISTORY),
         events=_objects(files, EVENTS),
@@ -102,7 +108,26 @@ def read(body: JsonObject) -> Update:
         preempting=bool(body.get("preempting")),
         complete=bool(body.get("complete")),
         exit_code=exit_code if isinstance(exit_code, int) else None,
+        uploaded=[str(name) for name in cast("list[object]", uploaded)] if isinstance(uploaded, list) else (),
     )
+
+
+def in_pieces(change: Update) -> list[Update]:
+    """Split a request with many lines into several, as if the client had sent them one after the other."""
+    *first_rows, rows = _split(change.history)
+    *first_lines, lines = _split(change.console)
+    return [
+        *(Update(history=part) for part in first_rows),
+        *(Update(console=part) for part in first_lines),
+        replace(change, history=rows, console=lines),
+    ]
+
+
+def _split(part: Part) -> list[Part]:
+    lines = part.lines
+    starts = range(0, max(len(lines), 1), LINES_AT_ONCE)
+    ends = [*(lines[start].number for start in starts[1:]), part.end]
+    return [Part(lines[start : start + LINES_AT_ONCE], end) for start, end in zip(starts, ends, strict=True)]
 
 
 def _console(files: object) -> Part:
@@ -117,9 +142,8 @@ def _objects(files: object, name: str) -> Part:
     offset, content = _content(files, name)
     lines: list[Line] = []
     for number, text in enumerate(content, offset):
-        parsed = _object(text)
-        if parsed is not None:
-            lines.append(Line(number, str(text), _step(parsed.get("_step"))))
+        if isinstance(text, str) and (parsed := _object(text)) is not None:
+            lines.append(Line(number, text, _step(parsed.get("_step"))))
     if len(lines) < len(content):
         log.warning("skipped lines that are no JSON object", stream=name, lines=len(content) - len(lines))
     return Part(lines, offset + len(content) if content else 0)
@@ -142,10 +166,8 @@ def _content(files: object, name: str) -> tuple[int, list[object]]:
     return offset, lines
 
 
-def _object(text: object) -> dict[str, Any] | None:
+def _object(text: str) -> dict[str, Any] | None:
     """Return the JSON object in a line, which may hold bare NaN and infinities; None if there is none."""
-    if not isinstance(text, str):
-        return None
     try:
         parsed: object = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -157,7 +179,7 @@ def _object(text: object) -> dict[str, Any] | None:
 
 
 def _step(step: object) -> int | None:
-    if isinstance(step, int | float) and math.isfinite(step) and abs(step) < MAX_STEP:
+    if isinstance(step, (int, float)) and -MAX_STEP < step < MAX_STEP:  # NaN is not
         return int(step)
     return None
 
@@ -186,10 +208,10 @@ def _apply(
         # Each writer tells what it knows.
         summary = change.summary if writer is None else json.dumps(parsed(row.summary) | parsed(change.summary))
         values["summary"] = summary
-        run_values.change(connection, row.id, Place.SUMMARY, row.summary, summary)
+        run_values.change(connection, row.id, row.project_id, Place.SUMMARY, row.summary, summary)
     if change.events.lines:
         values["system_metrics"] = change.events.lines[-1].content
-    connection.execute(update(runs_table).where(runs_table.c.id == row.id).values(**values))
+    runs.set_columns(connection, row.id, **values)
     return row.stop_requested_at
 
 

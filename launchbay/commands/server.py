@@ -14,6 +14,8 @@ from launchbay.logs import configure_logging
 from server.start import ServerSettings, running
 
 DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
+GARBAGE_THRESHOLD = 10_000
+"""So many more objects than there were make the garbage collector look at the newest; Python's own is 700."""
 
 
 database_option = click.option(
@@ -65,6 +67,7 @@ async def serve(settings: ServerSettings) -> None:
     async with service_manager(os.environ) as manager, running(settings) as url:
         # What stands now stays for ever. To look through all of it for cycles would hold up requests for 0.1 s a time.
         gc.freeze()
+        gc.set_threshold(GARBAGE_THRESHOLD)
         manager.ready()
         click.echo(f"Serving on {url}")
         click.echo(f"The first user's API key is in {settings.data_dir / 'admin-api-key'}")

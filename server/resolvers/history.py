@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -13,6 +12,7 @@ from server.graphql import Info, Resolvers
 from server.resolvers.paging import Page, cursor
 from server.storage import streams
 from server.storage.streams import Line, Stream
+from server.summaries import parsed
 
 resolvers = Resolvers()
 
@@ -78,14 +78,19 @@ def _of_steps(
 
 
 def _of_run(connection: Connection, run_id: int, total: int, keys: list[str], samples: int) -> list[JsonObject]:
-    """Sample the rows that have all keys. Mostly all rows have them; if not, the whole run has to be looked through."""
+    """Sample the rows that have all keys. Mostly all rows have them; if not, the whole run has to be looked through:
+    by the database, unless keys are hard to find in a text.
+    """
     lines = streams.sample(connection, run_id, Stream.HISTORY, total, samples)
     rows = list(_with_all(lines, keys))
     if total <= samples or len(rows) == len(lines):
         return rows
-    # Other characters may be escaped in the stored text.
-    words = [f'"{key}"' for key in keys if re.fullmatch(r"[A-Za-z0-9_ -]+", key)]
-    return thinned(_with_all(streams.each_with(connection, run_id, words), keys), samples)
+    numbers = thinned(streams.numbers_naming(connection, run_id, keys), samples)
+    lines = streams.numbered(connection, run_id, Stream.HISTORY, numbers)
+    rows = list(_with_all(lines, keys))
+    if len(rows) == len(lines):
+        return rows
+    return thinned(_with_all(streams.each_naming(connection, run_id, keys), keys), samples)
 
 
 def thinned(rows: Iterable[T], count: int) -> list[T]:
@@ -115,7 +120,7 @@ def _with_all(lines: Iterable[Line], keys: list[str]) -> Iterator[JsonObject]:
 
 
 def _picked(line: Line, keys: list[str]) -> JsonObject | None:
-    row = json.loads(line.content)
+    row = parsed(line.content)
     picked = {key: _lookup(row, key) for key in keys}
     return None if any(value is _MISSING for value in picked.values()) else _finite(picked)
 
@@ -219,16 +224,16 @@ async def log_lines(
 def _console_line(line: Line) -> JsonObject:
     """Read a structured line (`{"ts":..., "content":...}`); older clients send text with a prefix."""
     try:
-        parsed: Any = json.loads(line.content)
+        told: Any = json.loads(line.content)
     except ValueError:
-        parsed = None
-    if not isinstance(parsed, dict) or "content" not in parsed:
+        told = None
+    if not isinstance(told, dict) or "content" not in told:
         return {"number": line.number, "line": line.content}
-    parsed = cast("dict[str, Any]", parsed)
+    told = cast("dict[str, Any]", told)
     return {
         "number": line.number,
-        "timestamp": parsed.get("ts"),
-        "level": parsed.get("level"),
-        "label": parsed.get("label"),
-        "line": str(parsed["content"]),
+        "timestamp": told.get("ts"),
+        "level": told.get("level"),
+        "label": told.get("label"),
+        "line": str(told["content"]),
     }

@@ -63,7 +63,7 @@ _REMOVE = delete(run_values).where(
 )
 
 
-def change(connection: Connection, run_id: int, place: Place, before: str | None, now: str) -> None:
+def change(connection: Connection, run_id: int, project_id: int, place: Place, before: str | None, now: str) -> None:
     """Note what a run's text of that place holds from now on; `before` is the one that was noted last."""
     if before == now:
         return
@@ -77,7 +77,6 @@ def change(connection: Connection, run_id: int, place: Place, before: str | None
         connection.execute(_REMOVE, removed)
     changed = [(key, value) for key, value in new.items() if old.get(key) != value]
     if changed:
-        project_id = connection.scalar(select(runs.c.project_id).where(runs.c.id == run_id))
         rows = [
             {
                 "run_id": run_id,
@@ -123,9 +122,10 @@ def beside(place: Place, path: str) -> FromClause:
 def text_is(text: str) -> ColumnElement[bool]:
     """Return the SQL for a value that is this text."""
     start, rest = _split(text)
-    return and_(
-        run_values.c.kind == int(Kind.TEXT), run_values.c.text == start, run_values.c.rest.is_not_distinct_from(rest)
-    )
+    is_start = run_values.c.text == start
+    if len(start) < MAX_START_CHARS:
+        return is_start  # nothing comes behind it, and so the index alone tells
+    return and_(is_start, run_values.c.rest.is_not_distinct_from(rest))
 
 
 def text_is_one_of(texts: Sequence[str]) -> ColumnElement[bool]:

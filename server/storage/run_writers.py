@@ -1,7 +1,6 @@
 """Runs in shared mode: several processes write to one run, and each numbers its lines by itself."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sqlalchemy import Connection, select
 
@@ -25,5 +24,5 @@ def appended(
     row = {"run_id": run_id, "writer": writer, "stream": int(stream), "lines": end}
     upsert(connection, run_writers, [row], update=("lines",))
     first = max(taken, lines[0].number if lines else end)
-    fresh = [replace(line, number=behind + line.number - first) for line in lines if line.number >= first]
+    fresh = [line._replace(number=behind + line.number - first) for line in lines if line.number >= first]
     return fresh, behind + end - first

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Update,
     and_,
     bindparam,
     case,
@@ -87,7 +89,13 @@ class Listed(NamedTuple):
 _FOUND_BY = {"config": Place.CONFIG, "summary": Place.SUMMARY, "tags": Place.TAGS}
 """Columns whose values runs are found by."""
 
-# Made once, as every launch needs them.
+# Made once, as every launch or request of a run needs them.
+_BY_PATH = _FULL.where(
+    entities.c.name == bindparam("entity"),
+    projects.c.name_key == bindparam("project"),
+    runs.c.name == bindparam("named"),
+    runs.c.deleted_at.is_(None),
+)
 _ID_BY_NAME = select(runs.c.id).where(runs.c.project_id == bindparam("of_project"), runs.c.name == bindparam("named"))
 _INSERT = insert(runs)
 _RECORD_END = (
@@ -115,14 +123,7 @@ def by_id(connection: Connection, run_id: int) -> AnyRow:
 
 def find(connection: Connection, entity: str, project: str, name: str) -> AnyRow | None:
     """Return a run by its full path, if it is not deleted."""
-    return connection.execute(
-        _FULL.where(
-            entities.c.name == entity,
-            projects.c.name_key == project.lower(),
-            runs.c.name == name,
-            runs.c.deleted_at.is_(None),
-        )
-    ).first()
+    return connection.execute(_BY_PATH, {"entity": entity, "project": project.lower(), "named": name}).first()
 
 
 def facts(row: AnyRow) -> RunFacts:
@@ -187,7 +188,7 @@ def create(connection: Connection, project_id: int, name: str, *, user_id: int, 
     # As parameters: a statement that holds this many values takes longer to build than to run.
     (run_id,) = cast("tuple[int]", connection.execute(_INSERT, row).inserted_primary_key)
     for column, place in _FOUND_BY.items():
-        run_values.change(connection, run_id, place, None, row[column])
+        run_values.change(connection, run_id, project_id, place, None, row[column])
     watched_runs.watch(connection, run_id)
     return run_id
 
@@ -196,10 +197,24 @@ def change(connection: Connection, run_id: int, now: float, **values: Any) -> No
     """Set columns of a run."""
     texts = {column: values[column] for column in _FOUND_BY if column in values}
     if texts:
-        before = connection.execute(select(*(runs.c[column] for column in texts)).where(runs.c.id == run_id)).one()
+        columns = [runs.c[column] for column in texts]
+        project_id, *before = connection.execute(select(runs.c.project_id, *columns).where(runs.c.id == run_id)).one()
         for (column, text), old in zip(texts.items(), before, strict=True):
-            run_values.change(connection, run_id, _FOUND_BY[column], old, text)
-    connection.execute(update(runs).where(runs.c.id == run_id).values(updated_at=now, **values))
+            run_values.change(connection, run_id, project_id, _FOUND_BY[column], old, text)
+    set_columns(connection, run_id, updated_at=now, **values)
+
+
+def set_columns(connection: Connection, run_id: int, **values: Any) -> None:
+    """Set columns of a run of which nothing else depends."""
+    given = {f"new_{column}": value for column, value in values.items()}
+    connection.execute(_setting(tuple(values)), {"of_run": run_id, **given})
+
+
+@lru_cache
+def _setting(columns: tuple[str, ...]) -> Update:
+    # Made once for each set of columns: most requests of a run change the same ones, and building it takes longer.
+    given: dict[str, Any] = {column: bindparam(f"new_{column}") for column in columns}
+    return update(runs).where(runs.c.id == bindparam("of_run")).values(given)
 
 
 def ensure_pending(

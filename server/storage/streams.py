@@ -4,16 +4,20 @@ A line is stored under its number, replacing what was there. So a request that i
 nothing, and a progress bar that rewrites its line is one line.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, literal, or_, select
 
 from server.storage.tables import run_lines
-from server.storage.upsert import upsert
+from server.storage.text_search import has_part
+from server.storage.upsert import upsert_columns
 
 _FETCHED = 1000
+_EVERYWHERE = {"_step", "_runtime", "_timestamp"}
+_SPELLED_AS_IT_IS = re.compile(r"[A-Za-z0-9_ /:.-]+")
 _MAX_PARAMETERS = 500
 """Below every engine's limit."""
 
@@ -26,8 +30,7 @@ class Stream(IntEnum):
     CONSOLE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of a stream; `step` is that of history lines."""
 
     number: int
@@ -37,17 +40,17 @@ class Line:
 
 def store(connection: Connection, run_id: int, stream: Stream, lines: Sequence[Line]) -> None:
     """Store lines under their numbers."""
-    rows = [
-        {"run_id": run_id, "stream": int(stream), "number": line.number, "step": line.step, "content": line.content}
-        for line in lines
-    ]
-    upsert(connection, run_lines, rows, update=("step", "content"))
+    if not lines:
+        return
+    numbers, contents, steps = zip(*lines, strict=True)
+    columns = {"number": numbers, "step": steps, "content": contents}
+    upsert_columns(connection, run_lines, {"run_id": run_id, "stream": int(stream)}, columns)
 
 
 def tail(connection: Connection, run_id: int, stream: Stream, count: int) -> list[Line]:
     """Return the last lines, oldest first."""
     found = connection.execute(_of(run_id, stream).order_by(run_lines.c.number.desc()).limit(count))
-    return [Line(row.number, row.content, row.step) for row in found][::-1]
+    return [Line._make(row) for row in found][::-1]
 
 
 def page(connection: Connection, run_id: int, stream: Stream, first_number: int, count: int) -> list[Line]:
@@ -55,7 +58,7 @@ def page(connection: Connection, run_id: int, stream: Stream, first_number: int,
     found = connection.execute(
         _of(run_id, stream).where(run_lines.c.number >= first_number).order_by(run_lines.c.number).limit(count)
     )
-    return [Line(row.number, row.content, row.step) for row in found]
+    return [Line._make(row) for row in found]
 
 
 def steps(connection: Connection, run_id: int, min_step: int, max_step: int) -> list[Line]:
@@ -65,7 +68,7 @@ def steps(connection: Connection, run_id: int, min_step: int, max_step: int) -> 
         .where(run_lines.c.step >= min_step, run_lines.c.step < max_step)
         .order_by(run_lines.c.step, run_lines.c.number)
     )
-    return [Line(row.number, row.content, row.step) for row in found]
+    return [Line._make(row) for row in found]
 
 
 def sample(connection: Connection, run_id: int, stream: Stream, total: int, count: int) -> list[Line]:
@@ -75,23 +78,43 @@ def sample(connection: Connection, run_id: int, stream: Stream, total: int, coun
         return page(connection, run_id, stream, 0, count)
     last = total - 1
     numbers = [index * last // (count - 1) for index in range(count)] if count > 1 else [last]
+    return numbered(connection, run_id, stream, numbers)
+
+
+def numbered(connection: Connection, run_id: int, stream: Stream, numbers: Sequence[int]) -> list[Line]:
+    """Return the lines of these numbers, which are in order."""
     lines: list[Line] = []
     for start in range(0, len(numbers), _MAX_PARAMETERS):
         chosen = numbers[start : start + _MAX_PARAMETERS]
         found = connection.execute(
             _of(run_id, stream).where(run_lines.c.number.in_(chosen)).order_by(run_lines.c.number)
         )
-        lines += [Line(row.number, row.content, row.step) for row in found]
+        lines += [Line._make(row) for row in found]
     return lines
 
 
-def each_with(connection: Connection, run_id: int, words: Sequence[str]) -> Iterator[Line]:
-    """Go through the history lines that contain all the words, whatever their case, holding few of them at a time."""
-    statement = _of(run_id, Stream.HISTORY).order_by(run_lines.c.number)
-    for word in words:
-        statement = statement.where(run_lines.c.content.contains(word, autoescape=True))
-    for row in connection.execution_options(yield_per=_FETCHED).execute(statement):
-        yield Line(row.number, row.content, row.step)
+def numbers_naming(connection: Connection, run_id: int, keys: Sequence[str]) -> list[int]:
+    """Return the numbers of the history lines that name all the keys somewhere, in order."""
+    statement = _naming(run_id, keys).with_only_columns(run_lines.c.number)
+    return list(connection.scalars(statement))
+
+
+def each_naming(connection: Connection, run_id: int, keys: Sequence[str]) -> Iterator[Line]:
+    """Go through the history lines that name all the keys somewhere, in order, holding few of them at a time."""
+    for row in connection.execution_options(yield_per=_FETCHED).execute(_naming(run_id, keys)):
+        yield Line._make(row)
+
+
+def _naming(run_id: int, keys: Sequence[str]) -> Select[int, str, int]:
+    # Other characters may be escaped in the stored text, and to look for what all lines have takes time for nothing.
+    named = [_named(key) for key in keys if key not in _EVERYWHERE and _SPELLED_AS_IT_IS.fullmatch(key)]
+    return _of(run_id, Stream.HISTORY).where(*named).order_by(run_lines.c.number)
+
+
+def _named(key: str) -> ColumnElement[bool]:
+    """Return the SQL for a line with the key, or, as it may be a dotted path, with all the keys on the way."""
+    on_the_way = and_(*(has_part(run_lines.c.content, f'"{part}"') for part in key.split(".")))
+    return or_(has_part(run_lines.c.content, f'"{key}"'), on_the_way) if "." in key else on_the_way
 
 
 def copy_until(connection: Connection, run_id: int, other_id: int, step: int) -> int:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from protocol.json_types import JsonObject
-from server.filestream import receive
+from server.filestream import receive, understand
 from tests.server.conftest import Client
 
 BUCKET = "id name displayName state tags notes group jobType config summaryMetrics historyLineCount sweepName"
@@ -36,7 +36,7 @@ async def read(client: Client, name: str = "r") -> dict[str, Any]:
 
 async def send(client: Client, name: str = "r", **body: Any) -> JsonObject:
     """Send one request of the file stream."""
-    return await receive(client.context, "admin", "p", name, body)
+    return await receive(client.context, "admin", "p", name, understand(body))
 
 
 async def log_rows(client: Client, *rows: Any, name: str = "r") -> None:

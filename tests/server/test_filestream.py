@@ -1,6 +1,8 @@
 """The file stream stores what clients send, and survives what they should not send."""
 
+import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from protocol.json_types import JsonObject
 from protocol.states import RunState
 from server.context import Services
 from server.errors import Forbidden, NotFound
-from server.filestream import receive
+from server.filestream import LINES_AT_ONCE, in_pieces, receive, understand
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from server.storage import runs, streams
 from server.storage.rows import AnyRow
@@ -35,7 +37,7 @@ class RunStream:
     async def send(self, files: JsonObject | None = None, **more: Any) -> JsonObject:
         """Send one request."""
         body: JsonObject = {**({"files": files} if files else {}), **more}
-        return await receive(self.client.context, "admin", "p", self.name, body)
+        return await receive(self.client.context, "admin", "p", self.name, understand(body))
 
     async def row(self) -> AnyRow:
         """Return what is recorded of the run, after heartbeats were written down."""
@@ -140,7 +142,7 @@ async def test_a_bad_line_is_skipped_and_keeps_its_number(stream: RunStream) -> 
     ],
 )
 async def test_what_is_not_understood_does_not_end_the_stream(stream: RunStream, body: Any) -> None:
-    assert await receive(stream.client.context, "admin", "p", "r", body) == {}
+    assert await receive(stream.client.context, "admin", "p", "r", understand(body)) == {}
     assert await stream.lines(Stream.HISTORY) == []
     assert await stream.state() is RunState.RUNNING
 
@@ -268,6 +270,29 @@ async def test_a_failing_request_stores_nothing(stream: RunStream, monkeypatch: 
     monkeypatch.undo()
     assert await stream.lines(Stream.HISTORY) == []
     assert (await stream.row()).history_lines == 0
+
+
+async def test_pieces_of_a_request_say_together_what_it_says() -> None:
+    rows = [f'{{"_step":{step}}}' for step in range(2500)]
+    rows[999:1001] = ["no JSON"] * 2
+    files = {
+        "wandb-history.jsonl": part(*rows, offset=7),
+        "output.log": part(*map(str, range(1001))),
+        "wandb-summary.json": part("{}"),
+    }
+    change = understand({"files": files, "complete": True, "exitcode": 1, "uploaded": ["a"]})
+    *first, last = in_pieces(change)
+    pieces = [*first, last]
+    assert max(len(piece.history.lines + piece.console.lines) for piece in first) <= LINES_AT_ONCE
+    assert [line for piece in pieces for line in piece.history.lines] == change.history.lines
+    assert [line for piece in pieces for line in piece.console.lines] == change.console.lines
+    for earlier, later in itertools.pairwise(piece.history for piece in pieces if piece.history.end):
+        assert earlier.lines[-1].number < earlier.end == later.lines[0].number
+    assert (last.history.end, last.console.end) == (change.history.end, change.console.end) == (2507, 1001)
+    assert {(piece.summary, piece.complete, piece.exit_code, *piece.uploaded) for piece in first} == {
+        (None, False, None)
+    }
+    assert replace(last, history=change.history, console=change.console) == change
 
 
 async def test_a_large_request_is_stored_whole(stream: RunStream, services: Services) -> None:

@@ -17,7 +17,7 @@ from agent.operations import release as hand_back
 from server.app import build_app
 from server.authentication import Authenticator
 from server.context import Services
-from server.filestream import receive
+from server.filestream import receive, understand
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from server.storage.agents import ALIVE_SECONDS
 from server.storage.claims import LEASE_SECONDS, return_abandoned
@@ -65,7 +65,7 @@ async def _run(client: Client) -> dict[str, Any]:
 
 async def _say(client: Client, **body: Any) -> None:
     """Say something on the run's file stream."""
-    await receive(client.context, "admin", "p", "run1", body)
+    await receive(client.context, "admin", "p", "run1", understand(body))
 
 
 async def _stop(client: Client, item: str) -> None:

@@ -33,7 +33,7 @@ async def test_samples_are_spread_and_hold_both_ends(client: Client) -> None:
 async def test_a_long_run_is_not_read_whole_for_a_sample(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     await start(client)
     await log_rows(client, *({"_step": step, "loss": step} for step in range(1000)))
-    for name in ("each_with", "steps", "tail"):
+    for name in ("numbers_naming", "each_naming", "steps", "tail"):
         monkeypatch.setattr(streams, name, None)
     query = HISTORY.replace("historyKeys", "")
     answer = (await client.ask(query, name="r", samples=5, specs=['{"keys":["loss"],"samples":5}']))["project"]["run"]
@@ -41,17 +41,19 @@ async def test_a_long_run_is_not_read_whole_for_a_sample(client: Client, monkeyp
 
 
 async def test_rows_without_all_keys_are_left_out(client: Client) -> None:
-    """Rare keys are found wherever they are, also by a dotted path or with characters that JSON may escape."""
+    """Rare keys are found wherever they are, also by a dotted path, with characters that JSON may escape, or where
+    other rows have something else of that name.
+    """
     await start(client)
-    rows: list[dict[str, Any]] = [{"_step": step, "Rare": 1, "text": '"rare"'} for step in range(3000)]
+    rows: list[dict[str, Any]] = [{"_step": step, "Rare": 1, "other": {"same": 1}} for step in range(3000)]
     for step in (7, 1500, 2999):
-        rows[step] |= {"rare": step, "a<b": step, "nested": {"deep": step}, "dotted.key": step}
+        rows[step] |= {"rare": step, "eval/a": step, "a<b": step, "nested": {"deep": step}, "dotted.key": step}
+        rows[step]["same"] = step
     await log_rows(client, *rows)
-    specs = [
-        json.dumps({"keys": ["_step", key], "samples": 100}) for key in ("rare", "a<b", "nested.deep", "dotted.key")
-    ]
+    keys = ("rare", "eval/a", "a<b", "nested.deep", "dotted.key", "same")
+    specs = [json.dumps({"keys": ["_step", key], "samples": 100}) for key in keys]
     found = (await client.ask(HISTORY, name="r", specs=specs))["project"]["run"]["sampledHistory"]
-    assert [[row["_step"] for row in rows] for rows in found] == [[7, 1500, 2999]] * 4
+    assert [[row["_step"] for row in rows] for rows in found] == [[7, 1500, 2999]] * len(keys)
 
 
 async def test_a_page_of_steps_is_complete_and_its_ends_are_as_the_client_means_them(client: Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from server.context import Services
-from server.filestream import receive
+from server.filestream import receive, understand
 from server.intervals import Intervals
 from server.storage.agents import ALIVE_SECONDS
 from server.storage.claims import LEASE_SECONDS
@@ -283,7 +283,7 @@ class TestEndOfTheRun:
         await pop(client, agent)
         assert await acknowledge(client, item)
         await start_run(client)
-        await receive(client.context, "admin", "p", "run1", {"complete": True, "exitcode": 1})
+        await receive(client.context, "admin", "p", "run1", understand({"complete": True, "exitcode": 1}))
         return item
 
     async def test_is_the_items_where_its_agent_does_not_tell_ends(self, client: Client) -> None:

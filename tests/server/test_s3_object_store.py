@@ -10,7 +10,7 @@ import pytest
 
 from server.context import Services
 from server.errors import Conflict
-from server.filestream import receive
+from server.filestream import receive, understand
 from server.garbage import Freed, collect
 from server.object_store import ObjectInfo
 from server.s3_object_store import BucketUnusable, S3ObjectStore
@@ -173,7 +173,7 @@ async def test_files_of_runs_are_looked_for_when_somebody_tells_or_asks(client: 
     listed = (await client.ask(LISTED))["project"]["run"]
     assert (listed["fileCount"], listed["files"]["edges"][0]["node"]["md5"]) == (1, md5(b"1"))
     put(urls["a"], b"longer")
-    await receive(client.context, "admin", "p", "r", {"uploaded": ["a", "never announced"]})
+    await receive(client.context, "admin", "p", "r", understand({"uploaded": ["a", "never announced"]}))
     (edge,) = (await client.ask(LISTED))["project"]["run"]["files"]["edges"]
     assert edge["node"]["sizeBytes"] == 6
     assert get(edge["node"]["directUrl"]) == (200, b"longer")

@@ -46,8 +46,8 @@ def _fill(connection: sa.Connection) -> None:
     from server.storage import run_values
     from server.storage.run_values import Place
 
-    runs = sa.table("runs", sa.column("id"), sa.column("config"), sa.column("summary"), sa.column("tags"))
+    runs = sa.table("runs", *map(sa.column, ("id", "project_id", "config", "summary", "tags")))
     for run_id in connection.scalars(sa.select(runs.c.id)).all():
         row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).one()
         for place, text in ((Place.CONFIG, row.config), (Place.SUMMARY, row.summary), (Place.TAGS, row.tags)):
-            run_values.change(connection, run_id, place, None, text)
+            run_values.change(connection, run_id, row.project_id, place, None, text)
