@@ -1,4 +1,7 @@
-"""A server that is killed while runs log loses nothing that it has acknowledged, and takes nothing in twice."""
+"""A server that is killed while runs log loses nothing that it has acknowledged, and takes nothing in twice.
+
+`tests/server/test_killed_server.py` kills it at many more moments; here the clients are the stock ones.
+"""
 
 import json
 from contextlib import ExitStack
@@ -13,10 +16,16 @@ from tests.end_to_end.test_outage import free_port, serving
 pytestmark = pytest.mark.end_to_end
 
 RUNS = 10
+KILLS = 2
 LOG = f"""
 import json, time, wandb
 from pathlib import Path
-settings = wandb.Settings(x_file_stream_transmit_interval=0.3, reinit="create_new")
+waits = {{
+    f"x_{{what}}_retry_wait_{{which}}_seconds": seconds
+    for what in ("file_stream", "file_transfer", "graphql")
+    for which, seconds in (("min", 0.2), ("max", 1))
+}}  # else the client waits for much longer than the server is away
+settings = wandb.Settings(x_file_stream_transmit_interval=0.3, reinit="create_new", **waits)
 runs = [wandb.init(entity="admin", project="killed", id=f"r{{n}}", settings=settings) for n in range({RUNS})]
 step = 0
 while not Path("stop").exists():
@@ -42,6 +51,12 @@ def fewest_lines(server: LiveServer) -> int:
     return min(lines) if len(lines) == RUNS else 0
 
 
+def more_lines(server: LiveServer, known: int) -> int:
+    """Return how many rows each run has at least, if these are more than are known; else 0."""
+    lines = fewest_lines(server)
+    return lines if lines > known else 0
+
+
 def test_every_row_is_there_once_though_the_server_was_killed(tmp_path: Path) -> None:
     data_dir, client, port = tmp_path / "data", tmp_path / "client", free_port()
     client.mkdir()
@@ -51,10 +66,12 @@ def test_every_row_is_there_once_though_the_server_was_killed(tmp_path: Path) ->
             key = (data_dir / "admin-api-key").read_text().strip()
             server = LiveServer(f"http://127.0.0.1:{port}", key, client)
             process = stack.enter_context(server.started_script(LOG))
-            until(lambda: fewest_lines(server), "all runs to log")
+            lines = until(lambda: fewest_lines(server), "all runs to log")
+        for _ in range(KILLS - 1):
+            with serving(data_dir, port):
+                lines = until(lambda known=lines: more_lines(server, known), "all runs to go on")
         stack.enter_context(serving(data_dir, port))
-        before = until(lambda: fewest_lines(server), "the server to answer again")
-        until(lambda: fewest_lines(server) > before, "all runs to go on")
+        until(lambda: more_lines(server, lines), "all runs to go on")
         (client / "stop").touch()
         output, _ = process.communicate(timeout=240)
         steps = json.loads(output.splitlines()[-1])
