@@ -62,8 +62,11 @@ def _key_from_file() -> str | None:
 
 def _key_from_netrc(base_url: str) -> str | None:
     path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    server = urlsplit(base_url)
     try:
-        found = netrc.netrc(path).authenticators(urlsplit(base_url).netloc.split(":")[0])
+        entries = netrc.netrc(path)
     except (OSError, netrc.NetrcParseError):
         return None
+    # `wandb login` writes the port, too; clients before 0.26 wrote the host alone.
+    found = entries.authenticators(server.netloc) or entries.authenticators(server.hostname or "")
     return found[2] if found else None
