@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import Connection
 
+from protocol.errors import LaunchbayError
 from server import expiry, garbage
 from server.app import build_app
 from server.authentication import forget_changed_rights
@@ -47,6 +48,12 @@ class ServerSettings:
     """`s3://bucket/prefix`; without one, files and artifacts are in the data folder."""
 
 
+class CannotServe(LaunchbayError):
+    """The server cannot have the address or the folder that it was given."""
+
+    code = "cannot_serve"
+
+
 @asynccontextmanager
 async def running(settings: ServerSettings) -> AsyncGenerator[str]:
     """Serve while the block runs; gives the base URL."""
@@ -55,7 +62,13 @@ async def running(settings: ServerSettings) -> AsyncGenerator[str]:
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
-            await site.start()
+            try:
+                await site.start()
+            except OSError as error:
+                raise CannotServe(
+                    f"Cannot listen on {settings.host}:{settings.port}: {_words(error)}. "
+                    "Choose another address with --host or --port."
+                ) from error
             port = runner.addresses[0][1]
             shown = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 -- compared, not bound
             async with _beside(watching.run(services), sending.run(services)):
@@ -69,7 +82,12 @@ async def opened(
     data_dir: Path, database_url: str | None = None, object_store: str | None = None
 ) -> AsyncGenerator[Services]:
     """Open a data folder, its database and its objects, making them and the first user if they are new."""
-    await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
+    try:
+        await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CannotServe(
+            f"The data folder {data_dir} cannot be made: {_words(error)}. Name another with --data-dir."
+        ) from error
     database = await open_database(data_dir, database_url)
     try:
         objects = await asyncio.to_thread(_open_objects, data_dir, object_store)
@@ -134,3 +152,8 @@ def _write_secret(path: Path, secret: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(secret + "\n")
+
+
+def _words(error: OSError) -> str:
+    """Return what the system says, without the event loop's words around it. Names that are not found have no errno."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

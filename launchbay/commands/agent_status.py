@@ -10,6 +10,7 @@ import click
 from agent.observability.status_app import AgentSilent, ask_status
 from agent.opening import STATE_ROOT
 from launchbay import exits
+from launchbay.commands import dev
 from launchbay.errors import NotThere
 from launchbay.output import ago, json_option, print_json, print_table
 
@@ -20,12 +21,12 @@ from launchbay.output import ago, json_option, print_json, print_table
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help=f"The agent of this state folder. Default: all below {STATE_ROOT}.",
+    help=f"The agent of this state folder. Default: all below {STATE_ROOT}, and that of `launchbay dev`.",
 )
 @json_option
 def command(queues: tuple[str, ...], entity: str | None, state_dir: Path | None, as_json: bool) -> int:
     """Show what the agents on this machine hold, and what each launch waits for."""
-    folders = [state_dir] if state_dir else sorted(STATE_ROOT.glob("agent-*"))
+    folders = [state_dir] if state_dir else [*sorted(STATE_ROOT.glob("agent-*")), dev.agent_dir(dev.DATA_DIR)]
     answers, silent = asyncio.run(_ask(folders))
     agents = [
         agent
@@ -35,9 +36,11 @@ def command(queues: tuple[str, ...], entity: str | None, state_dir: Path | None,
     for problem in silent:
         click.secho(f"Error: {problem}", err=True, fg="red")
     if not agents and not silent:
+        if answers:
+            names = ", ".join(agent["name"] for agent in answers)
+            raise NotThere(f"No agent on this machine serves that. There are: {names}.")
         where = state_dir or f"any folder below {STATE_ROOT} (--state-dir names another)"
-        others = f" Agents that do not match run: {', '.join(agent['name'] for agent in answers)}." if answers else ""
-        raise NotThere(f"No such agent of this user runs on this machine in {where}.{others}")
+        raise NotThere(f"No agent of this user runs on this machine in {where}.")
     if as_json:
         print_json(agents)
     else:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,13 @@ def command(port: int, data_dir: Path, max_jobs: int) -> int:
     The queue `local-process` runs jobs as processes. Where a container engine answers, Docker or Podman, the queue
     `local-container` runs them in containers.
     """
+    _check_free(port)
     return asyncio.run(_run(port, data_dir.resolve(), max_jobs))
+
+
+def agent_dir(data_dir: Path) -> Path:
+    """Return the state folder of the agent."""
+    return data_dir / "agent"
 
 
 async def _run(port: int, data_dir: Path, max_jobs: int) -> int:
@@ -65,7 +72,7 @@ async def _run(port: int, data_dir: Path, max_jobs: int) -> int:
         environment = {**os.environ, "WANDB_BASE_URL": base_url, "WANDB_API_KEY": key}
         served = [word for resource in resources for word in ("-q", resource, "-r", resource)]
         agent = await _start(
-            *("agent", *served, "-j", str(max_jobs), "--state-dir", str(data_dir / "agent")), env=environment
+            *("agent", *served, "-j", str(max_jobs), "--state-dir", str(agent_dir(data_dir))), env=environment
         )
         _say_how(base_url, data_dir, resources, why_no_containers)
         waits = [asyncio.create_task(process.wait()) for process in (server, agent)]
@@ -82,6 +89,18 @@ async def _run(port: int, data_dir: Path, max_jobs: int) -> int:
         # The agent first: it says goodbye to the server.
         for process in (agent, server):
             await _end(process)
+
+
+def _check_free(port: int) -> None:
+    """Look before the server does, as another one there would take us for its own client."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise click.ClickException(
+                f"Port {port} cannot be had: {error.strerror}. Choose another with --port."
+            ) from error
 
 
 async def _start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
@@ -107,7 +126,7 @@ async def _why_no_containers(data_dir: Path) -> str | None:
     """Return why the agent could run no containers; None if its engine answers."""
     settings = read(None, os.environ, {}).config.backends.get(CONTAINERS, {})
     try:
-        backend = cast("ImageBackend", registry.load(CONTAINERS)(data_dir / "agent" / CONTAINERS, "dev", settings))
+        backend = cast("ImageBackend", registry.load(CONTAINERS)(agent_dir(data_dir) / CONTAINERS, "dev", settings))
     except BackendError as error:
         return str(error)
     try:

@@ -17,8 +17,9 @@ import click
 import pytest
 
 from launchbay.cli import __version__
+from launchbay.commands.dev import command as dev_command
 from launchbay.settings import account
-from server.start import opened
+from server.start import CannotServe, ServerSettings, opened, running
 from tests import engines
 from tests.postgres import Cluster
 
@@ -106,7 +107,7 @@ def dev(folder: Path, **env: str) -> Generator[tuple[str, dict[str, str]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data, log = folder / "dev", folder / "dev.log"
+    data, log = folder / ".local/share/launchbay/dev", folder / "dev.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(BIN / "launchbay"), "dev", "--port", str(port), "--data-dir", str(data)],
@@ -130,11 +131,12 @@ def dev(folder: Path, **env: str) -> Generator[tuple[str, dict[str, str]]]:
 def test_dev_runs_a_job_and_ends_cleanly(tmp_path: Path) -> None:
     with dev(tmp_path, DOCKER_HOST=f"unix://{tmp_path}/nothing") as (said, env):
         assert "running, with the queue local-process." in said
-        assert "There is no queue local-container: " in said
+        assert f"There is no queue local-container: The container engine at unix://{tmp_path}/nothing cannot be" in said
         spec = {"project": "p", "uri": "placeholder", "overrides": {"entry_point": ["sh", "-c", "echo hello"]}}
         launched = run("launch", "-q", "local-process", "-c", json.dumps(spec), "--wait", "--json", **env)
         assert launched.returncode == 7, launched.stderr  # it never calls wandb.init
         assert run("logs", json.loads(launched.stdout)["id"], **env).stdout == "hello\n"
+        assert "local-process" in run("agent", "status", HOME=str(tmp_path)).stdout
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -168,3 +170,34 @@ def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WANDB_API_KEY_FILE", str(tmp_path / "none"))
     with pytest.raises(click.UsageError, match=r"WANDB_API_KEY_FILE is .*none, which cannot be read: No such file"):
         account()
+
+
+@pytest.mark.parametrize("machine", ["127.0.0.1:8080", "127.0.0.1"])
+def test_the_key_may_be_where_wandb_login_puts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_API_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password the-key\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:8080")
+    assert account().api_key == "the-key"
+    monkeypatch.setenv("WANDB_BASE_URL", "http://elsewhere:8080")
+    with pytest.raises(click.UsageError, match="No API key"):
+        account()
+
+
+async def test_a_server_says_what_it_cannot_have(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(CannotServe, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use. Choose"):
+            async with running(ServerSettings(tmp_path / "data", port=port)):
+                pass
+        with pytest.raises(click.ClickException, match=f"Port {port} cannot be had: Address already in use. Choose"):
+            dev_command.main(["--port", str(port)], standalone_mode=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotServe, match=r"file/data cannot be made: Not a directory\. Name another with --data-dir"):
+        async with running(ServerSettings(tmp_path / "file" / "data", port=0)):
+            pass
