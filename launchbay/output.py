@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 FILE_COLUMNS = 500
 """Width of a table that goes into a file or a pipe, where it must not be cut to a screen."""
+
+LAST_COLUMN = 30
+"""How much room the last column of a table needs on a screen, which holds sentences and is folded."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
@@ -27,16 +32,38 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if not lines:
         click.echo(empty)
         return
+    cells = [["" if cell is None else plain(str(cell)) for cell in line] for line in lines]
+    console = Console()
+    if not console.is_terminal:
+        console.width = FILE_COLUMNS
+    widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
+    room = console.width - sum(widths[:-1]) - 2 * len(widths[:-1])
+    if room < min(widths[-1], LAST_COLUMN):
+        _print_below(console, headers, cells, widths)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers[:-1]:
         table.add_column(header, no_wrap=True, overflow="fold")
     table.add_column(headers[-1])
-    for line in lines:
-        table.add_row(*("" if cell is None else Text(plain(str(cell))) for cell in line))
-    console = Console()
-    if not console.is_terminal:
-        console.width = FILE_COLUMNS
+    for line in cells:
+        table.add_row(*map(Text, line))
     console.print(table)
+
+
+def _print_below(
+    console: Console, headers: Sequence[str], lines: Sequence[Sequence[str]], widths: Sequence[int]
+) -> None:
+    """Print what stands in the last column below its row: there is no room for it at the side."""
+
+    def row(line: Sequence[str], style: str = "") -> Text:
+        padded = (set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True))
+        return Text("  ".join(list(padded)[:-1]).rstrip(), style=style)
+
+    console.print(row(headers, "bold"), overflow="fold")
+    for line in lines:
+        console.print(row(line), overflow="fold")
+        if line[-1]:
+            console.print(Padding(Text(line[-1]), (0, 0, 0, 4)))
 
 
 def plain(text: str) -> str:

@@ -33,6 +33,12 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
         empty="No agents. Start one: launchbay agent -q QUEUE",
     )
     click.echo()
+    print_table(
+        ("QUEUE", "WAITING"),
+        [(queue["name"], queue["pendingCount"]) for queue in queues],
+        empty="No queues. Make one: launchbay queue create QUEUE",
+    )
+    click.echo()
     rows = [
         (
             item["id"],

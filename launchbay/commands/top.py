@@ -90,7 +90,9 @@ def render(view: View) -> Group:
         nothing,
         _table(QUEUE_COLUMNS, queues),
         nothing,
-        _table(ITEM_COLUMNS, _item_rows(view), lambda row: _color(ItemState(row[2]))),
+        _table(
+            ITEM_COLUMNS, _item_rows(view), lambda row: _color(ItemState(row[2])), whole=("ITEM", "STATE", "AGE", "RUN")
+        ),
     )
 
 
@@ -194,13 +196,18 @@ def _item_rows(view: View) -> list[tuple[str, ...]]:
 
 
 def _table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], style: Callable[[Sequence[str]], str] = lambda _: ""
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    style: Callable[[Sequence[str]], str] = lambda _: "",
+    whole: Sequence[str] = (),
 ) -> Table:
+    """Return a table of one line for each row. Where there is no room, all columns but the whole ones are cut."""
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
+        # Rich makes columns narrower whose cells may wrap, the widest first; the cells themselves say that they do not.
+        table.add_column(column, no_wrap=column in whole)
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row), style=style(row))
+        table.add_row(*(Text(plain(cell), no_wrap=True, overflow="ellipsis") for cell in row), style=style(row))
     return table
 
 

@@ -1,5 +1,6 @@
 """How commands print and read."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,28 @@ def test_a_table_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> Non
     long = "x" * 300
     print_table(("A", "B"), [(long, "y")], empty="nothing")
     assert long in capsys.readouterr().out
+
+
+def without_styles(text: str) -> str:
+    return re.sub(r"\x1b\[\d*m", "", text)
+
+
+def test_a_sentence_for_which_a_screen_has_no_room_stands_below_its_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    why = "There is no such image, or this agent may not see it."
+    print_table(("ITEM", "JOB", "WHY"), [("i" * 20, "j" * 20, why), ("item", "job", "")], empty="nothing")
+    assert without_styles(capsys.readouterr().out).splitlines() == [
+        "ITEM                  JOB",
+        f"{'i' * 20}  {'j' * 20}",
+        f"    {why:<56}",
+        "item                  job",
+    ]
+    print_table(("ITEM", "WHY"), [("item", why)], empty="nothing")
+    assert without_styles(capsys.readouterr().out).splitlines()[1].startswith("item  There is")
 
 
 def test_an_empty_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,9 +67,9 @@ def view(*items: dict[str, Any], **changes: Any) -> View:
     return View(datetime.now(UTC), "admin", **shown)
 
 
-def drawn(seen: View, *, color: bool = False) -> str:
+def drawn(seen: View, *, color: bool = False, width: int = 160) -> str:
     """Return what the screen shows."""
-    console = Console(file=io.StringIO(), width=160, force_terminal=color, color_system="standard" if color else None)
+    console = Console(file=io.StringIO(), width=width, force_terminal=color, color_system="standard" if color else None)
     with console.capture() as capture:
         console.print(render(seen))
     return capture.get()
@@ -90,6 +90,15 @@ def test_each_item_says_why() -> None:
     shown = drawn(view(waiting, failed))
     assert "no agent serves this queue" in shown
     assert "no such image" in shown
+
+
+def test_a_narrow_screen_cuts_sentences_and_never_states_and_names_to_type() -> None:
+    failed = item("FAILED", error={"message": "why " * 50}, agent={"name": "agent-1"}, associatedRunId="run12345")
+    lines = drawn(view({**failed, "id": "UnVuUXVldWVJdGVtOjE="}), width=80).splitlines()
+    (row,) = [line for line in lines if line.startswith("UnVuUXVldWVJdGVtOjE= ")]
+    assert " FAILED " in row
+    assert " run12345 " in row
+    assert row.rstrip().endswith("…")
 
 
 def test_other_peoples_words_are_no_orders_to_the_terminal() -> None:
