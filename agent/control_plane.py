@@ -6,6 +6,7 @@ Everything a server can answer becomes one of three outcomes: data, `ControlPlan
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -182,7 +183,9 @@ class ControlPlane:
         return self._session
 
     def _unreachable(self, error: BaseException) -> ControlPlaneUnavailable:
-        return ControlPlaneUnavailable(f"The server at {self.base_url} cannot be reached: {error}. Is it running?")
+        return ControlPlaneUnavailable(
+            f"The server at {self.base_url} cannot be reached: {_words(error)}. Is it running?"
+        )
 
     def _check(self, status: int, content: bytes) -> None:
         if status < 300:
@@ -217,3 +220,11 @@ def _message(content: bytes) -> str:
         return "; ".join(str(error["message"]) for error in errors)
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return content[:200].decode(errors="replace").strip()
+
+
+def _words(error: BaseException) -> str:
+    """Return what happened, where the system says it: aiohttp's words are about its own settings, too."""
+    if not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientSSLError):
+        return str(error)
+    cause = error.os_error
+    return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror or str(error)

@@ -7,16 +7,12 @@ harmless: the next agent asks again, and gets the handle of what already runs.
 import asyncio
 from contextlib import suppress
 
-import structlog
-
 from agent.context import AgentContext
 from agent.errors import LaunchStopped, NoLongerOurs
 from agent.launch import Launch, Stage, Tell
 from agent.report import tell_progress
 from backends.base import Backend, BackendUnavailable, PlatformFull, StartRequest
 from backends.flag import Flag
-
-log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 1.0
 
@@ -31,7 +27,7 @@ async def start(
     stop: Flag,
     tell: Tell,
 ) -> None:
-    """Start the launch; returns when the backend has it. Waits for room on the platform, and tells that it does.
+    """Start the launch; returns when the backend has it. Waits for the platform and for room on it, and tells so.
 
     Raises `BackendError` if the platform refuses for good, `NoLongerOurs` if the item was given to somebody else, and
     `LaunchStopped` if `stop` is set while it waits for room: then the platform has nothing of it.
@@ -56,7 +52,7 @@ async def start(
                     raise LaunchStopped("The launch was stopped on request, before it was running.") from None
         except BackendUnavailable as error:
             context.metrics.backend_unavailable(launch.resource)
-            log.warning("the backend is not available", error=str(error), retry_seconds=RETRY_SECONDS)
+            await tell(str(error))
             await asyncio.sleep(RETRY_SECONDS)
     context.move(launch, Stage.STARTED)
     await context.journal.record(launch)

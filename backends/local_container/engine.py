@@ -208,7 +208,13 @@ class DockerEngine:
                 options = {**options, "timeout": CALL_SECONDS, "max_pool_size": THREADS}
                 # The package would ask for `/version`, for which Podman needs up to a second.
                 with docker.APIClient(**options, version=constants.MINIMUM_DOCKER_API_VERSION) as asking:
-                    ping = asking.get(f"{asking.base_url}/_ping", timeout=CALL_SECONDS)
+                    try:
+                        ping = asking.get(f"{asking.base_url}/_ping", timeout=CALL_SECONDS)
+                    except requests.RequestException as error:
+                        at = options.get("base_url") or constants.DEFAULT_UNIX_SOCKET.replace("http+unix://", "unix://")
+                        raise BackendUnavailable(
+                            f"The container engine at {at} cannot be reached: {_innermost(error)}"
+                        ) from error
                 self._is_podman = "Libpod-API-Version" in ping.headers
                 self._connected = docker.APIClient(**options, version=ping.headers.get("Api-Version"))
             return self._connected
@@ -261,9 +267,12 @@ def _or_none(work: Callable[[], Any]) -> Any:
 
 def _innermost(error: BaseException) -> str:
     """Return the words that say what happened: libraries wrap them several times."""
-    while isinstance(inner := error.__context__, OSError):
-        error = inner
-    return str(error)
+    words, inner = str(error), error.__context__
+    while inner is not None:
+        if isinstance(inner, OSError):
+            words = inner.strerror or str(inner)
+        inner = inner.__context__
+    return words
 
 
 def image_registry(image: str) -> str:

@@ -312,7 +312,7 @@ def test_an_agent_says_what_is_wrong_with_key_queue_or_server(server: LiveServer
     assert "has no queue 'no-such-queue'. It has:" in unknown.stderr
     nobody = run(server, "launchbay", "status", check=False, WANDB_BASE_URL="http://127.0.0.1:9")
     assert nobody.returncode == 3
-    assert "cannot be reached" in nobody.stderr
+    assert "cannot be reached: Connection refused. Is it running?" in nobody.stderr
 
 
 @ours
