@@ -10,6 +10,12 @@ RESOURCES = ("local-process", "local-container", "kubernetes", "sagemaker", "gcp
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
+def serving_command(queue: str, entity: str, resource: str) -> str:
+    """Return the command of an agent that serves a queue; without `-r` an agent runs launches as local processes."""
+    elsewhere = "" if resource == "local-process" else f" -r {resource}"
+    return f"launchbay agent -q {queue} -e {entity}{elsewhere}"
+
+
 def check_resource(name: str) -> str:
     """Return the name of a resource; `SpecError` if it cannot be one, or is a slip of the pen."""
     if name in RESOURCES:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from protocol.resources import serving_command
 from protocol.states import ItemState
 from server import ids
 from server.storage import agents, queue_items
@@ -49,7 +50,8 @@ def _in_queue(connection: Connection, rows: Sequence[AnyRow], now: float) -> dic
     first = rows[0]
     serving = agents.serving(connection, first.project_id, ids.encode("RunQueue", first.queue_id), now)
     if not serving:
-        command = f"launchbay agent -q {first.queue_name} -e {first.entity_name}"
+        resource = json.loads(first.launch_spec).get("resource") or "local-process"
+        command = serving_command(first.queue_name, first.entity_name, resource)
         return dict.fromkeys([row.id for row in rows], f"No agent serves this queue. Start one with: {command}")
     # One that was waiting when it was read may be with an agent by now, which is no reason for it to wait.
     held = agents.held(connection, [agent.id for agent in serving], besides=[row.id for row in rows])

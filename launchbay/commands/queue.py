@@ -16,7 +16,7 @@ from launchbay.wire import default_entity, with_server
 from protocol import templates
 from protocol.json_types import Json, dig
 from protocol.names import QUEUE_PROJECT
-from protocol.resources import RESOURCES
+from protocol.resources import RESOURCES, serving_command
 
 entity_option = click.option("-e", "--entity", help="Owner of the queue. Default: the API key's user.")
 
@@ -86,7 +86,7 @@ def create(
                 "externalLinks": json.dumps({"links": []}),
             },
         )
-        click.echo(f"Queue {owner}/{name} is ready. Serve it with: launchbay agent -q {name} -e {owner}")
+        click.echo(f"Queue {owner}/{name} is ready. Serve it with: {serving_command(name, owner, resource)}")
 
     with_server(work)
 

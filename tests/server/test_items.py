@@ -433,7 +433,7 @@ class TestWaitingReason:
     async def test_nobody_is_there(self, client: Client) -> None:
         await make_queue(client)
         item = await push(client)
-        expected = "No agent serves this queue. Start one with: launchbay agent -q q -e admin"
+        expected = "No agent serves this queue. Start one with: launchbay agent -q q -e admin -r local-container"
         assert await self._reason(client, item) == expected
 
     async def test_only_the_dead_are_there(self, client: Client, clock: Clock) -> None:
