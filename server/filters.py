@@ -74,12 +74,12 @@ def _check_size(raw: Any) -> None:
     raise RequestError(f"The filter is nested more than {MAX_DEPTH} deep.")
 
 
-def among(fields: Mapping[str, Field]) -> Callable[[str], Field]:
-    """Return what finds one of these fields."""
+def among(fields: Mapping[str, Field], *others: str) -> Callable[[str], Field]:
+    """Return what finds one of these fields. The others are said to be there, too, where one is not found."""
 
     def find(name: str) -> Field:
         if name not in fields:
-            raise RequestError(f"There is no filter by {name!r}. Use one of: {', '.join(sorted(fields))}.")
+            raise RequestError(f"There is no filter by {name!r}. Use one of: {', '.join([*others, *sorted(fields)])}.")
         return fields[name]
 
     return find

@@ -170,7 +170,8 @@ def _number(operand: Any) -> tuple[Kind, float]:
 
 
 def _field_of(project_id: int, now: float) -> Callable[[str], Field]:
-    column = filters.among({**_FIELDS, "state": TextField(state_expression(now))})
+    others = ("config.<key>", "summary_metrics.<key>", "tags")
+    column = filters.among({**_FIELDS, "state": TextField(state_expression(now))}, *others)
 
     def find(name: str) -> Field:
         found = _value_at(name)

@@ -312,6 +312,17 @@ async def test_a_cursor_of_another_list_is_refused(client: Client, cursor: str) 
         assert (await client.ask(LIST, after=cursor))["project"]["runCount"] == 1
 
 
+async def test_a_refused_filter_says_what_there_is(client: Client) -> None:
+    await start(client)
+    for filters, words in (
+        ({"confg.lr": 1}, "Use one of: config.<key>, summary_metrics.<key>, tags, commit, "),
+        ({"display_name": {"$regex": "("}}, "'(' is no regular expression (of RE2): missing ): (."),
+    ):
+        status, message = await client.fail(LIST, filters=json.dumps(filters))
+        assert status == 400
+        assert words in message
+
+
 async def test_runs_are_ordered_and_paged(client: Client, clock: Clock) -> None:
     for number in range(7):
         clock.now += number % 2  # pairs are made at the same time
