@@ -73,7 +73,7 @@ def members(team: str, as_json: bool) -> None:
 @click.argument("who", metavar="USER|EMAIL")
 @click.option("--admin", is_flag=True, help="As an admin of the team.")
 def invite(team: str, who: str, admin: bool) -> None:
-    """Make a user a member of TEAM, or change his role.
+    """Make a user a member of TEAM, or change their role.
 
     No mail is sent: a user who is here is a member at once, and somebody else as soon as there is a user with that
     e-mail address.
