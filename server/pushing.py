@@ -117,6 +117,11 @@ def _is_agents_own(spec: JsonObject) -> bool:
 
 def _resource_args(spec: JsonObject, queue: QueueRules, values: JsonObject) -> Json:
     own = _object(spec, "resource_args")
+    if others := sorted(own.keys() - {queue.resource}):
+        raise RequestError(
+            f"The launch's resource_args have {others[0]!r}, which would have no effect: queue {queue.name!r} runs "
+            f"{queue.resource!r}, and its args stand below that, as {{{queue.resource!r}: {{{others[0]!r}: ...}}}}."
+        )
     variables = templates.parse_variables(queue.variables)
     if variables and own:
         raise RequestError(

@@ -30,7 +30,9 @@ POLL_SECONDS = 0.5
 @click.option("--name", envvar="WANDB_NAME", help="Display name of the run.")
 @click.option("-E", "--entry-point", help="Replaces the job's command.")
 @click.option("-c", "--config", help="The launch spec to start from: JSON text, or a JSON or YAML file.")
-@click.option("-R", "--resource-args", help="Overrides of the queue's resource config: JSON text or a file.")
+@click.option(
+    "-R", "--resource-args", help="Overrides of the queue's resource config, as {RESOURCE: {...}}: JSON text or a file."
+)
 @click.option("-v", "--set-var", "values", multiple=True, help="Value of a template variable: name=value.")
 @click.option("-P", "--priority", type=click.Choice(list(PRIORITIES)), help="Needs a queue with priorities.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 7 if the launch did not finish well.")

@@ -51,6 +51,13 @@ def test_another_resource_is_refused_and_both_are_named() -> None:
         _complete(_queue(), resource="local-process")
 
 
+def test_args_that_would_have_no_effect_are_refused() -> None:
+    with pytest.raises(
+        RequestError, match=r"resource_args have 'memory', which .* as \{'kubernetes': \{'memory': ...\}\}"
+    ):
+        _complete(_queue(), resource_args={"memory": "8g", "kubernetes": {}})
+
+
 def test_values_are_filled_in_with_their_types() -> None:
     queue = _queue(resource_args=KUBERNETES, variables=CPU)
     expected = {"kubernetes": {"spec": {"limits": {"cpu": 4, "gpu": 1}}, "note": "x4"}}
