@@ -42,7 +42,8 @@ def _with_agent(row: AnyRow, now: float) -> str:
         return f"With agent {agent}, which was not heard of for {silent} s. Start it again: it goes on where it was."
     if row.stop_requested_at is not None:
         return f"With agent {agent}, which was told to stop it."
-    return f"With agent {agent}: {row.status_message or row.status or 'starting'}."
+    doing = (row.status_message or row.status or "starting").removesuffix(".")
+    return f"With agent {agent}: {doing}."
 
 
 def _in_queue(connection: Connection, rows: Sequence[AnyRow], now: float) -> dict[int, str]:

@@ -475,7 +475,7 @@ class TestWaitingReason:
 
     async def test_the_agent_tells(self, client: Client, clock: Clock) -> None:
         item, agent = await _claimed(client)
-        assert await tell(client, item, agent, "preparing", "fetching the code")
+        assert await tell(client, item, agent, "preparing", "fetching the code.")
         assert (await self._reason(client, item)).endswith(": fetching the code.")
         assert (await read_item(client, item))["status"] == "preparing"
         other = await make_agent(client)
