@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from traitlets.config import Config
 from wandb.sdk.wandb_run import RunStatus
 
 from tests.end_to_end.snippets.checks import differs, refusal, shows
@@ -156,3 +159,18 @@ def a_run_that_will_be_preempted() -> None:
             found.load(force=True)
         run.finish(exit_code=1)
     assert wandb.Api().run(f"{PATH}/preempted").state == "preempted"
+
+
+@shows("wandb.Run.display")
+def a_notebook_displays_it() -> None:
+    with wandb.init(entity="admin", project="training", settings=wandb.Settings(silent=False)) as run:
+        assert not run.display(), "this is no notebook"
+        # In a kernel, IPython knows of the file that says how to connect to it.
+        InteractiveShell.instance(config=Config({"IPKernelApp": {"connection_file": "jupyter/kernel.json"}}))
+        try:
+            with capture_output() as captured:
+                assert run.display(height=99)
+        finally:
+            InteractiveShell.clear_instance()
+    (shown,) = captured.outputs
+    assert f"{run.url}?jupyter=true" in shown.data["text/html"]
