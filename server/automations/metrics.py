@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from protocol.json_types import JsonObject
 from server.errors import RequestError
-from server.summaries import number_at, parsed
+from server.summaries import number_at
 
 MAX_WINDOW = 1000
 """So many values of each watched run are kept."""
@@ -124,13 +124,13 @@ class Seen:
     """Whether it has held; then it is not asked again while the run lives."""
 
 
-def look(condition: Condition, seen: Seen, lines: Iterable[str]) -> tuple[Seen, float | None]:
+def look(condition: Condition, seen: Seen, lines: Iterable[Mapping[str, Any]]) -> tuple[Seen, float | None]:
     """Go on with new lines of a history; gives the value at which the condition holds first, or None."""
     if seen.is_told:
         return seen, None
     values, needed = list(seen.values), condition.window
     for line in lines:
-        value = number_at(parsed(line), condition.name)
+        value = number_at(line, condition.name)
         if value is None:
             continue
         values.append(value)

@@ -25,6 +25,7 @@ from server.storage import automations, deliveries, runs, streams, watched_runs
 from server.storage.rows import AnyRow
 from server.storage.streams import Stream
 from server.storage.tables import runs as runs_table
+from server.summaries import parsed
 
 SECONDS_BETWEEN = 1.0
 RUNS_AT_ONCE = 20
@@ -105,7 +106,8 @@ def _is_meant(connection: Connection, row: AnyRow, automation: AnyRow, now: floa
 
 
 def _sight(connection: Connection, row: AnyRow, concerned: Sequence[AnyRow]) -> Sight:
-    if not any(each.event_type in METRIC_EVENTS for each in concerned):
+    told = [key for key, seen in _seen(row).items() if seen.is_told]
+    if not any(each.event_type in METRIC_EVENTS and _key(each) not in told for each in concerned):
         return Sight(row, concerned, (), row.history_lines)
     lines = streams.page(connection, row.run_id, Stream.HISTORY, row.lines_read, LINES_AT_ONCE)
     # Numbers have gaps where a line could not be read.
@@ -118,16 +120,19 @@ def _find_all(sights: Sequence[Sight], now: float) -> list[Finding]:
 
 
 def _find(sight: Sight, now: float) -> Finding:
-    before = {key: Seen(**told) for key, told in json.loads(sight.row.metrics).items()}
-    seen = dict(before)
+    seen, lines = _seen(sight.row), [parsed(line) for line in sight.lines]
     values: dict[str, float] = {}
     for automation in sight.automations:
         condition, key = _rule(automation).condition, _key(automation)
         if condition is not None:
-            seen[key], value = metrics.look(condition, before.get(key, Seen()), sight.lines)
+            seen[key], value = metrics.look(condition, seen.get(key, Seen()), lines)
             if value is not None:
                 values[key] = value
     return Finding(sight, runs.state(sight.row, now), seen, values)
+
+
+def _seen(row: AnyRow) -> dict[str, Seen]:
+    return {key: Seen(**told) for key, told in json.loads(row.metrics).items()}
 
 
 def _tell(connection: Connection, findings: Sequence[Finding], now: float) -> None:

@@ -1,6 +1,5 @@
 """What automations ask of metrics: of single values, of windows, of changes, of what is usual."""
 
-import json
 from typing import Any
 
 import pytest
@@ -12,11 +11,11 @@ def found(choice: dict[str, Any], *values: Any) -> float | None:
     """Return the value at which a condition holds first, logged one after the other."""
     seen, value = Seen(), None
     for each in values:
-        seen, value = look(read(choice), seen, [json.dumps({"m": each, "other": 1})])
+        seen, value = look(read(choice), seen, [{"m": each, "other": 1}])
         if value is not None:
             assert seen.is_told
             break
-    assert look(read(choice), Seen(), [json.dumps({"m": each}) for each in values])[1] == value, "all at once"
+    assert look(read(choice), Seen(), [{"m": each} for each in values])[1] == value, "all at once"
     return value
 
 
@@ -67,17 +66,17 @@ def test_the_value_at_which_a_condition_holds(
 
 def test_a_nested_metric_is_found_by_its_path() -> None:
     choice = read({"threshold_filter": {"name": "a.b", "cmp_op": "$gt", "threshold": 1}})
-    assert look(choice, Seen(), ['{"a": {"b": 2}}'])[1] == 2
-    assert look(choice, Seen(), ['{"a.b": 3}'])[1] == 3
+    assert look(choice, Seen(), [{"a": {"b": 2}}])[1] == 2
+    assert look(choice, Seen(), [{"a.b": 3}])[1] == 3
 
 
 def test_it_holds_once() -> None:
     choice = read(threshold("$gt", 1))
-    seen, value = look(choice, Seen(), ['{"m": 2}'])
+    seen, value = look(choice, Seen(), [{"m": 2}])
     assert value == 2
-    assert look(choice, seen, ['{"m": 3}']) == (seen, None)
+    assert look(choice, seen, [{"m": 3}]) == (seen, None)
 
 
 def test_no_more_values_are_kept_than_are_looked_at() -> None:
-    seen, _ = look(read(threshold("$gt", 1e9, "MAX", 3)), Seen(), [json.dumps({"m": each}) for each in range(100)])
+    seen, _ = look(read(threshold("$gt", 1e9, "MAX", 3)), Seen(), [{"m": each} for each in range(100)])
     assert seen.values == [98, 99]
