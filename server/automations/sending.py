@@ -18,7 +18,8 @@ from server.storage.rows import AnyRow
 SECONDS_BETWEEN = 1.0
 AT_ONCE = 20
 AT_ONCE_TO_ONE = 5
-"""Twice as many at most go to one receiver at once, so that one which does not answer holds up nobody else."""
+"""So many are taken at once, and none for a receiver to which as many are on their way. So one that does not answer
+holds up nobody else."""
 TIMEOUT_SECONDS = 10.0
 """Of one attempt: less than a lease."""
 MAX_ATTEMPTS = 10
@@ -103,6 +104,11 @@ class Sender:
         database, clock = self._services.database, self._services.clock
         row = await database.read(deliveries.by_id, delivery_id)
         if row is None:  # its automation was deleted
+            return
+        if row.attempts > MAX_ATTEMPTS:  # whoever had taken it came to an end over it
+            await database.write(
+                deliveries.end, row, deliveries.FAILED, row.answer or "no attempt came to an end", clock()
+            )
             return
         answer, state = await self._attempt(row)
         if state is not None:

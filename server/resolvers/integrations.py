@@ -91,6 +91,8 @@ async def create_webhook(_: object, info: Info, input: dict[str, Any]) -> JsonOb
             "NAME --url URL --access-token-file FILE --secret-file FILE"
         )
     secrets = {"access_token": input.get("accessToken"), "secret": input.get("secret")}
+    if not re.fullmatch(r"[!-~]*", secrets["access_token"] or ""):
+        raise RequestError("The access token cannot be sent: it holds something else than letters, digits and signs.")
     return await _create(info.context, integrations.WEBHOOK, input["name"], input["urlEndpoint"], input, secrets)
 
 

@@ -226,6 +226,19 @@ async def test_what_a_server_took_and_never_sent_is_due_again(
     assert await outcome(client) == ("DONE", 2, "200")
 
 
+async def test_what_nobody_comes_through_with_is_given_up(
+    client: Client, services: Services, receiver: Receiver, clock: Clock
+) -> None:
+    await on_version(client, await make_webhook(client, receiver.url))
+    await make_version(client)
+    for _ in range(MAX_ATTEMPTS):
+        await services.database.claim(storage.take, 10, (), clock())
+        clock.now += LEASE_SECONDS
+    await send_due(services)
+    assert (await outcome(client))[0] == "FAILED"
+    assert receiver.taken() == []
+
+
 async def test_a_late_word_of_an_attempt_that_was_given_up_counts_for_nothing(
     client: Client, services: Services, receiver: Receiver, clock: Clock
 ) -> None:
@@ -368,6 +381,9 @@ async def test_integrations_are_made_by_admins_of_a_team_and_listed_by_its_membe
     assert (await admin.fail(CREATE_WEBHOOK, input=given))[0] == 400, "there is one of that name"
     assert "no secrets by name" in (await admin.fail(CREATE_WEBHOOK, input={**given, "secretRef": "X"}))[1]
     assert "cannot be" in (await admin.fail(CREATE_WEBHOOK, input={**given, "name": "a/b"}))[1]
+    wrong = await admin.fail(CREATE_WEBHOOK, input={**given, "accessToken": "t0k\nen"})
+    assert wrong[0] == 400
+    assert "t0k" not in wrong[1]
     listed = await member.ask(INTEGRATIONS, entity="crew")
     (edge,) = listed["entity"]["integrations"]["edges"]
     assert edge["node"] == {"id": wire_id, "name": "ci", "urlEndpoint": "https://ci.example/x", "getsAlerts": False}
