@@ -31,8 +31,8 @@ OnAddArtifactAlias: Any = wandb.automations.OnAddArtifactAlias
 OnRunMetric: Any = wandb.automations.OnRunMetric
 OnRunState: Any = wandb.automations.OnRunState
 
-RECEIVED: Queue[tuple[str, dict[str, Any]]] = Queue()
-"""Paths and bodies of what was sent."""
+RECEIVED: Queue[tuple[str, str, dict[str, Any]]] = Queue()
+"""Path, authorization and body of what was sent."""
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.end_headers()
-        RECEIVED.put((self.path, json.loads(body)))
+        RECEIVED.put((self.path, self.headers.get("Authorization", ""), json.loads(body)))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- its name in the base class
         """Say nothing."""
@@ -63,7 +63,8 @@ def prepared() -> tuple[wandb.Api, WebhookIntegration, SlackIntegration]:
     Thread(target=receiver.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{receiver.server_port}"
     Path("slack-url").write_text(f"{url}/slack\n")
-    command("integration", "create", "webhook", "ci", "--url", f"{url}/ci")
+    Path("token").write_text("opensesame\n")
+    command("integration", "create", "webhook", "ci", "--url", f"{url}/ci", "--access-token-file", "token")
     command("integration", "create", "slack", "models", "--url-file", "slack-url", "--alerts")
     api = wandb.Api()
     api.create_project("acting", "admin")
@@ -133,13 +134,13 @@ def what_happens_is_told() -> None:
     version.aliases.append("prod")
     version.save()
     received = [RECEIVED.get(timeout=120) for _ in range(3)]  # in whatever order
-    texts = sorted((path, *body["text"].splitlines()[:2]) for path, body in received)
+    texts = sorted((path, key, *body["text"].splitlines()[:2]) for path, key, body in received)
     assert texts == [
-        ("/ci", "loss of wild is 6.5"),
-        ("/slack", "*[INFO] Deploy*", "prod"),
-        ("/slack", "*[WARN] Loss is high*", "Have a look"),
+        ("/ci", "Bearer opensesame", "loss of wild is 6.5"),
+        ("/slack", "", "*[INFO] Deploy*", "prod"),
+        ("/slack", "", "*[WARN] Loss is high*", "Have a look"),
     ]
-    assert any("artifact_version_string: admin/acting/model:v0" in body["text"] for _, body in received)
+    assert any("artifact_version_string: admin/acting/model:v0" in body["text"] for _, _, body in received)
     shown = json.loads(command("integration", "deliveries", "--json"))
     assert {each["eventType"] for each in shown} == {"ADD_ARTIFACT_ALIAS", "RUN_ALERT", "RUN_METRIC"}
     assert "Loss is high" in command("alerts")
