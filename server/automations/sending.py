@@ -90,10 +90,6 @@ class Sender:
         else:
             await asyncio.sleep(SECONDS_BETWEEN)
 
-    async def wait(self) -> None:
-        """Wait until nothing is on its way."""
-        await asyncio.gather(*self._on_its_way)
-
     async def _supervised(self, delivery_id: int) -> None:
         try:
             await self._send(delivery_id)

@@ -1,5 +1,6 @@
 """What tests of automations do again and again: make a webhook and automations, have what is due sent, read of it."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -107,7 +108,7 @@ async def send_due(services: Services) -> None:
     await look(services)
     async with Sender(services) as sender:
         await sender.start_due()
-        await sender.wait()
+        await asyncio.gather(*sender._on_its_way)
 
 
 async def deliveries(client: Client, entity: str = "admin") -> list[dict[str, Any]]:
