@@ -269,6 +269,7 @@ def _pending(connection: Connection, context: Context, wire_id: str) -> AnyRow:
     row = shapes.changeable(connection, context, wire_id)
     if row.state == "COMMITTED":
         raise Conflict("The artifact is committed, so its manifest cannot change. Log a new version.")
+    artifacts.go_on(connection, row.id, context.now)
     return row
 
 

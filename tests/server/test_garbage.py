@@ -117,15 +117,19 @@ async def test_the_content_of_one_entity_is_not_kept_by_another(
     assert contents_in(stored) == [b"same"]
 
 
+@pytest.mark.parametrize("go_on", ["files", "manifest"])
 async def test_an_upload_that_was_given_up_is_freed(
-    client: Client, services: Services, clock: Clock, stored: Path
+    client: Client, services: Services, clock: Clock, stored: Path, go_on: str
 ) -> None:
     made = await create(client, content({"a": b"1"}))
     await upload(client, made["id"], content({"a": b"1"}))
     clock.now += ABANDONED_SECONDS - 1
     await collect(services, 0)
     assert contents_in(stored) == [b"1"]
-    await announce(client, made["id"], {"a": b"1"})
+    if go_on == "files":
+        await announce(client, made["id"], {"a": b"1"})
+    else:
+        await upload_manifest(client, made["id"], content({"a": b"1"}).manifest)
     clock.now += ABANDONED_SECONDS - 1
     await collect(services, 0)
     assert contents_in(stored) == [b"1"], "somebody has gone on with it"
