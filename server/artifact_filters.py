@@ -9,6 +9,7 @@ from server import filters, ids
 from server.errors import NotFound, RequestError
 from server.filters import Field, NumberField, TextField, TimeField
 from server.storage import json_values
+from server.storage.places import Key
 from server.storage.registries import PREFIX
 from server.storage.tables import (
     artifact_aliases,
@@ -193,19 +194,19 @@ def _version_field(name: str) -> Field:
     return filters.among(_VERSION_FIELDS)(name)
 
 
-def order_of_registries(text: str | None) -> ColumnElement[Any]:
-    """Return the SQL of an order of registries."""
+def order_of_registries(text: str | None) -> Key:
+    """Return an order of registries."""
     return _order(projects.c, text)
 
 
-def order_of_collections(text: str | None) -> ColumnElement[Any]:
-    """Return the SQL of an order of collections."""
+def order_of_collections(text: str | None) -> Key:
+    """Return an order of collections."""
     return _order(artifact_collections.c, text)
 
 
-def _order(columns: Any, text: str | None) -> ColumnElement[Any]:
+def _order(columns: Any, text: str | None) -> Key:
     wanted = text or "+created_at"
     name = wanted.lstrip("+-")
     if name not in _ORDERS:
         raise RequestError(f"There is no order by {name!r}. Use one of: {', '.join(_ORDERS)}.")
-    return columns[name].desc() if wanted.startswith("-") else columns[name].asc()
+    return Key(columns[name], descending=wanted.startswith("-"))

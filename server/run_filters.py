@@ -9,8 +9,9 @@ from server import filters
 from server.errors import RequestError
 from server.filters import Field, FieldElsewhere, NumberField, TextField, TimeField
 from server.storage import run_values
+from server.storage.places import Key
 from server.storage.run_values import Kind, Place
-from server.storage.runs import Key, Order, state_expression
+from server.storage.runs import Order, state_expression
 from server.storage.tables import entities, projects, runs, users
 from server.storage.tables import run_values as table
 from server.storage.text_search import has_part

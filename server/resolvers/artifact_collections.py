@@ -15,8 +15,8 @@ from server.registry_roles import Role
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers.artifacts import membership_by_version
 from server.resolvers.batches import Batch
-from server.resolvers.paging import MAX_PAGE, Page, connection_of
-from server.storage import artifacts, collections, memberships, tags
+from server.resolvers.paging import MAX_PAGE, OrderedPage, Page, connection_of
+from server.storage import artifacts, collections, memberships, places, tags
 
 resolvers = Resolvers()
 
@@ -93,17 +93,17 @@ async def _collections(
     filters: str | None = None,
     order: str | None = None,
 ) -> JsonObject:
-    # The client's list of jobs asks without a page size, and does not ask again. The position is how far a page is.
-    page = Page.of(first, after, default=MAX_PAGE)
+    # The client's list of jobs asks without a page size, and does not ask again.
+    page = OrderedPage.of(first, after, 2, default=MAX_PAGE)
     wanted, ordered = artifact_filters.of_collections(filters), artifact_filters.order_of_collections(order)
 
     def work(connection: Connection) -> JsonObject:
         where = (project["row_id"], type_id, wanted)
-        rows = collections.listing(connection, *where, ordered, page.after, page.limit + 1)
+        rows = collections.listing(connection, *where, ordered, page.behind, page.limit + 1)
         versions = _versions_of(info.context, [row.id for row in rows])
         batches = {"versions": versions, "tagged": _tags_of(info.context, [row.id for row in rows])}
         nodes = [{**shapes.collection_node(row, project), **batches} for row in rows]
-        found = [(page.after + number, node) for number, node in enumerate(nodes, 1)]
+        found = [(places.place_of(row, [ordered]), node) for row, node in zip(rows, nodes, strict=True)]
         return connection_of(found, page, totalCount=collections.count(connection, *where))
 
     return await info.context.services.database.read(work)

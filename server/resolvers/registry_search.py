@@ -11,7 +11,7 @@ from server.context import Context
 from server.graphql import Info, Resolvers
 from server.resolvers import artifact_shapes as shapes
 from server.resolvers import projects as project_resolvers
-from server.resolvers.paging import Page, connection_of
+from server.resolvers.paging import OrderedPage, Page, connection_of
 from server.storage import artifacts, collections, projects, registry_search
 from server.storage.registry_search import Scope
 from server.storage.rows import AnyRow
@@ -36,15 +36,15 @@ async def registries(
     first: int | None = None,
 ) -> JsonObject:
     """List registries."""
-    page, scope = Page.of(first, after), _scope(entity, info.context)
+    page, scope = OrderedPage.of(first, after, 2), _scope(entity, info.context)
     wanted, ordered = artifact_filters.of_registries(filters), artifact_filters.order_of_registries(order)
 
-    def work(connection: Connection) -> list[dict[str, Any]]:
-        found = registry_search.find_registries(connection, scope, wanted, ordered, page.after, page.limit + 1)
-        nodes = _projects(connection, found)
-        return [nodes[project_id] for project_id in found]
+    def work(connection: Connection) -> JsonObject:
+        found = registry_search.find_registries(connection, scope, wanted, ordered, page.behind, page.limit + 1)
+        nodes = _projects(connection, [place[-1] for place in found])
+        return connection_of([(place, nodes[place[-1]]) for place in found], page)
 
-    return _connection(await info.context.services.database.read(work), page)
+    return await info.context.services.database.read(work)
 
 
 @resolvers.field("Entity", "artifactCollections")
@@ -59,20 +59,19 @@ async def registry_collections(
     first: int | None = None,
 ) -> JsonObject:
     """List collections of registries."""
-    page, scope = Page.of(first, after), _scope(entity, info.context)
+    page, scope = OrderedPage.of(first, after, 2), _scope(entity, info.context)
     wanted = _both(artifact_filters.of_registries(projectFilters), artifact_filters.of_collections(filters))
     ordered = artifact_filters.order_of_collections(order)
     kinds = [KINDS[kind] for kind in collectionTypes or KINDS]
 
-    def work(connection: Connection) -> tuple[list[dict[str, Any]], int]:
+    def work(connection: Connection) -> JsonObject:
         limit = page.limit + 1
-        found = registry_search.find_collections(connection, scope, wanted, kinds, ordered, page.after, limit)
-        nodes = _collections(connection, found)
+        found = registry_search.find_collections(connection, scope, wanted, kinds, ordered, page.behind, limit)
+        nodes = _collections(connection, [place[-1] for place in found])
         total = registry_search.count_collections(connection, scope, wanted, kinds)
-        return [nodes[collection_id] for collection_id in found], total
+        return connection_of([(place, nodes[place[-1]]) for place in found], page, totalCount=total)
 
-    listed, total = await info.context.services.database.read(work)
-    return _connection(listed, page, totalCount=total)
+    return await info.context.services.database.read(work)
 
 
 @resolvers.field("Entity", "artifactMemberships")
@@ -91,20 +90,17 @@ async def registry_versions(
     places = _both(artifact_filters.of_registries(projectFilters), artifact_filters.of_collections(collectionFilters))
     wanted = artifact_filters.of_versions(filters)
 
-    def work(connection: Connection) -> list[dict[str, Any]]:
+    def work(connection: Connection) -> JsonObject:
         rows = registry_search.find_memberships(connection, scope, places, wanted, page.after, page.limit + 1)
-        return _memberships(connection, rows)
+        found = [(row.id, node) for row, node in zip(rows, _memberships(connection, rows), strict=True)]
+        return connection_of(found, page)
 
-    return _connection(await info.context.services.database.read(work), page)
+    return await info.context.services.database.read(work)
 
 
 def _both(one: registry_search.Condition, other: registry_search.Condition) -> registry_search.Condition:
     given = [condition for condition in (one, other) if condition is not None]
     return and_(*given) if given else None
-
-
-def _connection(nodes: Sequence[dict[str, Any]], page: Page, **more: Any) -> JsonObject:
-    return connection_of([(page.after + number, node) for number, node in enumerate(nodes, 1)], page, **more)
 
 
 def _projects(connection: Connection, project_ids: Sequence[int]) -> Mapping[int, dict[str, Any]]:

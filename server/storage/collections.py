@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from server.errors import Conflict
+from server.storage import places
+from server.storage.places import Key
 from server.storage.rows import AnyRow
 from server.storage.tables import artifact_collections, artifact_types
 
@@ -71,14 +73,13 @@ def listing(
     project_id: int,
     type_id: int | None,
     wanted: ColumnElement[bool] | None,
-    order: ColumnElement[Any],
-    offset: int,
+    order: Key,
+    behind: Sequence[Any] | None,
     limit: int,
 ) -> list[AnyRow]:
-    """Return a page of a project's collections, of one type or of all."""
+    """Return a page of a project's collections, of one type or of all. Each row has its place: `places.place_of`."""
     statement = _FULL.where(_there(project_id, type_id, wanted))
-    page = statement.order_by(order, artifact_collections.c.id).offset(offset).limit(limit)
-    return list(connection.execute(page))
+    return list(connection.execute(places.page(statement, [order], artifact_collections.c.id, behind, limit)))
 
 
 def names(connection: Connection, project_id: int, type_name: str, *, starting_with: str) -> Sequence[str]:

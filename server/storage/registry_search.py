@@ -1,4 +1,4 @@
-"""Registries, the collections in them and the versions in those, as they are searched for. Pages go by offset."""
+"""Registries, the collections in them and the versions in those, as they are searched for."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, true
 
+from server.storage import places
+from server.storage.places import Key
 from server.storage.rows import AnyRow
 from server.storage.tables import artifact_collections, artifact_memberships, artifacts, projects
 
@@ -28,11 +30,11 @@ class Scope:
 
 
 def find_registries(
-    connection: Connection, scope: Scope, wanted: Condition, order: ColumnElement[Any], offset: int, limit: int
-) -> list[int]:
-    """Return the row numbers of registries."""
+    connection: Connection, scope: Scope, wanted: Condition, order: Key, behind: Sequence[Any] | None, limit: int
+) -> list[Sequence[Any]]:
+    """Return the places of registries, the last part of which are row numbers."""
     statement = select(projects.c.id).where(scope.condition, _or_any(wanted))
-    return _page(connection, statement, order, projects.c.id, offset, limit)
+    return _page(connection, statement, order, projects.c.id, behind, limit)
 
 
 def find_collections(
@@ -40,13 +42,13 @@ def find_collections(
     scope: Scope,
     wanted: Condition,
     kinds: Sequence[str],
-    order: ColumnElement[Any],
-    offset: int,
+    order: Key,
+    behind: Sequence[Any] | None,
     limit: int,
-) -> list[int]:
-    """Return the row numbers of collections in registries."""
+) -> list[Sequence[Any]]:
+    """Return the places of collections in registries, the last part of which are row numbers."""
     statement = _collections(scope, wanted, kinds)
-    return _page(connection, statement, order, artifact_collections.c.id, offset, limit)
+    return _page(connection, statement, order, artifact_collections.c.id, behind, limit)
 
 
 def count_collections(connection: Connection, scope: Scope, wanted: Condition, kinds: Sequence[str]) -> int:
@@ -56,9 +58,9 @@ def count_collections(connection: Connection, scope: Scope, wanted: Condition, k
 
 
 def find_memberships(
-    connection: Connection, scope: Scope, of_collection: Condition, wanted: Condition, offset: int, limit: int
+    connection: Connection, scope: Scope, of_collection: Condition, wanted: Condition, after: int, limit: int
 ) -> list[AnyRow]:
-    """Return committed versions in collections of registries, as rows of memberships."""
+    """Return committed versions in collections of registries, as rows of memberships behind that one."""
     statement = (
         select(artifact_memberships)
         .join(artifact_collections, artifact_collections.c.id == artifact_memberships.c.collection_id)
@@ -68,11 +70,12 @@ def find_memberships(
             scope.condition,
             artifact_collections.c.deleted_at.is_(None),
             artifacts.c.state == "COMMITTED",
+            artifact_memberships.c.id > after,
             _or_any(of_collection),
             _or_any(wanted),
         )
     )
-    return list(connection.execute(statement.order_by(artifact_memberships.c.id).offset(offset).limit(limit)))
+    return list(connection.execute(statement.order_by(artifact_memberships.c.id).limit(limit)))
 
 
 def _collections(scope: Scope, wanted: Condition, kinds: Sequence[str]) -> Select[Any]:
@@ -91,12 +94,13 @@ def _collections(scope: Scope, wanted: Condition, kinds: Sequence[str]) -> Selec
 def _page(
     connection: Connection,
     statement: Select[Any],
-    order: ColumnElement[Any],
+    order: Key,
     row_id: ColumnElement[int],
-    offset: int,
+    behind: Sequence[Any] | None,
     limit: int,
-) -> list[int]:
-    return list(connection.scalars(statement.order_by(order, row_id).offset(offset).limit(limit)))
+) -> list[Sequence[Any]]:
+    rows = connection.execute(places.page(statement, [order], row_id, behind, limit))
+    return [places.place_of(row, [order]) for row in rows]
 
 
 def _or_any(condition: Condition) -> ColumnElement[bool]:

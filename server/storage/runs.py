@@ -14,10 +14,8 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    false,
     func,
     insert,
-    or_,
     select,
     true,
     update,
@@ -25,7 +23,8 @@ from sqlalchemy import (
 
 from protocol.states import RunState
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS, RunFacts, state_of
-from server.storage import run_values, streams, watched_runs
+from server.storage import places, run_values, streams, watched_runs
+from server.storage.places import Key
 from server.storage.rows import AnyRow
 from server.storage.run_values import Place
 from server.storage.streams import Stream
@@ -46,29 +45,6 @@ _FULL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """What runs are ordered by. Those without it come last."""
-
-    column: ColumnElement[Any]
-    descending: bool = False
-
-    @property
-    def directed(self) -> ColumnElement[Any]:
-        """Return what goes behind ORDER BY."""
-        return self.column.desc().nulls_last() if self.descending else self.column.asc().nulls_last()
-
-    def is_behind(self, value: Any) -> ColumnElement[bool]:
-        """Return the SQL for what comes later than this value."""
-        if value is None:
-            return false()
-        return or_(self.column < value if self.descending else self.column > value, self.column.is_(None))
-
-    def is_at(self, value: Any) -> ColumnElement[bool]:
-        """Return the SQL for what stands where this value does."""
-        return self.column.is_(None) if value is None else self.column == value
-
-
-@dataclass(frozen=True, slots=True)
 class Order:
     """An order of runs."""
 
@@ -83,7 +59,6 @@ class Listed(NamedTuple):
 
     row: AnyRow
     place: Sequence[Any]
-    """Where it stands: the values of the order's keys, and its row number."""
 
 
 _FOUND_BY = {"config": Place.CONFIG, "summary": Place.SUMMARY, "tags": Place.TAGS}
@@ -336,30 +311,15 @@ def listing(
     behind: Sequence[Any] | None,
     limit: int,
 ) -> list[Listed]:
-    """Return the runs of a project behind a place in an order, or the first ones.
-
-    The order is made total by the row number, and a place does not move when runs are added or deleted: so whoever goes
-    through a list page by page meets every run once, even if he deletes each.
-    """
+    """Return the runs of a project behind a place in an order, or the first ones."""
     chosen = and_(
         runs.c.project_id == project_id, runs.c.deleted_at.is_(None), true() if condition is None else condition
     )
-    if behind is not None:
-        chosen = and_(chosen, _is_behind(order, behind))
     # In two steps, as long rows take long to sort.
-    keys = [key.column.label(f"key_{index}") for index, key in enumerate(order.keys)]
-    ordered = select(*keys, runs.c.id).select_from(order.source).where(chosen)
-    places = connection.execute(ordered.order_by(*(key.directed for key in order.keys), runs.c.id).limit(limit)).all()
-    ids = [place[-1] for place in places]
-    found = {row.id: row for row in connection.execute(_FULL.where(runs.c.id.in_(ids)))}
-    return [Listed(found[place[-1]], list(place)) for place in places]
-
-
-def _is_behind(order: Order, place: Sequence[Any]) -> ColumnElement[bool]:
-    behind: ColumnElement[bool] = runs.c.id > place[-1]
-    for key, value in zip(reversed(order.keys), reversed(place[:-1]), strict=True):
-        behind = or_(key.is_behind(value), and_(key.is_at(value), behind))
-    return behind
+    ordered = select(runs.c.id).select_from(order.source).where(chosen)
+    page = connection.execute(places.page(ordered, order.keys, runs.c.id, behind, limit)).all()
+    found = {row.id: row for row in connection.execute(_FULL.where(runs.c.id.in_([row.id for row in page])))}
+    return [Listed(found[row.id], places.place_of(row, order.keys)) for row in page]
 
 
 def set_tags(tags: list[str]) -> str:

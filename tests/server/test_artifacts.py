@@ -580,6 +580,26 @@ async def test_a_deleted_collection_is_gone_and_its_name_free(client: Client) ->
     assert (again["versionIndex"], again["artifactSequence"]["id"] == first["artifactSequence"]["id"]) == (0, False)
 
 
+@pytest.mark.parametrize("order", ["+created_at", "-name"])
+async def test_who_deletes_each_collection_that_he_meets_misses_none(client: Client, order: str) -> None:
+    list_page = """query($order: String, $after: String) { project(name: "p", entityName: "admin") {
+      artifactType(name: "dataset") { artifactCollections(order: $order, first: 2, after: $after) {
+        edges { node { id name } } pageInfo { hasNextPage endCursor } } } } }"""
+    for name in "abcde":
+        await create(client, name, name)
+    seen: list[str] = []
+    after, more = None, True
+    while more:
+        found = (await client.ask(list_page, order=order, after=after))["project"]["artifactType"][
+            "artifactCollections"
+        ]
+        for edge in found["edges"]:
+            seen.append(edge["node"]["name"])
+            await client.ask(DELETE_SEQUENCE, id=edge["node"]["id"])
+        after, more = found["pageInfo"]["endCursor"], found["pageInfo"]["hasNextPage"]
+    assert seen == (list("edcba") if order == "-name" else list("abcde"))
+
+
 async def test_a_collection_is_renamed_unless_the_name_is_taken(client: Client) -> None:
     sequence = (await log(client, content()))["artifactSequence"]["id"]
     await log(client, content(), "taken")

@@ -31,17 +31,17 @@ REMOVE = "mutation($input: DeleteProjectMembersInput!) { deleteProjectMembers(in
 SET_USER = "mutation($input: UpdateProjectMemberInput!) { updateProjectMember(input: $input) { success } }"
 SET_TEAM = "mutation($input: UpdateProjectTeamMemberInput!) { updateProjectTeamMember(input: $input) { success } }"
 SEARCH = """query($registries: JSONString, $collections: JSONString, $versions: JSONString, $order: String,
-                  $first: Int, $after: String) {
+                  $first: Int, $projects: String, $artifactCollections: String, $artifactMemberships: String) {
   organization(name: "launchbay") { advancedRegistryFeatures { advancedSearch } orgEntity { entityType
-    projects(filters: $registries, order: $order, first: $first, after: $after) {
+    projects(filters: $registries, order: $order, first: $first, after: $projects) {
       edges { node { name } } pageInfo { hasNextPage endCursor }
     }
-    artifactCollections(projectFilters: $registries, filters: $collections, order: $order, first: $first, after: $after,
-                        collectionTypes: [PORTFOLIO]) {
+    artifactCollections(projectFilters: $registries, filters: $collections, order: $order, first: $first,
+                        after: $artifactCollections, collectionTypes: [PORTFOLIO]) {
       totalCount edges { node { __typename name } } pageInfo { hasNextPage endCursor }
     }
     artifactMemberships(projectFilters: $registries, collectionFilters: $collections, filters: $versions, first: $first,
-                        after: $after) {
+                        after: $artifactMemberships) {
       edges { node { versionIndex artifactCollection { name } } } pageInfo { hasNextPage endCursor }
     }
   } }
@@ -331,7 +331,7 @@ async def _pages(client: Client, kind: str, size: int) -> list[list[Any]]:
     pages: list[list[Any]] = []
     after: str | None = None
     while True:
-        found = (await client.ask(SEARCH, first=size, after=after))["organization"]["orgEntity"][kind]
+        found = (await client.ask(SEARCH, first=size, **{kind: after}))["organization"]["orgEntity"][kind]
         pages.append([edge["node"] for edge in found["edges"]])
         after = found["pageInfo"]["endCursor"]
         if not found["pageInfo"]["hasNextPage"]:

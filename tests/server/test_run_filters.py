@@ -287,19 +287,16 @@ async def test_who_goes_through_pages_meets_every_run_once_whatever_comes_and_go
         ids[f"r{number}"] = made["id"]
     wanted = await names(client, order=order)
     seen: list[str] = []
-    after = None
-    while True:
+    after, more = None, True
+    while more:
         page = (await client.ask(LIST, order=order, first=2, after=after))["project"]["runs"]
         for edge in page["edges"]:
-            name = edge["node"]["name"]
-            if name in ids:
+            if (name := edge["node"]["name"]) in ids:
                 seen.append(name)
                 await client.ask(DELETE, id=ids[name])
         clock.now += 1
         await start(client, f"late{len(seen)}", displayName="n3")
-        after = page["edges"][-1]["cursor"]
-        if not page["pageInfo"]["hasNextPage"] or len(page["edges"]) == 0 or len(seen) > 9:
-            break
+        after, more = page["edges"][-1]["cursor"], page["pageInfo"]["hasNextPage"]
     assert seen == wanted
 
 
