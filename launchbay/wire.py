@@ -6,6 +6,7 @@ from random import SystemRandom
 from typing import TypeVar
 
 from agent.control_plane import ControlPlane
+from launchbay.errors import NotThere
 from launchbay.settings import account
 
 T = TypeVar("T")
@@ -23,8 +24,13 @@ def with_server(work: Callable[[ControlPlane], Awaitable[T]]) -> T:
 
 
 async def default_entity(server: ControlPlane, given: str | None) -> str:
-    """Return the entity that was given, or the key's user's own."""
+    """Return the entity that was given, or the key's user's own. `NotThere` if the server knows none of that name."""
     if given:
+        found = await server.ask("query Entity($name: String!) { entity(name: $name) { name } }", name=given)
+        if found["entity"] is None:
+            raise NotThere(
+                f"There is no entity {given!r}, or you may not see it. `launchbay team list` shows your teams."
+            )
         return given
     data = await server.ask("query Viewer { viewer { entity } }")
     return str(data["viewer"]["entity"])

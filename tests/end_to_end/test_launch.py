@@ -310,6 +310,9 @@ def test_an_agent_says_what_is_wrong_with_key_queue_or_server(server: LiveServer
     )
     assert unknown.returncode == 5
     assert "has no queue 'no-such-queue'. It has:" in unknown.stderr
+    stranger = run(server, "launchbay", "status", "-e", "no-such-entity", check=False)
+    assert stranger.returncode == 5
+    assert "There is no entity 'no-such-entity'" in stranger.stderr
     nobody = run(server, "launchbay", "status", check=False, WANDB_BASE_URL="http://127.0.0.1:9")
     assert nobody.returncode == 3
     assert "cannot be reached: Connection refused. Is it running?" in nobody.stderr
