@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, false, func, not_, or_, select, true
 
 from server import filters
 from server.errors import RequestError
@@ -135,12 +135,14 @@ def _equal(operand: Any) -> ColumnElement[bool]:
 
 
 def _one_of(wanted: Sequence[Any]) -> ColumnElement[bool]:
+    texts = [entry for entry in wanted if isinstance(entry, str)]
     numbers = [_number(entry) for entry in wanted if not isinstance(entry, str)]
-    alike = [
-        _of_kind(kind, table.c.number.in_([number for found, number in numbers if found is kind]))
-        for kind in (Kind.BOOLEAN, Kind.NUMBER)
-    ]
-    return or_(run_values.text_is_one_of([entry for entry in wanted if isinstance(entry, str)]), *alike)
+    tests = [run_values.text_is_one_of(texts)] if texts else []
+    for kind in (Kind.BOOLEAN, Kind.NUMBER):
+        alike = [number for found, number in numbers if found is kind]
+        # Only where there are some, as an index serves for one kind alone.
+        tests += [_of_kind(kind, table.c.number.in_(alike))] if alike else []
+    return or_(false(), *tests)
 
 
 def _contains(part: str) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, delete, func, or_, select
 
 from server.storage.tables import run_values, runs
 from server.storage.upsert import upsert
@@ -130,8 +130,12 @@ def text_is(text: str) -> ColumnElement[bool]:
 
 def text_is_one_of(texts: Sequence[str]) -> ColumnElement[bool]:
     """Return the SQL for a value that is one of these texts."""
-    starts = {_split(text)[0] for text in texts}
-    return and_(run_values.c.kind == int(Kind.TEXT), run_values.c.text.in_(starts), whole_text().in_(texts))
+    long = [text for text in texts if len(text) >= MAX_START_CHARS]
+    is_short = run_values.c.text.in_([text for text in texts if len(text) < MAX_START_CHARS])
+    if not long:
+        return is_short  # see `text_is`
+    starts = {_split(text)[0] for text in long}
+    return or_(is_short, and_(run_values.c.text.in_(starts), whole_text().in_(long)))
 
 
 def whole_text() -> ColumnElement[str]:
