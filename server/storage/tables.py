@@ -538,6 +538,7 @@ run_queue_items = Table(
     _time("updated_at", nullable=False),
     _time("claimed_at"),
     _time("ended_at"),
+    sqlite_autoincrement=True,  # launches are named after items: no id comes again
 )
 # The claim takes the first row of this index: its cost does not grow with the queue.
 Index(

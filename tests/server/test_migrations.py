@@ -1,12 +1,14 @@
 """The revisions lead to the schema that the code uses."""
 
 from pathlib import Path
+from typing import Any
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, Table, create_engine, event, select, text
 
 from server.migrations.upgrade import upgrade
+from server.storage import tables
 from server.storage.tables import metadata
 
 
@@ -27,3 +29,42 @@ def test_upgrading_again_changes_nothing(tmp_path: Path) -> None:
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT name FROM entities")) == "kept"
     engine.dispose()
+
+
+def test_items_and_what_refers_to_them_are_kept_and_no_id_comes_again(tmp_path: Path) -> None:
+    """SQLite gave the id of a deleted item to the next one."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
+    upgrade(engine, "0010")
+    with engine.begin() as connection:
+        entity = _add(connection, tables.entities, name="admin", kind="user", created_at=0)
+        user = _add(connection, tables.users, username="admin", entity_id=entity, default_entity_id=entity)
+        project = _add(connection, tables.projects, entity_id=entity, name="p", created_by=user)
+        queue = _add(connection, tables.run_queues, project_id=project, name="q", created_by=user)
+        first = _add_item(connection, queue, user)
+        newest = _add_item(connection, queue, user)
+        _add(connection, tables.item_log_chunks, item_id=newest)
+    upgrade(engine)
+    with engine.begin() as connection:
+        assert connection.scalars(select(tables.run_queue_items.c.id)).all() == [first, newest]
+        assert connection.scalar(select(tables.item_log_chunks.c.item_id)) == newest
+        assert connection.scalar(text("PRAGMA foreign_keys")) == 1
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        connection.execute(tables.run_queue_items.delete().where(tables.run_queue_items.c.id == newest))
+        assert connection.scalar(select(tables.item_log_chunks.c.item_id)) is None
+        assert _add_item(connection, queue, user) > newest
+    engine.dispose()
+
+
+def _add_item(connection: Connection, queue: int, user: int) -> int:
+    return _add(connection, tables.run_queue_items, queue_id=queue, created_by=user, state="PENDING")
+
+
+def _add(connection: Connection, table: Table, **values: Any) -> int:
+    """Add a row, with something in each of the other columns that want a value; returns its id."""
+    wanted = {
+        column.name: column.type.python_type()
+        for column in table.columns
+        if not column.nullable and column.name != "id"
+    }
+    return connection.execute(table.insert(), wanted | values).inserted_primary_key[0]  # type: ignore[index]
