@@ -9,6 +9,7 @@ from protocol.json_read import Reader
 from protocol.json_types import Json, JsonObject, dig
 from protocol.masking import REDACTED
 from protocol.names import ArtifactName, parse_job_reference
+from protocol.resources import RESOURCES
 
 DEFAULT_RESOURCE = "local-container"
 SCHEDULER_URI = "placeholder-uri-scheduler"
@@ -180,6 +181,11 @@ def _source(spec: Reader) -> Source:
     if uri and uri.startswith("placeholder"):
         return PlaceholderSource(uri)
     raise SpecError("Exactly one of job or docker_image must be specified in the launch spec.")
+
+
+def names_resource(key: str) -> bool:
+    """Whether a key of the resource args is that of a resource of the protocol."""
+    return key in RESOURCES or key in _RESOURCE_KEYS
 
 
 def _resource_block(spec: Reader, resource: str) -> JsonObject:

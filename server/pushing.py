@@ -7,7 +7,14 @@ from typing import cast
 
 from protocol import templates
 from protocol.json_types import Json, JsonObject
-from protocol.launch_spec import API_KEY, SCHEDULER_URI, PlaceholderSource, is_scheduler, parse_launch_spec
+from protocol.launch_spec import (
+    API_KEY,
+    SCHEDULER_URI,
+    PlaceholderSource,
+    is_scheduler,
+    names_resource,
+    parse_launch_spec,
+)
 from protocol.masking import REDACTED
 from server.errors import RequestError
 from server.json_text import with_whole_pairs
@@ -117,10 +124,12 @@ def _is_agents_own(spec: JsonObject) -> bool:
 
 def _resource_args(spec: JsonObject, queue: QueueRules, values: JsonObject) -> Json:
     own = _object(spec, "resource_args")
-    if others := sorted(own.keys() - {queue.resource}):
+    # What is for another resource does no harm: some describe a launch once for several.
+    stray = sorted(key for key in own if key != queue.resource and not names_resource(key))
+    if queue.resource and stray:
         raise RequestError(
-            f"The launch's resource_args have {others[0]!r}, which would have no effect: queue {queue.name!r} runs "
-            f"{queue.resource!r}, and its args stand below that, as {{{queue.resource!r}: {{{others[0]!r}: ...}}}}."
+            f"The launch's resource_args have {stray[0]!r}, which would have no effect: queue {queue.name!r} runs "
+            f"{queue.resource!r}, and its args stand below that, as {{{queue.resource!r}: {{{stray[0]!r}: ...}}}}."
         )
     variables = templates.parse_variables(queue.variables)
     if variables and own:

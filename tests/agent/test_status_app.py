@@ -504,7 +504,7 @@ async def test_the_command_finds_the_agents_of_this_machine(folder: Path, monkey
         assert len(json.loads((await ask("--json", "-q", "q", "-e", "admin")).output)) == 2
         strange = (await ask("-e", "others")).exception
     assert isinstance(strange, NotThere)
-    assert "Agents that do not match run: one, two." in str(strange)
+    assert "There are: one, two." in str(strange)
 
 
 async def test_an_agent_that_hangs_does_not_hide_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,11 @@ def test_args_that_would_have_no_effect_are_refused() -> None:
         _complete(_queue(), resource_args={"memory": "8g", "kubernetes": {}})
 
 
+def test_args_for_other_resources_too_are_taken() -> None:
+    _complete(_queue(), resource_args={"kubernetes": {}, "sagemaker": {"RoleArn": "a"}, "vertex": {}})
+    _complete(_queue(resource=None), resource_args={"one-of-our-own": {"memory": "8g"}}, resource="one-of-our-own")
+
+
 def test_values_are_filled_in_with_their_types() -> None:
     queue = _queue(resource_args=KUBERNETES, variables=CPU)
     expected = {"kubernetes": {"spec": {"limits": {"cpu": 4, "gpu": 1}}, "note": "x4"}}
