@@ -5,6 +5,7 @@ A working folder may be kept for a while: see `agent/retention.py`.
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -43,22 +44,27 @@ async def tidy(context: AgentContext, launch: Launch) -> None:
 
 
 async def tidy_strays(context: AgentContext) -> None:
-    """Remove working folders that belong to no launch held: their launches were forgotten with a lost journal."""
+    """Remove working folders that belong to no launch held: their launches were forgotten with a lost journal.
+
+    Nothing is claimed before that is done.
+    """
+    found = await asyncio.to_thread(_entries, context.work_dir)
+    # Asked after the look: one that begins again meanwhile, as another attempt, has its name before its folder.
     held = {launch.launch.name for launch in context.launches}
+    await asyncio.to_thread(_remove_strays, [path for path in found if path.stem not in held])
 
-    def remove() -> None:
-        if not context.work_dir.is_dir():
-            return
-        for path in context.work_dir.iterdir():
-            if path.stem in held:
-                continue
-            log.info("removing what a forgotten launch left", path=str(path))
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                _remove_file(path)
 
-    await asyncio.to_thread(remove)
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _remove_strays(paths: Sequence[Path]) -> None:
+    for path in paths:
+        log.info("removing what a forgotten launch left", path=str(path))
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove_file(path)
 
 
 def _remove_file(path: Path) -> None:
