@@ -3,7 +3,7 @@
 The server runs in this process, and notes from when to when it is at each request; its share of a span is the time in
 which it is at one or more. A run logs one row and finishes at once, as the client would otherwise wait for fifteen
 seconds before it sends it. The first span goes from the call of `wandb.init` until the server has answered the request
-with that row; the second one is the call of `finish`.
+with that row; the second one is the call of `finish`; the third has both.
 """
 
 import asyncio
@@ -59,6 +59,7 @@ async def measure_shares(folder: Path, url: str | None) -> None:
     """Start and finish runs, one after the other."""
     first: list[tuple[float, float]] = []
     last: list[tuple[float, float]] = []
+    both: list[tuple[float, float]] = []
     noted = Noted()
     async with serving(folder, url, noted) as base_url:
         key = (folder / "admin-api-key").read_text().strip()
@@ -66,7 +67,8 @@ async def measure_shares(folder: Path, url: str | None) -> None:
             start, finishing, end = await log_once(folder, base_url, key)
             first.append((noted.percent(start, noted.row_at), noted.row_at - start))
             last.append((noted.percent(finishing, end), end - finishing))
-    for what, found in (("`init` to first `log` accepted", first), ("`finish`", last)):
+            both.append((noted.percent(start, end), end - start))
+    for what, found in (("`init` to first `log` accepted", first), ("`finish`", last), ("both together", both)):
         shares, seconds = zip(*found, strict=True)
         show(
             f"{what}: the server's share of the time",
