@@ -6,7 +6,6 @@ Everything a server can answer becomes one of three outcomes: data, `ControlPlan
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import orjson
 import structlog
 
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, NotFound, Unauthenticated
+from protocol.errors import system_words
 
 T = TypeVar("T")
 
@@ -227,4 +227,4 @@ def _words(error: BaseException) -> str:
     if not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientSSLError):
         return str(error)
     cause = error.os_error
-    return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror or str(error)
+    return system_words(cause) if cause.errno or cause.strerror else str(error)

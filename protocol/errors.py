@@ -4,6 +4,7 @@ An error's text is for people: what happened, to which item, why, and what to do
 snake_case, used in metrics and in `--json` output.
 """
 
+import os
 from typing import ClassVar
 
 from protocol.masking import without_passwords
@@ -35,3 +36,8 @@ class TemplateError(LaunchbayError):
     """A template variable is missing, unknown, or has a value that its schema does not allow."""
 
     code = "bad_template_value"
+
+
+def system_words(error: OSError) -> str:
+    """Return what the system says, without a library's words around it. Names that are not found have no errno."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

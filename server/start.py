@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import Connection
 
-from protocol.errors import LaunchbayError
+from protocol.errors import LaunchbayError, system_words
 from server import expiry, garbage
 from server.app import build_app
 from server.authentication import forget_changed_rights
@@ -66,7 +66,7 @@ async def running(settings: ServerSettings) -> AsyncGenerator[str]:
                 await site.start()
             except OSError as error:
                 raise CannotServe(
-                    f"Cannot listen on {settings.host}:{settings.port}: {_words(error)}. "
+                    f"Cannot listen on {settings.host}:{settings.port}: {system_words(error)}. "
                     "Choose another address with --host or --port."
                 ) from error
             port = runner.addresses[0][1]
@@ -86,7 +86,7 @@ async def opened(
         await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise CannotServe(
-            f"The data folder {data_dir} cannot be made: {_words(error)}. Name another with --data-dir."
+            f"The data folder {data_dir} cannot be made: {system_words(error)}. Name another with --data-dir."
         ) from error
     database = await open_database(data_dir, database_url)
     try:
@@ -152,8 +152,3 @@ def _write_secret(path: Path, secret: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(secret + "\n")
-
-
-def _words(error: OSError) -> str:
-    """Return what the system says, without the event loop's words around it. Names that are not found have no errno."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

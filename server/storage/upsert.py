@@ -12,6 +12,11 @@ _MOST_ROWS = 64
 """In a statement on SQLite, whose parameters are limited."""
 
 
+def insert_into(table: Table, dialect: str) -> Any:
+    """Return an INSERT that an ON CONFLICT can be added to."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, update: Sequence[str]) -> None:
     """Insert rows, all with the same columns; where the primary key is there already, set the columns `update`.
 
@@ -78,8 +83,7 @@ def _statement(
     dialect: Dialect, table: Table, columns: tuple[str, ...], update: tuple[str, ...]
 ) -> tuple[str, Sequence[str]]:
     """Return the SQL, and the columns in the order of its parameters."""
-    insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
+    statement = insert_into(table, dialect.name)
     keys = [column.name for column in table.primary_key.columns]
     if update:
         changes = {name: statement.excluded[name] for name in update}

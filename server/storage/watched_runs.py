@@ -32,6 +32,7 @@ from server.automations.event_types import FAILED, FINISHED, METRIC_EVENTS, RUN_
 from server.storage import automations
 from server.storage.rows import AnyRow
 from server.storage.tables import entities, projects, runs, users, watched_runs
+from server.storage.upsert import insert_into
 
 FORGET_SECONDS = 24 * 3600.0
 """How long a run is watched that is not heard of any more: it may come back."""
@@ -60,7 +61,7 @@ def watch_living(
         .values(lines_read=length, version=watched_runs.c.version + 1)
     )
     told = _coarse(state, pending=cast(null(), String))
-    added = _insert(connection.dialect.name).from_select(_COLUMNS, _rows(told).where(there))
+    added = insert_into(watched_runs, connection.dialect.name).from_select(_COLUMNS, _rows(told).where(there))
     connection.execute(added.on_conflict_do_nothing(index_elements=["run_id"]))
 
 
@@ -132,16 +133,12 @@ _LOOK: Select[Any] = (
 )
 
 
-def _insert(dialect: str) -> Any:
-    return postgresql.insert(watched_runs) if dialect == "postgresql" else sqlite.insert(watched_runs)
-
-
 @cache
 def _watching(dialect: str) -> str:
     """Return the SQL that watches one run. All new runs need it, and SQLAlchemy takes longer than the database does."""
     the_run = literal_column("$1" if dialect == "postgresql" else "?", BigInteger)
     wanted = and_(runs.c.id == the_run, automations.any_concerned_by_run(RUN_EVENTS))
-    added = _insert(dialect).from_select(_COLUMNS, _rows(cast(null(), String)).where(wanted))
+    added = insert_into(watched_runs, dialect).from_select(_COLUMNS, _rows(cast(null(), String)).where(wanted))
     again = {
         "version": watched_runs.c.version + 1,
         "told": None,
