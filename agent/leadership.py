@@ -7,8 +7,6 @@ as clocks run at about the same speed. Each write names the version that it repl
 """
 
 import asyncio
-import faulthandler
-import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -33,8 +31,6 @@ RELEASE_SECONDS = 5.0
 RENEW, ATTEMPT, AGAIN, GIVE_UP, DEADLINE = 1 / 6, 1 / 6, 1 / 30, 2 / 3, 5 / 6
 """When it is renewed; how long one attempt may take, and the pause after it; when its holder begins to end; and when it
 is dead."""
-
-STDERR = 2
 
 Alarm = Callable[[float | None], None]
 """Ends this process after so many seconds, unless it is called again before; None takes that back."""
@@ -250,13 +246,16 @@ async def candidate(settings: LeaderElection) -> AsyncGenerator[Election]:
 
 
 def end_process_in(seconds: float | None) -> None:
-    """End this process after so many seconds, whatever it does then, and show on standard error what that was."""
-    if seconds is None:
-        faulthandler.cancel_dump_traceback_later()
-    elif seconds <= 0:
-        os._exit(1)
-    else:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
+    """End this process after so many seconds, whatever it does then.
+
+    The kernel does it, with SIGALRM: no thread of ours has to run, and nothing has to be written, so that a process
+    that hung or was stopped does no work of the holder's when it comes back.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    if seconds is not None and seconds <= 0:
+        signal.raise_signal(signal.SIGALRM)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
 
 
 def _now() -> float:
