@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, Select, and_, false, not_, or_, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, literal, not_, or_, select, true
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
 from server import json_text, regular_expressions
@@ -199,6 +200,14 @@ def matches(column: ColumnElement[Any], pattern: Any) -> ColumnElement[bool]:
     """Return the SQL for a text in which a regular expression of RE2 is found."""
     regular_expressions.check(text("$regex", pattern))
     return _Matches(column, pattern, regular_expressions.in_postgresql(pattern))
+
+
+def try_expressions(connection: Connection, condition: ColumnElement[bool]) -> None:
+    """Look for each regular expression of a condition once: the database says at once what it has no words for."""
+    for part in visitors.iterate(condition):
+        if isinstance(part, _Matches):
+            _, pattern, _ = part.clauses
+            connection.scalar(select(matches(literal(""), pattern.value)))
 
 
 class _Matches(FunctionElement[bool]):

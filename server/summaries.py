@@ -13,7 +13,11 @@ def number_at(values: Mapping[str, Any], key: str) -> float | None:
     found: Any = values[key] if key in values else _follow(values, key)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return float(found) if math.isfinite(found) else None
+    try:
+        number = float(found)
+    except OverflowError:  # an integer beyond all floats
+        return None
+    return number if math.isfinite(number) else None
 
 
 def parsed(text: str) -> dict[str, Any]:

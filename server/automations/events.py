@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from sqlalchemy import ColumnElement
+
 from protocol.json_types import JsonObject
 from server import artifact_filters, run_filters
 from server.automations import metrics
@@ -31,14 +33,13 @@ class RunRule:
     """What is asked of a metric, if it is not for a state that the automation waits."""
 
 
-def check(event: EventType, filter_text: str) -> None:
-    """Raise `RequestError` unless the filter can be one of such an event."""
+def condition(event: EventType, filter_text: str) -> ColumnElement[bool] | None:
+    """Return the SQL of a filter as for nobody's event; `RequestError` unless it can be one of such an event."""
     if event in RUN_EVENTS:
-        run_filters.condition(run_rule(event, filter_text).run_filter, 0, 0)
-    elif event in COLLECTION_EVENTS:
-        artifact_filters.of_tag(filter_text, "")
-    else:
-        artifact_filters.of_versions(filter_text)
+        return run_filters.condition(run_rule(event, filter_text).run_filter, 0, 0)
+    if event in COLLECTION_EVENTS:
+        return artifact_filters.of_tag(filter_text, "")
+    return artifact_filters.of_versions(filter_text)
 
 
 def run_rule(event: EventType, filter_text: str) -> RunRule:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
-from server import ids
+from server import filters, ids
 from server.automations import actions, events
 from server.automations.actions import Action, ActionType
 from server.automations.event_types import RUN_EVENTS, EventType
@@ -46,7 +46,7 @@ async def create(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
             "name": _name(connection, place.entity_id, input["name"]),
             "description": input.get("description"),
             "enabled": input["enabled"],
-            **_event(place, input["triggeringEventType"], input["eventFilter"]),
+            **_event(connection, place, input["triggeringEventType"], input["eventFilter"]),
             **_action(connection, context, actions.read(input["triggeredActionType"], input["triggeredActionConfig"])),
         }
         _watch(connection, context, place, values)
@@ -71,7 +71,7 @@ async def update(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         values = {key: input[key] for key in ("description", "enabled") if input.get(key) is not None}
         values["name"] = _name(connection, place.entity_id, input.get("name") or row.name, row.id)
         event = input.get("triggeringEventType") or row.event_type
-        values |= _event(place, event, input.get("eventFilter") or row.filter)
+        values |= _event(connection, place, event, input.get("eventFilter") or row.filter)
         if input.get("triggeredActionConfig") is not None:
             kind = input.get("triggeredActionType") or row.action_type
             values |= _action(connection, context, actions.read(kind, input["triggeredActionConfig"]))
@@ -133,12 +133,14 @@ def _name(connection: Connection, entity_id: int, name: str, own_id: int | None 
     return name
 
 
-def _event(place: Place, event: str, filter_text: str) -> dict[str, Any]:
+def _event(connection: Connection, place: Place, event: str, filter_text: str) -> dict[str, Any]:
     if event not in set(EventType):
         raise RequestError(f"Automations cannot wait for {event}. Use one of: {', '.join(EventType)}.")
     if event in RUN_EVENTS and place.collection_id is not None:
         raise RequestError(f"In a collection of artifacts there are no runs, so no {event}. Name its project.")
-    events.check(EventType(event), filter_text)
+    condition = events.condition(EventType(event), filter_text)
+    if condition is not None:  # found out when it happens, it would hold up whoever logs an artifact
+        filters.try_expressions(connection, condition)
     return {"event_type": event, "filter": filter_text}
 
 

@@ -56,6 +56,25 @@ def change(kind: str, direction: str, amount: float, aggregate: str | None = Non
             None,
         ),
         ({"zscore_filter": {"name": "m", "window_size": 2, "change_dir": "ANY", "threshold": 3}}, [1, 1, 9], None),
+        (
+            {"zscore_filter": {"name": "m", "window_size": 3, "change_dir": "ANY", "threshold": 3}},
+            [0.1, 0.1, 0.1, 9],
+            None,
+        ),
+        (threshold("$gt", 5), [10**400, 1e400, 7], 7),
+        (threshold("$gt", 5, "AVERAGE", 2), [1.7e308, 1.7e308], 1.7e308),
+        (change("ABSOLUTE", "ANY", 3, "AVERAGE", 2, 2), [1e308, 1e308, -1e308, -1.7e308], -1.7e308),
+        (change("RELATIVE", "ANY", 3), [5e-324, 1e308], 1e308),
+        (
+            {"zscore_filter": {"name": "m", "window_size": 2, "change_dir": "ANY", "threshold": 0.5}},
+            [-1e308, 1e308, 1e308],
+            1e308,
+        ),
+        (
+            {"zscore_filter": {"name": "m", "window_size": 5, "change_dir": "ANY", "threshold": 3}},
+            [0, 0, 0, 0, 5e-324, 1],
+            None,
+        ),
     ],
 )
 def test_the_value_at_which_a_condition_holds(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from server.context import Services
+from server.database.postgresql import PostgresDatabase
 from tests.server.automating import (
     ALL,
     CREATE,
@@ -108,6 +109,28 @@ async def test_an_event_that_cannot_be_is_refused(client: Client) -> None:
         action = {"triggeredActionType": "NO_OP", "triggeredActionConfig": {}}
         status, message = await client.fail(CREATE, input={**given, **action, **place})
         assert (status, said in message) == (400, True), message
+
+
+async def test_an_expression_that_the_database_has_no_words_for_is_refused(client: Client) -> None:
+    place = in_project(await project_id(client))
+    wanted = {"$regex": r"\pL"}  # RE2's, and so SQLite's here, and not PostgreSQL's
+    runs = {"run_filter": {"$or": [{"display_name": wanted}]}, "run_state_filter": {"states": ["FAILED"]}}
+    refused: set[bool] = set()
+    for event, told in (
+        ("RUN_STATE", runs),
+        ("RUN_STATE", {**runs, "run_filter": {"config.a": wanted}}),
+        ("CREATE_ARTIFACT", {"alias": wanted}),
+        ("CREATE_ARTIFACT", {"metadata.a": {"$not": wanted}}),
+        ("ADD_COLLECTION_TAG", {"tag": wanted}),
+    ):
+        given = {"name": str(told), "enabled": True, "triggeringEventType": event, "eventFilter": json.dumps(told)}
+        action = {"triggeredActionType": "NO_OP", "triggeredActionConfig": {}}
+        status, body = await client.executor.execute(
+            CREATE, {"input": {**given, **action, **place}}, None, client.context
+        )
+        refused.add(status == 400 and "invalid regular expression" in str(body))
+    on_postgresql = isinstance(client.context.services.database, PostgresDatabase)
+    assert refused == {on_postgresql}
 
 
 async def test_an_action_that_cannot_be_is_refused(client: Client) -> None:
