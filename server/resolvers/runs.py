@@ -172,9 +172,9 @@ async def rewind_run(_: object, info: Info, input: dict[str, Any]) -> JsonObject
         step = int(input["metricValue"])
         left = streams.truncate_after(connection, row.id, step)
         streams.clear(connection, row.id, Stream.EVENTS, Stream.CONSOLE)  # the client numbers those anew
-        runs.revive(connection, row, context.now)
         history = {"history_lines": left, "last_step": min(row.last_step, step)}
         runs.change(connection, row.id, context.now, **history, event_lines=0, log_lines=0)
+        runs.revive(connection, row, context.now)  # it is watched from where its history ends now
         return runs.by_id(connection, row.id)
 
     return {"rewoundRun": node(await context.services.database.write(work), context.now)}

@@ -309,6 +309,30 @@ async def test_a_fork_is_not_told_of_what_it_was_given(client: Client) -> None:
     assert await told(client) == []
 
 
+async def test_a_run_that_was_rewound_is_watched_from_there(client: Client) -> None:
+    await automate(client, "high", "RUN_METRIC", above(5), **in_project(await project_id(client)))
+    await start(client)
+    rows = [json.dumps({"loss": 1, "_step": step}) for step in range(4)]
+    await send(client, files={"wandb-history.jsonl": {"offset": 0, "content": rows}})
+    assert await told(client) == []
+    rewound = {"entityName": "admin", "projectName": "p", "runName": "r", "metricName": "_step", "metricValue": 0}
+    await client.ask(
+        "mutation($input: RewindRunInput!) { rewindRun(input: $input) { rewoundRun { id } } }", input=rewound
+    )
+    rows = [json.dumps({"loss": 9, "_step": 1}), *rows[2:], *rows[2:]]
+    await send(client, files={"wandb-history.jsonl": {"offset": 1, "content": rows}})
+    assert await told(client) == [("high", "r", "9.0")]
+
+
+async def test_a_number_beyond_all_floats_holds_up_no_other(client: Client) -> None:
+    await automate(client, "high", "RUN_METRIC", above(5), **in_project(await project_id(client)))
+    for name, value in (("odd", f"1{'0' * 400}"), ("plain", "7")):
+        await start(client, name)
+        rows = {"offset": 0, "content": [f'{{"loss": {value}}}']}
+        await send(client, name, files={"wandb-history.jsonl": rows})
+    assert await told(client) == [("high", "plain", "7.0")]
+
+
 async def test_several_servers_tell_it_once(client: Client, services: Services) -> None:
     place = in_project(await project_id(client))
     await automate(client, "starts", "RUN_STATE", states("RUNNING"), **place)
