@@ -13,6 +13,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """Addresses of IPv4 inside of IPv6 (NAT64)."""
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")
+"""All public addresses of IPv6 so far. Others are local ones (`fec0::1`), or mean some of IPv4."""
+_OF_CLOUDS = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+"""Look public, but lead to services of the cloud that a machine is in: Azure's and Oracle's."""
 
 
 def public_socket(info: tuple[Any, ...]) -> socket.socket:
@@ -31,7 +35,11 @@ def is_public(text: str) -> bool:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:  # such as 2130706433, in which systems see 127.0.0.1
         return False
-    return address.is_global and not address.is_multicast and all(is_public(str(inner)) for inner in _inside(address))
+    if inside := _inside(address):
+        return all(is_public(str(inner)) for inner in inside)
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GIVEN_OUT:
+        return False
+    return address.is_global and not address.is_multicast and not any(address in network for network in _OF_CLOUDS)
 
 
 def _inside(address: Address) -> list[Address]:

@@ -8,7 +8,15 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, InvalidURL, TCPConnector
+from aiohttp import (
+    ClientError,
+    ClientResponseError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    InvalidURL,
+    TCPConnector,
+)
 
 from server.automations import messages, reach
 from server.context import Services
@@ -126,6 +134,8 @@ class Sender:
             return f"no answer within {TIMEOUT_SECONDS:g} s", None
         except InvalidURL:  # whose words hold the URL, which may be a secret
             return "the URL cannot be used", deliveries.FAILED
+        except ClientResponseError:  # whose words hold the URL and some of the answer
+            return "the answer was no HTTP", None
         except (ClientError, OSError) as error:
             return str(error)[:MAX_REASON_CHARS] or type(error).__name__, None
         if status < 300:

@@ -212,6 +212,19 @@ async def test_another_answer_ends_it(client: Client, services: Services, receiv
         assert len(receiver.taken()) == 1, "redirects are not followed"
 
 
+async def test_nothing_is_told_of_an_answer_that_is_no_http(client: Client) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        await on_version(client, await make_webhook(client, f"http://127.0.0.1:{port}/secret-path"))
+        await make_version(client)
+        await send_due(client.context.services)
+    assert await outcome(client) == ("WAITING", 1, "the answer was no HTTP")
+
+
 async def test_what_a_server_took_and_never_sent_is_due_again(
     client: Client, services: Services, receiver: Receiver, clock: Clock
 ) -> None:
@@ -321,6 +334,11 @@ async def test_what_ended_long_ago_is_forgotten(
         ("64:ff9b::a00:1", False),
         ("64:ff9b::5db8:d822", True),
         ("ff02::1", False),
+        ("fec0::2", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::127.0.0.1", False),
+        ("168.63.129.16", False),
+        ("192.0.0.192", False),
         ("2130706433", False),
         ("0x7f.1", False),
         ("localhost", False),
