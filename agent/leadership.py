@@ -7,6 +7,7 @@ as clocks run at about the same speed. Each write names the version that it repl
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -227,8 +228,13 @@ async def leading(election: Election) -> AsyncGenerator[None]:
 async def candidate(settings: LeaderElection) -> AsyncGenerator[Election]:
     """Give the election in the cluster that this process runs in; outside of one, in the one that `kubectl` would ask.
 
-    Raises `ConfigError` where there is none.
+    Raises `ConfigError` where there is none, and where the kernel would not end this process: see `end_process_in`.
     """
+    if os.getpid() == 1:
+        raise ConfigError(
+            "`leader_election` needs an agent that is not the first process of its container: the kernel would not end "
+            "that one when its time is over. Start the agent through an init, such as tini or `docker run --init`."
+        )
     try:
         from backends.kubernetes.client import KubeClient
 
