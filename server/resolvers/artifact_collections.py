@@ -93,9 +93,9 @@ async def _collections(
     filters: str | None = None,
     order: str | None = None,
 ) -> JsonObject:
-    # The client's list of jobs asks without a page size, and does not ask again.
-    page = OrderedPage.of(first, after, 2, default=MAX_PAGE)
     wanted, ordered = artifact_filters.of_collections(filters), artifact_filters.order_of_collections(order)
+    # The client's list of jobs asks without a page size, and does not ask again.
+    page = OrderedPage.of(first, after, [ordered], default=MAX_PAGE)
 
     def work(connection: Connection) -> JsonObject:
         where = (project["row_id"], type_id, wanted)

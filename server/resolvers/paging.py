@@ -5,9 +5,11 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
+from server import json_text
 from server.errors import RequestError
+from server.storage.places import Key
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 10_000
@@ -37,10 +39,12 @@ class OrderedPage:
     limit: int
 
     @classmethod
-    def of(cls, first: int | None, after: str | None, places: int, default: int = DEFAULT_PAGE) -> "OrderedPage":
-        """Read GraphQL's `first` and `after`; a place has so many values."""
+    def of(
+        cls, first: int | None, after: str | None, keys: Sequence[Key], default: int = DEFAULT_PAGE
+    ) -> "OrderedPage":
+        """Read GraphQL's `first` and `after` of a list that is ordered by these."""
         behind = _decoded(after) if after else None
-        if after and not (isinstance(behind, list) and len(cast("list[Any]", behind)) == places):
+        if after and not _is_place(behind, keys):
             raise _no_cursor(after)
         return cls(cast("list[Any] | None", behind), min(max(first or default, 1), MAX_PAGE))
 
@@ -69,15 +73,27 @@ def connection_of(
 
 def _position(after: str) -> int:
     position = _decoded(after)
-    if not isinstance(position, int) or position < 0:
+    if not _is_row_number(position):
         raise _no_cursor(after)
     return position
+
+
+def _is_place(found: object, keys: Sequence[Key]) -> bool:
+    """Whether a list that is ordered by these can have such a place: cursors of other orders come, too."""
+    if not isinstance(found, list) or len(cast("list[Any]", found)) != len(keys) + 1:
+        return False
+    *values, row_id = cast("list[Any]", found)
+    return _is_row_number(row_id) and all(key.may_be(value) for key, value in zip(keys, values, strict=True))
+
+
+def _is_row_number(found: object) -> TypeGuard[int]:
+    return isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**63
 
 
 def _decoded(after: str) -> object:
     try:
         kind, _, position = base64.b64decode(after, validate=True).decode().partition(":")
-        return json.loads(position) if kind == "cursor" else None
+        return json_text.parse(position) if kind == "cursor" else None
     except (binascii.Error, ValueError):
         return None
 

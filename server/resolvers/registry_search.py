@@ -36,8 +36,8 @@ async def registries(
     first: int | None = None,
 ) -> JsonObject:
     """List registries."""
-    page, scope = OrderedPage.of(first, after, 2), _scope(entity, info.context)
     wanted, ordered = artifact_filters.of_registries(filters), artifact_filters.order_of_registries(order)
+    page, scope = OrderedPage.of(first, after, [ordered]), _scope(entity, info.context)
 
     def work(connection: Connection) -> JsonObject:
         found = registry_search.find_registries(connection, scope, wanted, ordered, page.behind, page.limit + 1)
@@ -59,9 +59,9 @@ async def registry_collections(
     first: int | None = None,
 ) -> JsonObject:
     """List collections of registries."""
-    page, scope = OrderedPage.of(first, after, 2), _scope(entity, info.context)
     wanted = _both(artifact_filters.of_registries(projectFilters), artifact_filters.of_collections(filters))
     ordered = artifact_filters.order_of_collections(order)
+    page, scope = OrderedPage.of(first, after, [ordered]), _scope(entity, info.context)
     kinds = [KINDS[kind] for kind in collectionTypes or KINDS]
 
     def work(connection: Connection) -> JsonObject:

@@ -123,7 +123,7 @@ async def listing(
 ) -> JsonObject:
     """Return the connection of those runs of a project for which a condition holds."""
     wanted = run_filters.order(order, context.now)
-    page = OrderedPage.of(first, after, len(wanted.keys) + 1, default)
+    page = OrderedPage.of(first, after, wanted.keys, default)
     found = await context.services.database.read(
         runs.listing, project_id, condition, wanted, page.behind, page.limit + 1
     )

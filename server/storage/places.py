@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, or_
+from sqlalchemy import ColumnElement, Select, String, and_, false, or_
 
 from server.storage.rows import AnyRow
 
@@ -24,6 +24,12 @@ class Key:
     def directed(self) -> ColumnElement[Any]:
         """Return what goes behind ORDER BY."""
         return self.column.desc().nulls_last() if self.descending else self.column.asc().nulls_last()
+
+    def may_be(self, value: object) -> bool:
+        """Whether an entry can have such a value: a text or a number, as the column has."""
+        if isinstance(self.column.type, String):
+            return value is None or isinstance(value, str)
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
     def is_behind(self, value: Any) -> ColumnElement[bool]:
         """Return the SQL for what comes later than this value."""

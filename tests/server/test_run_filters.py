@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from server.regular_expressions import is_found
+from server.resolvers import paging
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from server.times import iso
 from tests.server.conftest import Client, Clock
@@ -298,6 +299,35 @@ async def test_who_goes_through_pages_meets_every_run_once_whatever_comes_and_go
         await start(client, f"late{len(seen)}", displayName="n3")
         after, more = page["edges"][-1]["cursor"], page["pageInfo"]["hasNextPage"]
     assert seen == wanted
+
+
+async def test_a_cursor_of_another_order_is_refused(client: Client) -> None:
+    await start(client)
+    for order, good, bad in (
+        ("+name", [["a", 1], [None, 1]], [[1.5, 1], [{}, 1]]),
+        ("+state", [["running", 1]], [[True, 1]]),
+        (
+            "+created_at",
+            [[1.5, 1], [None, 1]],
+            [["a", 1], [True, 1], [1.5, "a"], [1.5, True], [1.5, None], [1.5, 2**63]],
+        ),
+        ("-duration", [[1.5, 1]], [["a", 1]]),
+        ("-config.a", [[1.5, "a", 1], [None, None, 1]], [["a", "a", 1], [1.5, 1.5, 1], [1.5, 1]]),
+    ):
+        for place in good:
+            assert (await client.ask(LIST, order=order, after=paging.cursor(place)))["project"]["runCount"] == 1
+        for place in bad:
+            status, said = await client.fail(LIST, order=order, after=paging.cursor(place))
+            assert (status, "is not a cursor" in said) == (400, True), place
+
+
+async def test_a_cursor_of_no_row_is_refused(client: Client) -> None:
+    listed = """query($after: String) { project(name: "p", entityName: "admin") {
+      run(name: "r") { files(after: $after) { edges { node { id } } } } } }"""
+    await start(client)
+    for position in (2**63, -1, True):
+        status, said = await client.fail(listed, after=paging.cursor(position))
+        assert (status, "is not a cursor" in said) == (400, True), position
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "Y3Vyc29yOjU=", "Y3Vyc29yOlsxXQ=="])
