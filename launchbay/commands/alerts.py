@@ -24,7 +24,7 @@ def command(entity: str | None, count: int, as_json: bool) -> None:
             entity=await default_entity(server, entity),
             first=count,
         )
-        return data["entity"]["alerts"] if data["entity"] else []
+        return data["entity"]["alerts"]
 
     found = with_server(work)
     if as_json:

@@ -115,7 +115,7 @@ def deliveries(entity: str | None, count: int, as_json: bool) -> None:
             entity=await default_entity(server, entity),
             first=count,
         )
-        return data["entity"]["deliveries"] if data["entity"] else []
+        return data["entity"]["deliveries"]
 
     found = with_server(work)
     if as_json:
@@ -148,15 +148,12 @@ def _create(mutation: str, kind: str, entity: str | None, values: Mapping[str, A
 
 
 async def _listed(server: ControlPlane, entity: str | None) -> list[Mapping[str, Any]]:
-    owner = await default_entity(server, entity)
     data = await server.ask(
         f"""query Integrations($entity: String!) {{
               entity(name: $entity) {{ integrations(first: 1000) {{ edges {{ node {{ {_FIELDS} }} }} }} }}
             }}""",
-        entity=owner,
+        entity=await default_entity(server, entity),
     )
-    if data["entity"] is None:
-        raise NotThere(f"There is no entity {owner!r}, or you are not in it.")
     nodes = [edge["node"] for edge in data["entity"]["integrations"]["edges"]]
     kinds = {"GenericWebhookIntegration": "webhook", "SlackIntegration": "slack"}
     return [

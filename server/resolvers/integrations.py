@@ -134,7 +134,7 @@ async def _create(
 
 @resolvers.field("Mutation", "deleteIntegration")
 async def delete_integration(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
-    """Forget an integration that no automation uses."""
+    """Forget an integration that no automation of its entity uses."""
     context = info.context
 
     def work(connection: Connection) -> None:

@@ -38,10 +38,13 @@ def listing(connection: Connection, entity_id: int, after: int, limit: int) -> l
 
 
 def remove(connection: Connection, row: AnyRow) -> None:
-    """Forget an integration; `Conflict` while automations use it."""
-    users_of_it = connection.scalars(
-        select(automations.c.name).where(automations.c.integration_id == row.id).order_by(automations.c.name)
-    ).all()
+    """Forget an integration; `Conflict` while automations of its entity use it.
+
+    Members may have let automations of other entities use it. Those go with it: its entity cannot delete them, and may
+    not know of them.
+    """
+    own = (automations.c.integration_id == row.id, automations.c.entity_id == row.entity_id)
+    users_of_it = connection.scalars(select(automations.c.name).where(*own).order_by(automations.c.name)).all()
     if users_of_it:
         raise Conflict(f"Integration {row.name!r} is used by automations: {', '.join(users_of_it)}. Delete them first.")
     connection.execute(delete(integrations).where(integrations.c.id == row.id))

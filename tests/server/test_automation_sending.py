@@ -416,6 +416,20 @@ async def test_integrations_are_made_by_admins_of_a_team_and_listed_by_its_membe
     assert (await member.ask(INTEGRATIONS, entity="crew"))["entity"]["integrations"]["edges"] == []
 
 
+async def test_what_a_member_uses_elsewhere_keeps_no_integration(client: Client, services: Services) -> None:
+    await client.ask(CREATE_TEAM, teamName="crew")
+    await make_client(services, "mia")
+    await client.ask(INVITE, entity="crew", username="mia")
+    admin, member = [await make_client(services, name) for name in ("admin", "mia")]
+    hook = await make_webhook(admin, "https://ci.example/x", entityName="crew")
+    place = in_project(await project_id(member, "p", "mia"))
+    await automate(member, "private", "RUN_STATE", STATES, **place, **webhook(hook))
+    await automate(member, "stays", "RUN_STATE", STATES, **place)
+    await admin.ask(DELETE_INTEGRATION, id=hook)
+    listed = '{ project(name: "p", entityName: "mia") { triggers { name } } }'
+    assert (await member.ask(listed))["project"]["triggers"] == [{"name": "stays"}]
+
+
 # --- alerts -----------------------------------------------------------------------------------------------------------
 
 
