@@ -163,12 +163,17 @@ def mark_unused(connection: Connection, contents: Sequence[AnyRow], now: float) 
 
 
 def forget_contents(connection: Connection, before: float) -> int:
-    """Forget contents that have been unused since before a time; returns how many, `AT_ONCE` at most."""
-    is_marked = artifact_contents.c.unused_since.is_not(None)
-    connection.execute(update(artifact_contents).where(is_marked, _NEEDED).values(unused_since=None))
+    """Forget contents that have been unused since before a time, and take the mark from those that are needed again.
+
+    Returns how many there were, `AT_ONCE` at most.
+    """
     is_over = artifact_contents.c.unused_since <= before
-    found = connection.execute(select(artifact_contents).where(is_over, ~_UPLOADED_MEANWHILE).limit(AT_ONCE)).all()
+    chosen = select(artifact_contents, _NEEDED.label("is_needed")).where(is_over, ~_UPLOADED_MEANWHILE)
+    found = connection.execute(chosen.limit(AT_ONCE)).all()
     for content in found:
+        if content.is_needed:
+            connection.execute(update(artifact_contents).where(_is(content)).values(unused_since=None))
+            continue
         connection.execute(delete(artifact_contents).where(_is(content)))
         discarded_objects.add(connection, {content.object_key: content.size_bytes}, content.unused_since)
     return len(found)
