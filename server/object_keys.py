@@ -5,6 +5,8 @@ No key is ever given out twice. So what is to be removed can be removed at any t
 
 import secrets
 
+CONTENTS = "contents/"
+"""What the keys of contents begin with. Only these come in parts."""
 _OF_RUNS = "runs/"
 
 
@@ -20,7 +22,7 @@ def is_of_run_file(key: str) -> bool:
 
 def of_content(entity_id: int, hex_md5: str) -> str:
     """Return the key of a new content of artifacts."""
-    return f"contents/{entity_id}/{hex_md5[:2]}/{hex_md5}-{secrets.token_hex(4)}"
+    return f"{CONTENTS}{entity_id}/{hex_md5[:2]}/{hex_md5}-{secrets.token_hex(4)}"
 
 
 def of_manifest(artifact_id: int) -> str:

@@ -20,6 +20,7 @@ from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
 from protocol.errors import LaunchbayError
+from server import object_keys
 from server.errors import Conflict
 from server.object_store import URL_LIFETIME_SECONDS, ObjectInfo, Parts
 
@@ -123,11 +124,14 @@ class S3ObjectStore:
         return {failure["Key"].removeprefix(self._prefix) for failure in failures}
 
     async def remove_unfinished(self, before: float) -> int:
-        """See `ObjectStore.remove_unfinished`. What came in one piece is whole, or not there."""
+        """See `ObjectStore.remove_unfinished`. What came in one piece is whole, or not there.
+
+        Others may have uploads in the bucket, too: only those of keys like ours are aborted.
+        """
 
         def work() -> int:
             pages = self._client.get_paginator("list_multipart_uploads")
-            begun = pages.paginate(Bucket=self._bucket, Prefix=self._prefix)
+            begun = pages.paginate(Bucket=self._bucket, Prefix=self._prefix + object_keys.CONTENTS)
             uploads = [upload for page in begun for upload in page.get("Uploads", [])]
             old = [upload for upload in uploads if upload["Initiated"].timestamp() < before]
             for upload in old:

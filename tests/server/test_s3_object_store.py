@@ -12,6 +12,7 @@ from server.context import Services
 from server.errors import Conflict
 from server.filestream import receive, understand
 from server.garbage import Freed, collect
+from server.object_keys import of_content
 from server.object_store import ObjectInfo
 from server.s3_object_store import BucketUnusable, S3ObjectStore
 from tests import buckets
@@ -198,11 +199,14 @@ async def test_what_is_deleted_goes_from_the_bucket(client: Client, store: S3Obj
 
 
 async def test_parts_of_an_upload_that_broke_off_are_removed(store: S3ObjectStore) -> None:
-    begun = await store.begin_parts("broken/off", [1])
+    key = of_content(1, "d41d8cd98f00b204e9800998ecf8427e")
+    begun, of_others = await store.begin_parts(key, [1]), await store.begin_parts("others", [1])
     assert begun is not None
+    assert of_others is not None
     etag = put(begun.urls[1], b"the only one")
     assert await store.remove_unfinished(time.time() - 3600) == 0
     assert await store.remove_unfinished(time.time() + 3600) == 1
     assert await store.remove_unfinished(time.time() + 3600) == 0
     with pytest.raises(Conflict, match="cannot be put together"):
-        await store.complete_parts("broken/off", begun.upload_id, {1: etag})
+        await store.complete_parts(key, begun.upload_id, {1: etag})
+    await store.complete_parts("others", of_others.upload_id, {1: put(of_others.urls[1], b"stays")})
