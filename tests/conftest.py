@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, create_engine
 
+from backends.local_process import keeping
 from server.database.postgresql import PostgresDatabase, parse_url
 from server.migrations.upgrade import upgrade
 from tests import clusters, postgres
@@ -31,9 +32,12 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Close it."""
+    """Close it, and end the keepers that backends in this process have left, as they live as long as their jobs do."""
     asyncio.set_event_loop(None)
     _LOOP.close()
+    for keeper in keeping._left:
+        keeper.kill()
+        keeper.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)
