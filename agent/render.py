@@ -60,7 +60,7 @@ def _check_rendered(value: Json, *, is_rendered: bool) -> None:
 
     if left := templates.variable_names(value):
         raise LaunchFailed(
-            f"Template variable(s) {', '.join(sorted(left))} of the queue have no value. "
+            f"These template variables of the queue have no value: {', '.join(sorted(left))}. "
             "Push the job again with --set-var for each of them."
         )
 

@@ -19,6 +19,7 @@ from agent.launch import Assigned
 from protocol.container_options import Gpus, parse_bytes, parse_gpus, parse_number, read_options
 from protocol.errors import SpecError
 from protocol.json_types import Json, JsonObject
+from protocol.words import counted
 
 T = TypeVar("T")
 
@@ -76,8 +77,8 @@ def _possible(gpus: Gpus, cpus: float, memory: int, inventory: Inventory) -> Req
     count = max(1, len(inventory.gpus)) if gpus.count is None else gpus.count or len(among)
     request = Request(count, cpus, memory, among)
     asked = (
-        ("gpus", request.gpus > len(inventory.gpus), _count(request.gpus, "GPU"), f"{len(inventory.gpus)}"),
-        ("cpus", request.cpus > inventory.cpus, _count(request.cpus, "CPU"), f"{inventory.cpus:g}"),
+        ("gpus", request.gpus > len(inventory.gpus), counted(request.gpus, "GPU"), f"{len(inventory.gpus)}"),
+        ("cpus", request.cpus > inventory.cpus, counted(request.cpus, "CPU"), f"{inventory.cpus:g}"),
         ("memory", request.memory > inventory.memory, _memory(request.memory), size_text(inventory.memory)),
     )
     for key, is_too_much, wanted, there in asked:
@@ -193,10 +194,10 @@ class SlotTable:
             busy = len(self._not_given(request)) - free
             candidates = len(request.among or self.inventory.gpus)
             others = f", {busy} in use by somebody else" if busy else ""
-            missing.append(f"{_count(request.gpus, 'GPU')}: {_free_of(free, candidates)}{others}")
+            missing.append(f"{counted(request.gpus, 'GPU')}: {_free_of(free, candidates)}{others}")
         cpus = self.inventory.cpus - math.fsum(each.cpus for each in given)
         if request.cpus and request.cpus > cpus + ROUNDING:
-            missing.append(f"{_count(request.cpus, 'CPU')}: {_free_of(max(0.0, cpus), self.inventory.cpus)}")
+            missing.append(f"{counted(request.cpus, 'CPU')}: {_free_of(max(0.0, cpus), self.inventory.cpus)}")
         memory = self.inventory.memory - sum(each.memory for each in given)
         if request.memory and request.memory > memory:
             total = size_text(self.inventory.memory)
@@ -223,10 +224,6 @@ def _read(resource_args: JsonObject, key: str, parse: Callable[[Json], T], allow
         raise LaunchFailed(
             f"`{key}` in the launch's resource args is {value!r}; it must be {allowed}.", reason="bad_resource_args"
         ) from error
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def _memory(size: int) -> str:

@@ -13,8 +13,18 @@ FREE_FORM = frozenset({"backends", *STOCK_BLOCKS})
 _NAME = r"(?:pass(?:word|wd|phrase)|pwd|token|secret|key|credential|auth|connection)"
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _ASSIGNED = re.compile(rf"(?P<name>[\w.-]*{_NAME}[\w.-]*\s*[=:]\s*)\S.*", re.IGNORECASE | re.DOTALL)
-_NO_SECRET = frozenset({("builder", "secret-name"), ("builder", "secret-key"), ("builder", "password_file")})
-"""These name a Kubernetes secret and a key in it, and a file."""
+_NO_SECRET = (
+    ("builder", "secret-name"),
+    ("builder", "secret-key"),
+    ("builder", "password_file"),
+    ("backends", "kubernetes", "image_pull_secrets"),
+    ("backends", "local-container", "registries", "*", "password_file"),
+    ("backends", "local-container", "registries", "*", "password_env"),
+    ("backends", "sagemaker", "secrets", "prefix"),
+    ("backends", "gcp-vertex", "secrets", "prefix"),
+    ("backends", "vertex", "secrets", "prefix"),
+)
+"""Paths of keys, in which * is any: these name where a secret is, or how its name begins."""
 
 
 def mask(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +42,8 @@ def masked(value: Any, *path: str) -> Any:
     is_free = path[0] in FREE_FORM
     if value is None:
         return None
-    if is_free and path not in _NO_SECRET and any(_SECRET_NAME.search(name) for name in path[1:]):
+    is_named_so = is_free and any(_SECRET_NAME.search(name) for name in path[1:])
+    if is_named_so and not _leads_to_no_secret(path, is_end=not isinstance(value, dict)):
         return REDACTED
     if isinstance(value, str):
         assigned = _ASSIGNED.fullmatch(value) if is_free else None
@@ -48,3 +59,12 @@ def masked(value: Any, *path: str) -> Any:
             for key, each in mapping.items()
         }
     return value
+
+
+def _leads_to_no_secret(path: tuple[str, ...], *, is_end: bool) -> bool:
+    """Whether a path, with more keys behind it unless it is at its end, is that of something that is no secret."""
+    return any(
+        (len(path) == len(known) if is_end else len(path) < len(known))
+        and all(key in ("*", given) for key, given in zip(known, path, strict=False))
+        for known in _NO_SECRET
+    )

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from agent.config.builder import SENTENCE
 from agent.config.keys import hint
 from agent.config.masking import FREE_FORM
+from protocol.words import counted
 
 _ELSEWHERE = {
     "api_key": "Set WANDB_API_KEY or WANDB_API_KEY_FILE instead: a key does not belong into this file.",
@@ -52,7 +53,7 @@ def explain(error: ValidationError, values: Mapping[str, Any], origins: Mapping[
         # Of a value that may be of several types, the one that fits best says most.
         if not any(other[: len(path)] == path and other != path for other in found)
     ]
-    return "\n".join([f"The agent's configuration has {len(lines)} problem(s):", *lines])
+    return "\n".join([f"The agent's configuration has {counted(len(lines), 'problem')}:", *lines])
 
 
 def _path(detail: ErrorDetails, values: Mapping[str, Any]) -> Path:

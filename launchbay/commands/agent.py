@@ -18,6 +18,7 @@ from launchbay.lazy import LazyGroup
 from launchbay.logs import configure_logging
 from launchbay.output import json_option, print_json
 from launchbay.settings import account
+from protocol.words import counted
 
 COMMANDS = {
     "schema": "launchbay.commands.agent_schema",
@@ -90,10 +91,13 @@ def _run(given: Given, log_stream: TextIO | None) -> int:
 
     departure = asyncio.run(work())
     if departure.left:
-        click.echo(f"{departure.left} launch(es) left running; start the agent again to adopt them.", err=True)
+        click.echo(
+            f"{counted(departure.left, 'launch', 'launches')} left running, for the next start of the agent to adopt.",
+            err=True,
+        )
         return exits.DRAINED_WITH_WORK
     if departure.stopped:
-        click.echo(f"{departure.stopped} launch(es) were stopped.", err=True)
+        click.echo(f"Stopped {counted(departure.stopped, 'launch', 'launches')}.", err=True)
         return exits.STOPPED_WORK
     return 0
 

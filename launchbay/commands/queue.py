@@ -17,6 +17,7 @@ from protocol import templates
 from protocol.json_types import Json, dig
 from protocol.names import QUEUE_PROJECT
 from protocol.resources import RESOURCES, serving_command
+from protocol.words import counted
 
 entity_option = click.option("-e", "--entity", help="Owner of the queue. Default: the API key's user.")
 
@@ -158,7 +159,7 @@ def delete(name: str, entity: str | None, yes: bool) -> None:
     async def work(server: ControlPlane) -> None:
         queue = await _find(server, entity, name)
         if queue["pendingCount"] and not yes:
-            click.confirm(f"{queue['pendingCount']} item(s) wait in {name!r}. Delete them too?", abort=True)
+            click.confirm(f"Delete {name!r} with {counted(queue['pendingCount'], 'waiting item')}?", abort=True)
         await server.ask(
             "mutation DeleteRunQueue($id: ID!) { deleteRunQueues(input: {queueIDs: [$id]}) { success } }",
             id=queue["id"],

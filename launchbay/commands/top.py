@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
+from rich.padding import Padding
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +25,7 @@ from agent.control_plane import ControlPlane
 from agent.errors import ControlPlaneUnavailable
 from launchbay.agents import agents_of, shown_status
 from launchbay.items import ITEM_FIELDS, shown_job, shown_reason
-from launchbay.output import ago, plain, print_table
+from launchbay.output import LAST_COLUMN, ago, plain, print_table
 from launchbay.wire import default_entity, with_server
 from protocol.json_types import dig
 from protocol.names import QUEUE_PROJECT
@@ -90,9 +93,7 @@ def render(view: View) -> Group:
         nothing,
         _table(QUEUE_COLUMNS, queues),
         nothing,
-        _table(
-            ITEM_COLUMNS, _item_rows(view), lambda row: _color(ItemState(row[2])), whole=("ITEM", "STATE", "AGE", "RUN")
-        ),
+        _Items(_item_rows(view)),
     )
 
 
@@ -193,6 +194,31 @@ def _item_rows(view: View) -> list[tuple[str, ...]]:
         for queue in view.queues
         for item in (edge["node"] for edge in queue[kind]["edges"])
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """The items, each with its reason at its side, or below it where there is no room for sentences."""
+
+    rows: Sequence[tuple[str, ...]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw them for the screen as it is now."""
+        *others, reasons = [max(map(cell_len, column)) for column in zip(ITEM_COLUMNS, *self.rows, strict=True)]
+        if options.max_width - sum(others) - 2 * len(others) >= min(reasons, LAST_COLUMN):
+            yield self._table(ITEM_COLUMNS, self.rows)
+            return
+        table = self._table(ITEM_COLUMNS[:-1], [row[:-1] for row in self.rows])
+        whys = ("", *(row[-1] for row in self.rows))
+        for line, why in zip(console.render_lines(table, options), whys, strict=True):
+            yield Segments([*line, Segment.line()])
+            if why:
+                yield Padding(Text(plain(why), no_wrap=True, overflow="ellipsis"), (0, 0, 0, 4))
+
+    @staticmethod
+    def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+        whole = ("ITEM", "STATE", "AGE", "RUN")
+        return _table(columns, rows, lambda row: _color(ItemState(row[2])), whole)
 
 
 def _table(

@@ -21,6 +21,7 @@ from agent.config.schema import schema
 from agent.config.stock_blocks import STOCK_BLOCKS, backend_block
 from agent.errors import ConfigError
 from agent.launch import Cause
+from protocol.masking import REDACTED
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
@@ -197,7 +198,7 @@ def test_a_bad_variable_or_flag_is_named(tmp_path: Path) -> None:
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     said = error_of(tmp_path, "queues: [q]\nmax_jobs: -2\nverbosity: 7\nnonsense: 1")
-    assert all(key in said for key in ("3 problem(s)", "max_jobs", "verbosity", "nonsense"))
+    assert all(key in said for key in ("3 problems:", "max_jobs", "verbosity", "nonsense"))
 
 
 # --- the stock agent's file -------------------------------------------------------------------------------------------
@@ -339,6 +340,31 @@ def test_secrets_are_masked_and_nothing_else() -> None:
 )
 def test_a_secret_is_found_in_unusual_places(value: Any, shown: Any) -> None:
     assert mask({"backends": {"b": value}}) == {"backends": {"b": shown}}
+
+
+@pytest.mark.parametrize(
+    ("resource", "block", "shown"),
+    [
+        ("sagemaker", {"secrets": {"prefix": "a/"}}, {"secrets": {"prefix": "a/"}}),
+        ("gcp-vertex", {"secrets": {"prefix": "a-"}}, {"secrets": {"prefix": "a-"}}),
+        ("vertex", {"secrets": {"prefix": "a-", "value": "hunter2"}}, {"secrets": {"prefix": "a-", "value": REDACTED}}),
+        ("sagemaker", {"secrets": {"prefix": {"a": "hunter2"}}}, {"secrets": {"prefix": REDACTED}}),
+        ("sagemaker", {"secrets": "hunter2"}, {"secrets": REDACTED}),
+        ("moon", {"secrets": {"prefix": "hunter2"}}, {"secrets": REDACTED}),
+        ("kubernetes", {"image_pull_secrets": ["a", "b"]}, {"image_pull_secrets": ["a", "b"]}),
+        (
+            "local-container",
+            {
+                "registries": {
+                    "r.test": {"user": "u", "password_file": "/f", "password_env": "E", "password": "hunter2"}
+                }
+            },
+            {"registries": {"r.test": {"user": "u", "password_file": "/f", "password_env": "E", "password": REDACTED}}},
+        ),
+    ],
+)
+def test_where_a_secret_is_is_no_secret(resource: str, block: dict[str, Any], shown: dict[str, Any]) -> None:
+    assert mask({"backends": {resource: block}}) == {"backends": {resource: shown}}
 
 
 def test_a_password_in_a_url_is_masked_wherever_it_stands() -> None:

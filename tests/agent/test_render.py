@@ -22,7 +22,7 @@ def test_macros_are_filled_in() -> None:
 
 
 def test_a_variable_that_a_foreign_server_left_is_named() -> None:
-    with pytest.raises(LaunchFailed, match="Template variable\\(s\\) gpus of the queue have no value"):
+    with pytest.raises(LaunchFailed, match="These template variables of the queue have no value: gpus"):
         render_resource_args(spec({"gpus": "{{gpus}}"}), "r1", None, is_rendered=False, environment={})
 
 

@@ -219,7 +219,7 @@ async def test_a_signal_that_comes_while_it_leaves_does_not_take_its_exit_code_a
             await asyncio.sleep(0.005)
         code, said = await agent.end()
     assert code in {DRAINED_WITH_WORK, STOPPED_WORK}
-    assert "launch(es)" in said
+    assert "1 launch" in said
     async with site.agent():  # so that nothing is left running
         await site.server.ask(
             "mutation Stop($id: ID!) { stopRunQueueItem(input: {runQueueItemId: $id}) { success } }", id=item_id
@@ -242,7 +242,7 @@ async def test_told_twice_it_stops_what_runs_and_told_thrice_it_leaves_at_once(
             await agent.said(f"told to end: {what}")
         ended, said = await agent.end()
     assert ended == code
-    assert said in {"1 launch(es) were stopped.\n", "1 launch(es) left running; start the agent again to adopt them.\n"}
+    assert said in {"Stopped 1 launch.\n", "1 launch left running, for the next start of the agent to adopt.\n"}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])

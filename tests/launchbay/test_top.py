@@ -94,11 +94,15 @@ def test_each_item_says_why() -> None:
 
 def test_a_narrow_screen_cuts_sentences_and_never_states_and_names_to_type() -> None:
     failed = item("FAILED", error={"message": "why " * 50}, agent={"name": "agent-1"}, associatedRunId="run12345")
-    lines = drawn(view({**failed, "id": "UnVuUXVldWVJdGVtOjE="}), width=80).splitlines()
-    (row,) = [line for line in lines if line.startswith("UnVuUXVldWVJdGVtOjE= ")]
-    assert " FAILED " in row
-    assert " run12345 " in row
-    assert row.rstrip().endswith("…")
+    running = item("RUNNING", 2, runSpec={"job": "somebody/some-project/a-job-of-a-long-name:latest"})
+    lines = drawn(view({**failed, "id": "UnVuUXVldWVJdGVtOjE="}, running), width=80).splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("UnVuUXVldWVJdGVtOjE= ")]
+    assert " FAILED " in lines[at]
+    assert " run12345 " in lines[at]
+    assert lines[at + 1].startswith("    why why "), "there is more room below than at its side"
+    assert lines[at + 1].rstrip().endswith("…")
+    assert len(lines[at + 1].rstrip()) > 70
+    assert lines[at - 1].startswith("item-2 "), "who has nothing to say takes one line"
 
 
 def test_other_peoples_words_are_no_orders_to_the_terminal() -> None:
