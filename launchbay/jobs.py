@@ -1,5 +1,6 @@
 """Jobs as commands see them: the versions of a job, what one is made of, and which runs used it."""
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from protocol.names import JOB_TYPE, ArtifactName
 
 JOB_FILE = "wandb-job.json"
 MAX_VERSIONS = 1000
+MOST_HINTS = 3
 
 _CREATOR = """creator { username } createdBy { ... on Run { name project { name entity { name } } } }"""
 _RUNS = """usedBy { edges { node {
@@ -41,6 +43,22 @@ async def list_jobs(server: ControlPlane, entity: str, project: str) -> list[dic
     )
     jobs = _nodes(dig(data, "project", "artifactType", "artifactCollections"))
     return [_listed(job, f"{entity}/{project}") for job in jobs]
+
+
+async def check_is_there(server: ControlPlane, name: ArtifactName) -> None:
+    """Raise `NotThere` if there is no such version of a job, with what the user may have meant."""
+    data = await server.ask(
+        """query JobIsThere($entity: String!, $project: String!, $name: String!) {
+             project(entityName: $entity, name: $project) {
+               artifactCollectionMembership(name: $name) { artifact { artifactType { name } } }
+             }
+           }""",
+        entity=name.entity,
+        project=name.project,
+        name=f"{name.collection}:{name.version}",
+    )
+    if dig(data, "project", "artifactCollectionMembership", "artifact", "artifactType", "name") != JOB_TYPE:
+        raise await _not_there(server, name)
 
 
 async def describe(server: ControlPlane, name: ArtifactName) -> dict[str, Any]:
@@ -71,7 +89,7 @@ async def describe(server: ControlPlane, name: ArtifactName) -> dict[str, Any]:
     )
     found = dig(data, "project", "artifactCollectionMembership")
     if found is None or dig(found, "artifact", "artifactType", "name") != JOB_TYPE:
-        raise NotThere(f"There is no job {name}. `launchbay job list -p {name.project}` lists the jobs.")
+        raise await _not_there(server, name)
     version, job = found["artifact"], found["artifactCollection"]
     raw = await _job_file(server, version, name)
     versions = _committed(job)
@@ -112,7 +130,7 @@ async def runs_of(server: ControlPlane, name: ArtifactName, *, one_version: bool
     job = dig(data, "project", "artifactCollection")
     wanted = dig(job, "artifactMembership", "versionIndex")
     if dig(job, "defaultArtifactType", "name") != JOB_TYPE or (one_version and wanted is None):
-        raise NotThere(f"There is no job {name}. `launchbay job list -p {name.project}` lists the jobs.")
+        raise await _not_there(server, name)
     found = [
         _run(run, version["versionIndex"])
         for version in _committed(job)
@@ -121,6 +139,21 @@ async def runs_of(server: ControlPlane, name: ArtifactName, *, one_version: bool
     ]
     # Of runs of one second those are newer that the server names later.
     return sorted(found, key=lambda run: run["created"])[::-1]
+
+
+async def _not_there(server: ControlPlane, name: ArtifactName) -> NotThere:
+    """Return what to say of a job that is not there: which version or name is nearest, if there is any."""
+    said = f"There is no job {name}, or you may not see it."
+    project = f"{name.entity}/{name.project}"
+    listed = await list_jobs(server, name.entity, name.project)
+    jobs = {job["reference"].removeprefix(f"{project}/"): job["versions"] for job in listed}
+    if versions := jobs.get(name.collection):
+        known = [word for version in versions for word in (*sorted(version["aliases"]), version["version"])]
+        return NotThere(f"{said} Of {name.collection} there are: {', '.join(known)}.")
+    if near := difflib.get_close_matches(name.collection, jobs, MOST_HINTS):
+        return NotThere(f"{said} Did you mean {' or '.join(f'{project}/{each}:latest' for each in near)}?")
+    names = f"`launchbay job list -e {name.entity} -p {name.project}` lists those that there are."
+    return NotThere(f"{said} {names if jobs else f'The project {project} has no jobs.'}")
 
 
 async def _job_file(server: ControlPlane, version: Mapping[str, Any], name: ArtifactName) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from agent.control_plane import ControlPlane
 from launchbay import exits
 from launchbay.inputs import declared_schemas, key_values, read_mapping
 from launchbay.items import is_over, item_by_id
+from launchbay.jobs import check_is_there
 from launchbay.output import json_option, print_json
 from launchbay.wire import default_entity, with_server
+from protocol.errors import SpecError
 from protocol.json_types import dig
-from protocol.names import QUEUE_PROJECT
+from protocol.names import QUEUE_PROJECT, ArtifactName, parse_job_reference
 
 PRIORITIES = {"critical": 0, "high": 1, "medium": 2, "low": 3}
 POLL_SECONDS = 0.5
@@ -61,6 +63,7 @@ def command(
     sources = [spec.get("job"), spec.get("docker", {}).get("docker_image"), spec.get("uri")]
     if sum(bool(source) for source in sources) != 1:
         raise click.UsageError("Name exactly one of a job (-j) and an image (-d).")
+    named = _job_named(spec["job"]) if spec.get("job") else None
     if name:
         spec["name"] = name
     if entry_point:
@@ -74,6 +77,8 @@ def command(
         spec["project"] = project or spec.get("project") or _project_of(spec.get("job"))
         for key in ("docker", "git", "overrides"):
             spec.setdefault(key, {})
+        if named:
+            await check_is_there(server, named)
         schemas = await _schemas(server, owner, queue) if values else {}
         given = {**spec.pop("template_variables", {}), **key_values(values, schemas)}
         data = await server.ask(
@@ -118,6 +123,13 @@ async def _ended(server: ControlPlane, item: Mapping[str, Any], *, quiet: bool) 
         await asyncio.sleep(POLL_SECONDS)
         item = await item_by_id(server, item["id"])
     return item
+
+
+def _job_named(reference: str) -> ArtifactName:
+    try:
+        return parse_job_reference(reference)
+    except SpecError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _project_of(job: str | None) -> str:

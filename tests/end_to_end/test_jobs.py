@@ -14,7 +14,7 @@ from wandb.util import make_artifact_name_safe
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, parse_job_file
 from tests.end_to_end.conftest import SCRIPT_SECONDS, LiveServer
 from tests.end_to_end.git_remote import GitRemote, git, git_remote
-from tests.end_to_end.processes import run
+from tests.end_to_end.processes import make_queue, run
 from tests.end_to_end.snippets.checks import differs, shows
 
 pytestmark = pytest.mark.end_to_end
@@ -379,6 +379,31 @@ def test_a_jobs_page_can_be_told(server: LiveServer, tmp_path: Path) -> None:
         missing = run(server, "launchbay", "job", command, "admin/page/none:latest", check=False)
         assert (missing.returncode, "There is no job admin/page/none:latest" in missing.stderr) == (5, True)
     assert run(server, "launchbay", "job", "describe", "train", check=False).returncode == 2
+
+
+@pytest.mark.newest_client("it is our own command")
+@pytest.mark.parametrize(
+    ("named", "code", "said"),
+    [
+        ("admin/meant/trian:latest", 5, "Did you mean admin/meant/train:latest?"),
+        ("admin/meant/train:v7", 5, "Of train there are: latest, stable, v0."),
+        ("admin/meant/something-else:latest", 5, "`launchbay job list -e admin -p meant` lists those that there are."),
+        ("admin/no-such-project/train:latest", 5, "The project admin/no-such-project has no jobs."),
+        ("admin/meant/code-train:latest", 5, "There is no job admin/meant/code-train:latest"),
+        ("admin/meant/train", 2, "Invalid job specification 'admin/meant/train'."),
+    ],
+)
+def test_a_job_that_is_not_there_is_not_pushed(
+    server: LiveServer, tmp_path_factory: pytest.TempPathFactory, named: str, code: int, said: str
+) -> None:
+    if not json.loads(run(server, "launchbay", "job", "list", "-p", "meant", "--json").stdout):
+        folder = code_folder(tmp_path_factory.mktemp("meant"))
+        create(server, "code", str(folder), "-p", "meant", "-n", "train", "-E", "python train.py", "-a", "stable")
+        make_queue(server, "meant")
+    refused = run(server, "launchbay", "launch", "-q", "meant", "-j", named, check=False)
+    assert (refused.returncode, said in refused.stderr) == (code, True), refused.stderr
+    queues = json.loads(run(server, "launchbay", "status", "--json").stdout)["queues"]
+    assert next(queue["items"] for queue in queues if queue["name"] == "meant") == []
 
 
 @shows("Api.job", "Api.list_jobs", "Job.call", "Job.name")

@@ -12,7 +12,19 @@ from backends.local_process.control_groups import NoControlGroups, find
 from tests.agent.test_environments import make_package, waiting
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import LiveServer
-from tests.end_to_end.processes import INIT_AND_LOG, agent, item, logs, push, python, run, spec, until, wait_for
+from tests.end_to_end.processes import (
+    INIT_AND_LOG,
+    agent,
+    item,
+    logs,
+    push,
+    push_as_it_is,
+    python,
+    run,
+    spec,
+    until,
+    wait_for,
+)
 from tests.end_to_end.snippets.checks import shows
 
 pytestmark = pytest.mark.end_to_end
@@ -152,7 +164,7 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
 def test_what_goes_wrong_is_told_on_the_item_with_its_log(
     server: LiveServer, queue: str, launch_spec: dict[str, object], state: str, message: str, log: str
 ) -> None:
-    item_id = push(server, queue, launch_spec)
+    item_id = push_as_it_is(server, queue, launch_spec)
     wait_for(server, item_id, "FAILED", "FINISHED", "CRASHED", "KILLED", "STOPPED")
     # A run tells its own end; the agent follows with the reason.
     found = until(lambda: (found := item(server, item_id))["error"] and found, f"{item_id} to have an error")

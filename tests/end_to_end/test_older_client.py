@@ -18,7 +18,7 @@ from server.graphql import load_schema
 from server.resolvers import ALL_RESOLVERS
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import NEWEST_CLIENT, OLDER_CLIENT, LiveServer, older_client_is_made
-from tests.end_to_end.processes import background, item, push, run, wait_for
+from tests.end_to_end.processes import background, item, run, wait_for
 from tests.end_to_end.wire import Wire, recording
 from tests.server.stock_documents import documents_of
 from tests.server.test_schema import LATER
@@ -170,7 +170,8 @@ async def test_its_agent_runs_a_job_and_says_why_another_one_failed(
 ) -> None:
     def serve() -> list[dict[str, Any]]:
         processes.make_queue(server, "older-agent")
-        missing = push(server, "older-agent", {"job": f"admin/{PROJECT}/no-such-job:latest", "project": PROJECT})
+        lost = {"job": f"admin/{PROJECT}/no-such-job:latest", "project": PROJECT, "entity": "admin"}
+        missing = processes.push_as_it_is(server, "older-agent", lost)
         config = json.dumps({"overrides": {"run_config": {"lr": 0.25}}})
         launch = ("launch", "-q", "older-agent", "-j", job, "-p", PROJECT, "--name", "first", "-c", config)
         run(newest, "wandb", *launch)

@@ -17,7 +17,19 @@ import pytest
 
 from tests.agent.gate import gate
 from tests.end_to_end.conftest import LiveServer, serving
-from tests.end_to_end.processes import agent, item, logs, make_queue, push, python, run, spec, until, wait_for
+from tests.end_to_end.processes import (
+    agent,
+    item,
+    logs,
+    make_queue,
+    push,
+    push_as_it_is,
+    python,
+    run,
+    spec,
+    until,
+    wait_for,
+)
 
 pytestmark = pytest.mark.end_to_end
 
@@ -116,7 +128,7 @@ def _look_while_jobs_run_and_afterwards(place: Place, url: str, folder: Path) ->
         job = python(JOB.format(folder=str(folder)))
         items = [push(server, QUEUE, spec(job, project)) for project in keys]
         no_job = {"entity": "admin", "project": NEVER_STARTS, "job": f"admin/{NEVER_STARTS}/no-such-job:latest"}
-        lost = push(server, QUEUE, no_job)
+        lost = push_as_it_is(server, QUEUE, no_job)
         wait_for(server, lost, "FAILED")
         for project, key in keys.items():
             until((folder / project / "digest").exists, f"{project} to run")
