@@ -7,8 +7,9 @@ all. A launch belongs to one task at a time; between start and end it belongs to
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,7 @@ class Daemon:
         self.stopped = 0
         """How many launches it stopped because it was told to end a second time."""
         self._queues: dict[str, Capacity] = {}
+        self._lines: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._look = {resource: asyncio.Event() for resource in context.backends}
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -255,7 +257,9 @@ class Daemon:
                 lambda: self._context.config.queue_limits.get(queue, -1), lambda: self.launches.jobs(queue)
             )
         # The queue's own first: whoever waits for that must not keep a place from the others.
-        async with self._queues[queue].room(), self._capacity.room():
+        async with self._queues[queue].room(), AsyncExitStack() as place:
+            async with self._lines[queue]:  # of each queue one poll waits at a time, so that queues take turns
+                await place.enter_async_context(self._capacity.room())
             yield
 
     def _may_schedule(self) -> bool:

@@ -1,7 +1,7 @@
 """How many more launches may be claimed. Derived from the launches held, never counted.
 
 A poll holds room for one launch while it runs, as it may come back with one. Pollers get room in the order in which
-they asked, which is what makes several queues share fairly.
+they asked. That queues take turns is because one poller of each stands in line at a time (`agent/daemon.py`).
 """
 
 import asyncio

@@ -102,6 +102,8 @@ class Health:
 
     def why_not_ready(self) -> str | None:
         """Return why the agent gets no work; None if it does, or has no room for any."""
+        if problem := self.why_not_alive():
+            return problem
         if self.draining:
             return "draining: it claims nothing more"
         if all(self.why_full(queue) for queue in self._config().queues):

@@ -236,6 +236,16 @@ async def test_a_queue_has_a_limit_of_its_own(world: World) -> None:
         assert daemon.launches.jobs() == 2
 
 
+async def test_queues_take_turns_however_much_is_in_each(world: World) -> None:
+    await world.make_queue("other")
+    pushed = [await world.push("q") for _ in range(8)] + [await world.push("other", queue="other") for _ in range(3)]
+    async with world.agent(queues=["q", "other"], max_jobs=1):
+        for item_id in pushed:
+            await world.in_state(item_id, "FAILED")  # they never called wandb.init
+    order = [request.labels["project"] for request in world.platform.started]
+    assert "other" not in order[7:], f"each queue is served at every second turn or so: {order}"
+
+
 async def test_a_drain_leaves_what_runs_and_hands_back_what_does_not(world: World, monkeypatch: Any) -> None:
     world.behave("p", Behavior())
     async with world.agent(max_jobs=2) as daemon:

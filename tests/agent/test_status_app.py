@@ -154,6 +154,16 @@ async def test_an_agent_that_cannot_poll_is_not_ready_and_says_so() -> None:
 
 
 @pytest.mark.looptime
+async def test_an_agent_whose_loop_is_blocked_is_not_ready() -> None:
+    async with watched() as agent:
+        agent.block(BLOCKED_SECONDS + 2)
+        agent.health.polled("q")
+        assert agent.health.why_not_ready() == agent.health.why_not_alive() == "the event loop was blocked for 6 s"
+        await asyncio.sleep(LATELY_SECONDS + 2)
+        assert agent.health.why_not_ready() is None
+
+
+@pytest.mark.looptime
 async def test_a_full_agent_is_ready_and_has_time_to_poll_when_it_is_not_full_any_more() -> None:
     async with watched() as agent:
         agent.hold("a", "b")

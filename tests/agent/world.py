@@ -63,7 +63,19 @@ class World:
         """Say what the launches of a project do."""
         self.behaviors[project] = list(behaviors)
 
-    async def push(self, project: str = "p", **changes: Any) -> str:
+    async def make_queue(self, name: str, resource: str = "local-process") -> None:
+        """Make a queue of a resource."""
+        await self.server.ask(
+            """mutation Queue($name: String!, $resource: String!, $config: JSONString!) { upsertRunQueue(input: {
+                 entityName: "admin", projectName: "model-registry", queueName: $name, resourceType: $resource,
+                 resourceConfig: $config
+               }) { success } }""",
+            name=name,
+            resource=resource,
+            config=json.dumps({"resource_args": {resource: {}}}),
+        )
+
+    async def push(self, project: str = "p", *, queue: str = QUEUE, **changes: Any) -> str:
         """Push a launch; returns its item's id."""
         spec = {
             "entity": "admin",
@@ -74,9 +86,10 @@ class World:
             **changes,
         }
         data = await self.server.ask(
-            """mutation Push($spec: JSONString!) { pushToRunQueueByName(input: {
-                 entityName: "admin", projectName: "model-registry", queueName: "q", runSpec: $spec
+            """mutation Push($queue: String!, $spec: JSONString!) { pushToRunQueueByName(input: {
+                 entityName: "admin", projectName: "model-registry", queueName: $queue, runSpec: $spec
                }) { runQueueItemId } }""",
+            queue=queue,
             spec=json.dumps(spec),
         )
         return data["pushToRunQueueByName"]["runQueueItemId"]
@@ -174,15 +187,8 @@ async def world(folder: Path, resource: str = "local-process") -> AsyncGenerator
     async with running(ServerSettings(folder / "server", port=0)) as url:
         key = (folder / "server" / "admin-api-key").read_text().strip()
         async with ControlPlane(url, key, random=Random(1)) as server:
-            await server.ask(
-                """mutation Queue($resource: String!, $config: JSONString!) { upsertRunQueue(input: {
-                     entityName: "admin", projectName: "model-registry", queueName: "q", resourceType: $resource,
-                     resourceConfig: $config
-                   }) { success } }""",
-                resource=resource,
-                config=json.dumps({"resource_args": {resource: {}}}),
-            )
             made = World(folder, server, FakePlatform())
+            await made.make_queue(QUEUE, resource)
             made.platform = FakePlatform(lambda request: _next(made.behaviors, request.labels["project"]))
             yield made
 
