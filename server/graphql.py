@@ -161,6 +161,7 @@ def _integer(value: object) -> int:
 _SCALARS: Mapping[str, Callable[[object], object]] = {
     "JSONString": _json_text,
     "JSON": _raw_json,
+    "JSONLines": _raw_json,
     "DateTime": _text,
     "Int64": _integer,
 }

@@ -33,12 +33,11 @@ async def history(
     """Return JSON lines: of a range of steps all of them, of the whole run at most `samples`."""
     database = info.context.services.database
     if minStep is not None and maxStep is not None:
-        found = await database.read(streams.steps, run["row_id"], minStep, maxStep)
-    else:
-        found = await database.read(
-            streams.sample, run["row_id"], Stream.HISTORY, run["historyLineCount"], samples or DEFAULT_SAMPLES
-        )
-    return [line.content for line in found]
+        return await database.read(streams.steps, run["row_id"], minStep, maxStep)
+    found = await database.read(
+        streams.sample, run["row_id"], Stream.HISTORY, run["historyLineCount"], samples or DEFAULT_SAMPLES
+    )
+    return _texts(found)
 
 
 @resolvers.field("Run", "events")
@@ -47,7 +46,7 @@ async def events(run: dict[str, Any], info: Info, samples: int | None = None) ->
     found = await info.context.services.database.read(
         streams.sample, run["row_id"], Stream.EVENTS, run["eventsLineCount"], samples or DEFAULT_SAMPLES
     )
-    return [line.content for line in found]
+    return _texts(found)
 
 
 @resolvers.field("Run", "sampledHistory")
@@ -82,15 +81,19 @@ def _of_run(connection: Connection, run_id: int, total: int, keys: list[str], sa
     by the database, unless keys are hard to find in a text.
     """
     lines = streams.sample(connection, run_id, Stream.HISTORY, total, samples)
-    rows = list(_with_all(lines, keys))
+    rows = list(_with_all(_texts(lines), keys))
     if total <= samples or len(rows) == len(lines):
         return rows
     numbers = thinned(streams.numbers_naming(connection, run_id, keys), samples)
     lines = streams.numbered(connection, run_id, Stream.HISTORY, numbers)
-    rows = list(_with_all(lines, keys))
+    rows = list(_with_all(_texts(lines), keys))
     if len(rows) == len(lines):
         return rows
-    return thinned(_with_all(streams.each_naming(connection, run_id, keys), keys), samples)
+    return thinned(_with_all((line.content for line in streams.each_naming(connection, run_id, keys)), keys), samples)
+
+
+def _texts(lines: Iterable[Line]) -> list[str]:
+    return [line.content for line in lines]
 
 
 def thinned(rows: Iterable[T], count: int) -> list[T]:
@@ -112,28 +115,21 @@ def thinned(rows: Iterable[T], count: int) -> list[T]:
     return [kept[position * last // max(count - 1, 1)] for position in range(count)]
 
 
-def _with_all(lines: Iterable[Line], keys: list[str]) -> Iterator[JsonObject]:
-    for line in lines:
-        row = _picked(line, keys)
-        if row is not None:
-            yield row
-
-
-def _picked(line: Line, keys: list[str]) -> JsonObject | None:
-    row = parsed(line.content)
-    picked = {key: _lookup(row, key) for key in keys}
-    return None if any(value is _MISSING for value in picked.values()) else _finite(picked)
+def _with_all(texts: Iterable[str], keys: list[str]) -> Iterator[JsonObject]:
+    for text in texts:
+        row = parsed(text)
+        picked = {key: row[key] if key in row else _at_path(row, key) for key in keys}
+        if not any(value is _MISSING for value in picked.values()):
+            yield _finite(picked)
 
 
 _MISSING = object()
 
 
-def _lookup(row: dict[str, Any], key: str) -> Any:
-    """Return a value by key; a dotted key is first taken literally, then as a path."""
-    if key in row:
-        return row[key]
+def _at_path(row: dict[str, Any], path: str) -> Any:
+    """Return the value to which the parts of a dotted key lead."""
     value: Any = row
-    for part in key.split("."):
+    for part in path.split("."):
         if not isinstance(value, dict) or part not in value:
             return _MISSING
         value = cast("dict[str, Any]", value)[part]
@@ -178,9 +174,13 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @resolvers.field("Run", "parquetHistory")
-async def parquet_history(_: dict[str, Any], _info: Info, **_unused: object) -> JsonObject:
-    """There are no exports: the client then reads everything from the live history."""
-    return {"parquetUrls": [], "liveData": []}
+async def parquet_history(run: dict[str, Any], _info: Info, **_unused: object) -> JsonObject:
+    """Tell clients that all of the history is live, from the first step that there can be.
+
+    There are no exports (docs/architecture.md says why). The step makes a download of exports fail for want of rows,
+    and older clients look at the live history at all.
+    """
+    return {"parquetUrls": [], "liveData": [{"_step": 0}] if run["historyLineCount"] else []}
 
 
 @resolvers.field("Run", "historyTail")

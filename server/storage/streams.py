@@ -61,14 +61,16 @@ def page(connection: Connection, run_id: int, stream: Stream, first_number: int,
     return [Line._make(row) for row in found]
 
 
-def steps(connection: Connection, run_id: int, min_step: int, max_step: int) -> list[Line]:
-    """Return every history line with `min_step <= step < max_step`, in order; several may have the same step."""
-    found = connection.execute(
-        _of(run_id, Stream.HISTORY)
+def steps(connection: Connection, run_id: int, min_step: int, max_step: int) -> list[str]:
+    """Return the text of every history line with `min_step <= step < max_step`, in order; several may have the same
+    step."""
+    found = connection.scalars(
+        select(run_lines.c.content)
+        .where(run_lines.c.run_id == run_id, run_lines.c.stream == int(Stream.HISTORY))
         .where(run_lines.c.step >= min_step, run_lines.c.step < max_step)
         .order_by(run_lines.c.step, run_lines.c.number)
     )
-    return [Line._make(row) for row in found]
+    return list(found)
 
 
 def sample(connection: Connection, run_id: int, stream: Stream, total: int, count: int) -> list[Line]:

@@ -92,6 +92,7 @@ api = wandb.Api()
 runs = {}
 for run in api.runs("admin/" + sys.argv[1]):
     losses = [row["loss"] for row in run.scan_history(keys=["loss"])]
+    assert losses == [row["loss"] for row in run.beta_scan_history(keys=["loss"], page_size=2)]
     config = api.run("/".join(run.path)).config  # in a list, older clients leave it out
     runs[run.id] = [run.state, losses, config, run.lastHistoryStep]
 print("SEEN", json.dumps(runs))
@@ -140,14 +141,16 @@ def test_what_a_run_logs_is_read_back(server: LiveServer) -> None:
 
 
 def _check_history(run: dict[str, Any]) -> None:
-    for rows in (run["history"], run["scan"]):
+    for rows in (run["history"], run["scan"], run["beta_scan"]):
         assert [row["_step"] for row in rows] == list(range(20))
         assert [row["loss"] for row in rows] == [1 / (step + 1) for step in range(20)]
         assert [row["train/acc"] for row in rows] == [step / 20 for step in range(20)]
     assert math.isnan(run["scan"][5]["sparse"])
     assert [row["_step"] for row in run["sampled"]] == [0, 4, 9, 14, 19]
     assert [row["_step"] for row in run["of_keys"]] == [0, 5, 10, 15]
-    assert run["scan_of_keys"] == [{"_step": step, "loss": 1 / (step + 1)} for step in (3, 4, 5)]
+    some = [{"_step": step, "loss": 1 / (step + 1)} for step in (3, 4, 5)]
+    assert run["scan_of_keys"] == run["beta_scan_of_keys"] == some
+    assert (run["exports"], run["exports_are_whole"]) == ([[], True], False)
 
 
 @shows("wandb.Run.finish")

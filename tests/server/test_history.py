@@ -68,6 +68,17 @@ async def test_a_page_of_steps_is_complete_and_its_ends_are_as_the_client_means_
     assert found == [[3, 4, 5, 6], [3, 4, 5], [3, 4, 5]]
 
 
+async def test_all_of_a_history_is_live(client: Client) -> None:
+    query = """{ project(name: "p", entityName: "admin") { run(name: "r") {
+      parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData } } } }"""
+    await start(client)
+    answer = await client.ask(query)
+    assert answer["project"]["run"]["parquetHistory"] == {"parquetUrls": [], "liveData": []}
+    await log_rows(client, {"_step": 7})
+    answer = await client.ask(query)
+    assert answer["project"]["run"]["parquetHistory"] == {"parquetUrls": [], "liveData": [{"_step": 0}]}
+
+
 async def test_raw_answers_hold_no_bare_nan(client: Client) -> None:
     """The client refuses a whole answer that contains one."""
     await start(client)

@@ -55,6 +55,7 @@ def rewound() -> None:
         for loss in range(5):
             print(f"the loss is {loss}")
             run.log({"loss": loss})
+    assert losses("rewound") == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}  # what is read once is read anew
     with wandb.init(**PLACE, resume_from="rewound?_step=2", config={"second": 2}) as run:
         assert run.starting_step == 3
         print("and now for something else")

@@ -6,8 +6,9 @@ from typing import Any
 
 import wandb
 from wandb.apis.public import Run
+from wandb.apis.public.runhistory import IncompleteRunHistoryError
 
-from tests.end_to_end.snippets.checks import differs, shows
+from tests.end_to_end.snippets.checks import differs, refusal, shows
 
 PATH = "admin/reading"
 
@@ -73,12 +74,23 @@ def the_whole_history() -> None:
 
 @shows("Run.beta_scan_history")
 def the_whole_history_by_its_old_name() -> None:
-    assert [row["epoch"] for row in logged().beta_scan_history(min_step=8, max_step=12)] == [0, 0, 1, 1]
+    run = logged()
+    assert [row["epoch"] for row in run.beta_scan_history(min_step=8, max_step=12)] == [0, 0, 1, 1]
+    assert list(run.beta_scan_history(page_size=7, use_cache=False)) == list(run.scan_history())
+    assert [row["rare"] for row in run.beta_scan_history(keys=["rare"], page_size=3)] == [0, 10, 20]
+    assert list(run.beta_scan_history(keys=["never"])) == []
 
 
-@differs("Run.download_history_exports", "there are no Parquet exports, so that no file is written; use `scan_history`")
+@differs(
+    "Run.download_history_exports", "`IncompleteRunHistoryError`: there are no Parquet exports; use `scan_history`"
+)
 def exports_of_the_history() -> None:
-    found = logged().download_history_exports("exports")
+    run = logged()
+    refusal(lambda: run.download_history_exports("exports"), IncompleteRunHistoryError)
+    found = run.download_history_exports("exports", require_complete_history=False)
+    assert (found.paths, found.contains_live_data) == ([], True)
+    empty = wandb.Api().create_run(entity="admin", project="reading", run_id="empty")
+    found = empty.download_history_exports("exports")
     assert (found.paths, found.contains_live_data) == ([], False)
 
 
