@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ def resumed() -> None:
     assert wandb.Api().run(f"{PATH}/resumed").config == {"first": 1, "second": 2}
     assert "resume" in refusal(lambda: wandb.init(**PLACE, id="resumed", resume="never"), wandb.Error)
     assert "resume" in refusal(lambda: wandb.init(**PLACE, id="unknown", resume="must"), wandb.Error)
+
+
+@shows("wandb.init", "wandb.Run.resumed")
+def resumed_after_an_error() -> None:
+    Path("unlucky").mkdir(exist_ok=True)
+    how: Any = {**PLACE, "dir": "unlucky", "resume": "auto"}
+    with suppress(ArithmeticError), wandb.init(**how) as run:
+        run.log({"loss": 0})
+        raise ArithmeticError
+    assert wandb.Api().run(run.path).state == "failed"
+    with wandb.init(**how) as again:
+        assert (again.id, again.resumed, again.starting_step) == (run.id, True, 1)
+        again.log({"loss": 1})
+    assert (wandb.Api().run(run.path).state, losses(run.id)) == ("finished", {0: 0, 1: 1})
+    with wandb.init(**how) as other:
+        assert (other.id != run.id, other.resumed) == (True, False)
 
 
 @shows("wandb.init", "wandb.Run.step")

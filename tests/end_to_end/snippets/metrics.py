@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import wandb
+from absl import flags
 
 from tests.end_to_end.snippets.checks import refusal, shows
 
@@ -130,6 +131,20 @@ def configs_from_arguments_files_and_defaults() -> None:
     with wandb.init(**PLACE, id="of-file", config="config.yaml") as run:
         assert run.config["depth"] == 3
     assert wandb.Api().run(f"{PATH}/of-file").config == {"depth": 3, "width": 4}
+
+
+@shows("wandb.init", "wandb.Run.config")
+def configs_from_flags_of_absl() -> None:
+    given: Any = flags.FlagValues()
+    flags.DEFINE_integer("epochs", 3, "how many", flag_values=given)
+    flags.DEFINE_string("net", "small", "which one", flag_values=given)
+    given(["train.py", "--net=large"])
+    with wandb.init(**PLACE, id="absl", config=given):
+        pass
+    assert wandb.Api().run(f"{PATH}/absl").config == {"epochs": 3, "net": "large"}
+    with wandb.init(**PLACE, id="absl-later") as run:
+        run.config.update(given)
+    assert wandb.Api().run(f"{PATH}/absl-later").config == {"epochs": 3, "net": "large"}
 
 
 @shows("wandb.init")
