@@ -152,6 +152,27 @@ def sent_later() -> None:
     assert (found.state, found.config, found.summary["best"], losses("offline")) == ("finished", {"lr": 0.1}, 1, {0: 0})
 
 
+@shows("wandb.init", "wandb.Run.save", "wandb.Run.log_artifact")
+def sent_later_with_its_files() -> None:
+    Path("notes.txt").write_text("saved without a network")
+    with wandb.init(**PLACE, id="offline-files", mode="offline", tags=["late"], notes="n", group="g") as run:
+        run.define_metric("loss", summary="min")
+        for loss in (2, 1, 3):
+            run.log({"loss": loss})
+        run.log({"page": wandb.Html("<b>bold</b>")})
+        run.save("notes.txt", policy="now")
+        run.log_artifact("notes.txt", name="notes", type="dataset")
+        print("said without a network")
+    sync(run.sync_dir)
+    found = wandb.Api().run(f"{PATH}/offline-files")
+    assert (found.state, found.tags, found.notes, found.group) == ("finished", ["late"], "n", "g")
+    assert (found.summary["loss"]["min"], losses(found.id)) == (1, {0: 2, 1: 1, 2: 3})
+    assert "<b>bold</b>" in found.file(found.summary["page"]["path"]).download(root="late", replace=True).read()
+    assert found.file("notes.txt").download(root="late", replace=True).read() == "saved without a network"
+    assert [artifact.name for artifact in found.logged_artifacts()] == ["notes:v0"]
+    assert "said without a network" in [line.content for line in found.console_logs()]
+
+
 @shows("wandb.init")
 def sent_later_in_parts() -> None:
     folders: list[str] = []
