@@ -7,7 +7,7 @@ from typing import Any
 import wandb
 from wandb.apis.public import Run
 
-from tests.end_to_end.snippets.checks import differs, refusal, shows
+from tests.end_to_end.snippets.checks import refusal, shows
 
 PATH = "admin/changing"
 
@@ -108,8 +108,3 @@ def a_run_is_deleted_with_its_artifacts() -> None:
     assert wandb.Api().artifact_exists(f"{PATH}/theirs:v0")
     wandb.Api().run(f"{PATH}/whole").delete(delete_artifacts=True)
     assert not wandb.Api().artifact_exists(f"{PATH}/theirs:v0")
-
-
-@differs("Api.sync_tensorboard", "the client raises ModuleNotFoundError: it has lost a module of its own")
-def tensorboard() -> None:
-    refusal(lambda: wandb.Api().sync_tensorboard("logs"), ModuleNotFoundError)
