@@ -10,6 +10,7 @@ from typing import Any
 
 import wandb
 from wandb.cli.cli import cli
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from tests.end_to_end.snippets.checks import refusal, shows
 
@@ -21,6 +22,7 @@ OTHER_WRITER = """
 import wandb
 settings = wandb.Settings(mode="shared", x_primary=False, x_label="1", x_update_finish_state=False)
 with wandb.init(entity="admin", project="back", id="shared", settings=settings) as run:
+    print("from the other")
     for step in range(3):
         run.log({"other": step})
 """
@@ -64,6 +66,23 @@ def resumed_after_an_error() -> None:
     assert (wandb.Api().run(run.path).state, losses(run.id)) == ("finished", {0: 0, 1: 1})
     with wandb.init(**how) as other:
         assert (other.id != run.id, other.resumed) == (True, False)
+
+
+@shows("wandb.Run.resumed", "wandb.Run.restore")
+def resumed_from_a_checkpoint() -> None:
+    for folder in ("first-host", "second-host"):
+        Path(folder).mkdir(exist_ok=True)
+        with wandb.init(**PLACE, id="checkpoints", dir=folder, resume="allow") as run:
+            start = 0
+            if run.resumed:
+                checkpoint: Any = run.restore("checkpoint.txt")
+                start = int(checkpoint.read())
+            for epoch in range(start, start + 2):
+                run.log({"loss": epoch})
+                Path(run.dir, "checkpoint.txt").write_text(str(epoch + 1))
+                run.save(str(Path(run.dir, "checkpoint.txt")), base_path=run.dir)
+    assert losses("checkpoints") == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert wandb.Api().run(f"{PATH}/checkpoints").file("checkpoint.txt").download(replace=True).read() == "4"
 
 
 @shows("wandb.init", "wandb.Run.step")
@@ -118,6 +137,12 @@ def what_was_deleted_is_not_taken_up() -> None:
     for how in ways:
         told = refusal(lambda how=how: wandb.init(**PLACE, id=gone(how), resume=how), wandb.Error)
         assert "previously created and deleted" in told
+    with wandb.init(**PLACE, id="gone-offline", mode="offline") as run:
+        run.log({"loss": 0})
+    gone("gone-offline")
+    sync(run.sync_dir)
+    refusal(lambda: wandb.Api().run(f"{PATH}/gone-offline"), wandb.Error)
+    assert "previously created and deleted" in refusal(lambda: gone("gone-offline"), WandbApiFailedError)
     assert "does not exist" in refusal(lambda: wandb.init(**PLACE, id=gone("must"), resume="must"), wandb.Error)
     rewind = refusal(lambda: wandb.init(**PLACE, resume_from=f"{gone('past')}?_step=0"), wandb.Error)
     assert "There is no run admin/back/past" in rewind
@@ -128,6 +153,7 @@ def what_was_deleted_is_not_taken_up() -> None:
 @shows("wandb.init")
 def shared_by_processes() -> None:
     with wandb.init(**PLACE, id="shared", settings=wandb.Settings(mode="shared", x_primary=True, x_label="0")) as run:
+        print("from the first")
         for step in range(3):
             run.log({"loss": step})
         alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # as on another machine
@@ -137,6 +163,9 @@ def shared_by_processes() -> None:
     assert (found.state, found.summary["loss"], found.summary["other"]) == ("finished", 2, 2)
     assert losses("shared") == {0: 0, 1: 1, 2: 2}
     assert [row["other"] for row in found.scan_history(keys=["other"])] == [0, 1, 2]
+    told = {line.label: line.content for line in found.console_logs()}
+    assert told == {"0": "from the first", "1": "from the other"}
+    assert {file.name for file in found.files(pattern="output%")} == {"output_0.log", "output_1.log"}
 
 
 @shows("wandb.Run.offline", "wandb.Run.dir", "wandb.Run.sync_dir")
