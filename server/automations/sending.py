@@ -18,7 +18,7 @@ from aiohttp import (
     TCPConnector,
 )
 
-from server.automations import messages, reach
+from server.automations import messages, reach, rights
 from server.context import Services
 from server.storage import deliveries, integrations
 from server.storage.rows import AnyRow
@@ -114,6 +114,12 @@ class Sender:
                 deliveries.end, row, deliveries.FAILED, row.answer or "no attempt came to an end", clock()
             )
             return
+        if row.automation_id is not None:
+            args = (row.automation_id, row.integration_entity)
+            if not await database.read(rights.may_send, *args):
+                answer = "who has it sent there may do so no more"
+                await database.write(deliveries.end, row, deliveries.FAILED, answer, clock())
+                return
         answer, state = await self._attempt(row)
         if state is not None:
             await database.write(deliveries.end, row, state, answer, clock())

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
 from server import filters, ids
-from server.automations import actions, events
+from server.automations import actions, events, rights
 from server.automations.actions import Action, ActionType
 from server.automations.event_types import RUN_EVENTS, EventType
 from server.context import Context
@@ -75,6 +75,7 @@ async def update(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
         if input.get("triggeredActionConfig") is not None:
             kind = input.get("triggeredActionType") or row.action_type
             values |= _action(connection, context, actions.read(kind, input["triggeredActionConfig"]))
+            values["created_by"] = context.viewer.id
         _watch(connection, context, place, {"enabled": row.enabled, **values})
         automations.change(connection, row.id, **place._asdict(), **values, updated_at=context.now)
         return _node(connection, row.id)
@@ -96,12 +97,7 @@ async def delete(_: object, info: Info, input: dict[str, Any]) -> JsonObject:
 
 def _changeable(connection: Connection, context: Context, wire_id: str) -> AnyRow:
     row = automations.by_id(connection, ids.decode("Trigger", wire_id))
-    place_id = automations.project_of(connection, row) if row is not None else None
-    if row is None or not (
-        context.viewer.may_use(row.entity_name)
-        if place_id is None
-        else context.viewer.has_role(Role.ADMIN, row.entity_name, place_id)
-    ):
+    if row is None or not rights.may_change(connection, context.viewer, row):
         raise NotFound("There is no such automation.")
     return row
 

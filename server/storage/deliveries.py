@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, insert, literal_column, select, update
 
 from server.storage.rows import AnyRow
-from server.storage.tables import automations, deliveries, integrations
+from server.storage.tables import automations, deliveries, entities, integrations
 
 WAITING, DONE, FAILED = "WAITING", "DONE", "FAILED"
 LEASE_SECONDS = 30.0
@@ -112,9 +112,11 @@ _FULL: Select[Any] = (
         integrations.c.access_token,
         integrations.c.secret,
         integrations.c.reaches_all,
+        entities.c.name.label("integration_entity"),
     )
     .outerjoin(automations, automations.c.id == deliveries.c.automation_id)
     .outerjoin(integrations, integrations.c.id == deliveries.c.integration_id)
+    .outerjoin(entities, entities.c.id == integrations.c.entity_id)
 )
 # Of a subquery PostgreSQL may ask again for each row, and lock more than the limit; of this it does not.
 _DUE = (

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Select, delete, insert, or_, select
 
 from server.errors import Conflict
 from server.storage.rows import AnyRow
-from server.storage.tables import automations, entities, integrations, projects, runs, users
+from server.storage.tables import automations, entities, integrations, members, projects, runs, users
 
 WEBHOOK, SLACK = "webhook", "slack"
 
@@ -51,13 +51,18 @@ def remove(connection: Connection, row: AnyRow) -> None:
 
 
 def for_alerts(connection: Connection, run_id: int) -> list[AnyRow]:
-    """Return where alerts of a run go: those of its entity, and those of who made it, which ask for alerts."""
+    """Return where alerts of a run go: what asks for them of its entity, and of who made it, if still a member."""
     whose = (
         select(projects.c.entity_id)
         .join(runs, runs.c.project_id == projects.c.id)
         .where(runs.c.id == run_id)
         .scalar_subquery()
     )
-    makers = select(users.c.entity_id).join(runs, runs.c.created_by == users.c.id).where(runs.c.id == run_id)
+    makers = (
+        select(users.c.entity_id)
+        .join(runs, runs.c.created_by == users.c.id)
+        .join(members, members.c.user_id == users.c.id)
+        .where(runs.c.id == run_id, members.c.entity_id == whose)
+    )
     of_either = or_(integrations.c.entity_id == whose, integrations.c.entity_id == makers.scalar_subquery())
     return list(connection.execute(_FULL.where(integrations.c.gets_alerts, of_either).order_by(integrations.c.id)))

@@ -673,7 +673,7 @@ automations = Table(
     Column("action_type", String(32), nullable=False),  # automations.actions.ActionType
     Column("action", Text, nullable=False),  # JSON: what is sent
     _ref("integration_id", "integrations.id", nullable=True, index=True),
-    _ref("created_by", "users.id"),
+    _ref("created_by", "users.id"),  # or who has said last where it sends: with his rights it does
     _time("created_at", nullable=False),
     _time("updated_at"),
     UniqueConstraint("entity_id", "name"),

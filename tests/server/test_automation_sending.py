@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from server.automations import messages, reach, sending
 from server.automations.sending import FIRST_PAUSE_SECONDS, KEPT_SECONDS, MAX_ATTEMPTS, Sender
 from server.context import Services
-from server.ids import decode
+from server.ids import decode, encode
 from server.storage import deliveries as storage
 from server.storage import integrations
 from server.storage.deliveries import LEASE_SECONDS
@@ -34,7 +34,7 @@ from tests.server.automating import (
 from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import start
 from tests.server.test_artifacts import content, log
-from tests.server.test_teams import CREATE_TEAM, INVITE
+from tests.server.test_teams import CREATE_TEAM, INVITE, REMOVE
 
 ALERT = "mutation($input: NotifyScriptableRunAlertInput!) { notifyScriptableRunAlert(input: $input) { success } }"
 ALERTS = '{ entity(name: "admin") { alerts { title text severity projectName runName } } }'
@@ -81,6 +81,12 @@ async def have_waiting(services: Services, integration: str, count: int) -> None
             )
 
     await services.database.write(work)
+
+
+async def start_of(client: Client, entity: str, name: str) -> None:
+    """Start a run of an entity's project `p`."""
+    upsert = "mutation($input: UpsertBucketInput!) { upsertBucket(input: $input) { inserted } }"
+    await client.ask(upsert, input={"entityName": entity, "modelName": "p", "name": name, "host": "h"})
 
 
 async def outcome(client: Client) -> tuple[str, int, str | None]:
@@ -358,8 +364,7 @@ async def test_nobody_but_an_admin_of_the_server_has_it_reach_its_own_network(
         url = receiver.url.replace("127.0.0.1", host)
         hook = await make_webhook(member, url, f"hook{number}", entityName="mallory")
         await automate(member, host, "RUN_STATE", STATES, **place, **webhook(hook))
-    upsert = "mutation($input: UpsertBucketInput!) { upsertBucket(input: $input) { inserted } }"
-    await member.ask(upsert, input={"entityName": "mallory", "modelName": "p", "name": "r", "host": "h"})
+    await start_of(member, "mallory", "r")
     await send_due(services)
     assert receiver.taken() == []
     found = await deliveries(member, "mallory")
@@ -431,6 +436,34 @@ async def test_what_a_member_uses_elsewhere_keeps_no_integration(client: Client,
     assert (await member.ask(listed))["project"]["triggers"] == [{"name": "stays"}]
 
 
+async def test_who_leaves_a_team_hears_of_it_no_more_and_starts_nothing_there(
+    client: Client, services: Services, receiver: Receiver
+) -> None:
+    await client.ask(CREATE_TEAM, teamName="crew")
+    await make_client(services, "mia")
+    await client.ask(INVITE, entity="crew", username="mia")
+    mia = await make_client(services, "mia")
+    of_team = await make_webhook(client, receiver.url, "shared", entityName="crew")
+    of_mia = await make_webhook(mia, "https://mia.example/", "own", entityName="mia")
+    in_team = in_project(await project_id(mia, "p", "crew"))
+    own = in_project(await project_id(mia, "p", "mia"))
+    await automate(mia, "of the team's, to herself", "RUN_STATE", STATES, **in_team, **webhook(of_mia))
+    await automate(mia, "of the team's, to the team", "RUN_STATE", STATES, **in_team, **webhook(of_team))
+    await automate(mia, "of her own, to the team", "RUN_STATE", STATES, **own, **webhook(of_team))
+    await start_of(mia, "mia", "first")
+    await send_due(services)
+    assert [body["automation_name"] for body in receiver.taken()] == ["of her own, to the team"]
+    await client.ask(REMOVE, entity="crew", id=encode("User", mia.context.viewer.id))
+    await start_of(mia, "mia", "second")
+    await start_of(client, "crew", "third")
+    await send_due(services)
+    assert [body["automation_name"] for body in receiver.taken()] == ["of the team's, to the team"]
+    refused = [each for each in await deliveries(client, "crew") if each["integrationName"] == "own"]
+    assert [(each["state"], each["answer"]) for each in refused] == [
+        ("FAILED", "who has it sent there may do so no more")
+    ]
+
+
 # --- alerts -----------------------------------------------------------------------------------------------------------
 
 
@@ -470,11 +503,23 @@ async def test_an_alert_of_a_teams_run_reaches_who_made_the_run(
     await client.ask(CREATE_TEAM, teamName="crew")
     member = await make_client(services, "admin")
     await make_webhook(member, receiver.url, "mine", getsAlerts=True)
-    upsert = "mutation($input: UpsertBucketInput!) { upsertBucket(input: $input) { inserted } }"
-    await member.ask(upsert, input={"entityName": "crew", "modelName": "p", "name": "r", "host": "h"})
+    await start_of(member, "crew", "r")
     await alert(member, entityName="crew")
     await send_due(services)
     assert len(receiver.taken()) == 1
+
+
+async def test_an_alert_of_a_teams_run_does_not_reach_who_has_left(client: Client, services: Services) -> None:
+    await client.ask(CREATE_TEAM, teamName="crew")
+    await make_client(services, "mia")
+    await client.ask(INVITE, entity="crew", username="mia")
+    mia = await make_client(services, "mia")
+    await make_webhook(mia, "https://mia.example/", entityName="mia", getsAlerts=True)
+    await start_of(mia, "crew", "r")
+    await alert(client, "before", entityName="crew")
+    await client.ask(REMOVE, entity="crew", id=encode("User", mia.context.viewer.id))
+    await alert(client, "after", entityName="crew")
+    assert len(await deliveries(client, "crew")) == 1
 
 
 async def test_an_alert_that_comes_again_too_soon_is_dropped(client: Client, clock: Clock) -> None:
