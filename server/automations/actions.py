@@ -1,12 +1,15 @@
 """What automations can do, and how clients say it. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from server.errors import RequestError
+
+MAX_DEPTH = 100
+"""Of a payload: it is filled in by recursion, for an artifact that is being logged, too."""
 
 
 class ActionType(StrEnum):
@@ -55,6 +58,17 @@ def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _check_payload(text: str | None) -> None:
     try:
-        json.loads(text or "null")
-    except ValueError as error:
+        level: list[Any] = [json.loads(text or "null")]
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"The payload of the webhook is not JSON: {error}.") from error
+    for _ in range(MAX_DEPTH):
+        level = [inner for part in level for inner in _parts(part)]
+        if not level:
+            return
+    raise RequestError(f"The payload of the webhook is nested more than {MAX_DEPTH} deep.")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()

@@ -50,7 +50,8 @@ def run_rule(event: EventType, filter_text: str) -> RunRule:
     if event is not EventType.RUN_STATE:
         return RunRule(run_filter, condition=metrics.read(_object(told.get("run_metric_filter"), "run_metric_filter")))
     states = _object(told.get("run_state_filter"), "run_state_filter").get("states")
-    if not isinstance(states, list) or not states or not set(cast("list[Any]", states)) <= {RUNNING, FINISHED, FAILED}:
+    known = (RUNNING, FINISHED, FAILED)
+    if not isinstance(states, list) or not states or not all(state in known for state in cast("list[Any]", states)):
         raise RequestError(f"The filter's states are a list of some of {RUNNING}, {FINISHED} and {FAILED}.")
     return RunRule(run_filter, states=frozenset(cast("list[str]", states)))
 
@@ -64,7 +65,7 @@ def _object(raw: object, name: str) -> JsonObject:
     """Return a JSON object, which may come as text."""
     try:
         value: object = json.loads(raw) if isinstance(raw, str) else raw
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"The automation's {name} is not JSON: {error}.") from error
     if not isinstance(value, Mapping):
         raise RequestError(f"The automation's {name} must be a JSON object.")

@@ -208,7 +208,7 @@ def _window(told: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _number(told: Mapping[str, Any], key: str) -> float:
-    value = told.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestError(f"The filter's {key} is a number, not {value!r}.")
-    return float(value)
+    number = number_at(told, key)
+    if number is None:
+        raise RequestError(f"The filter's {key} is a number, not {told.get(key)!r}.")
+    return number

@@ -90,6 +90,8 @@ REFUSED = (
     ("ADD_COLLECTION_TAG", '{"alias": "a"}', "'alias'"),
     ("RUN_STATE", "{}", "run_state_filter"),
     ("RUN_STATE", '{"run_state_filter": {"states": ["ASLEEP"]}}', "RUNNING"),
+    ("RUN_STATE", '{"run_state_filter": {"states": [["FAILED"]]}}', "RUNNING"),
+    ("RUN_STATE", "[" * 100_000, "not JSON"),
     ("RUN_STATE", '{"run_filter": "{", "run_state_filter": {"states": ["FAILED"]}}', "run_filter is not JSON"),
     ("RUN_STATE", '{"run_filter": {"size": 1}, "run_state_filter": {"states": ["FAILED"]}}', "'size'"),
     ("RUN_METRIC", STATES, "run_metric_filter"),
@@ -97,6 +99,8 @@ REFUSED = (
     ("RUN_METRIC", threshold(agg_op="MAX", window_size=1001), "window_size"),
     ("RUN_METRIC", threshold(cmp_op="$eq"), "cmp_op"),
     ("RUN_METRIC", threshold(threshold="5"), "threshold"),
+    ("RUN_METRIC", threshold(threshold=10**400), "threshold"),
+    ("RUN_METRIC", threshold(threshold=float("nan")), "threshold"),
     ("RUN_METRIC", threshold(name=""), "name it"),
 )
 """Events with filters that they cannot have, and what is said of these."""
@@ -142,6 +146,8 @@ async def test_an_action_that_cannot_be_is_refused(client: Client) -> None:
         ("QUEUE_JOB", {"queueJobActionInput": {}}, "QUEUE_JOB"),
         ("GENERIC_WEBHOOK", {}, "genericWebhookActionInput"),
         ("GENERIC_WEBHOOK", {"genericWebhookActionInput": {**asked, "requestPayload": "{"}}, "not JSON"),
+        ("GENERIC_WEBHOOK", {"genericWebhookActionInput": {**asked, "requestPayload": "[" * 100_000}}, "not JSON"),
+        ("GENERIC_WEBHOOK", {"genericWebhookActionInput": {**asked, "requestPayload": "[" * 101 + "]" * 101}}, "deep"),
         ("GENERIC_WEBHOOK", {"genericWebhookActionInput": {"integrationID": "SW50OjE="}}, "id of a Integration"),
         ("NOTIFICATION", {"notificationActionInput": asked}, "takes no NOTIFICATION"),
     ):
