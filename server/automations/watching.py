@@ -31,6 +31,8 @@ SECONDS_BETWEEN = 1.0
 RUNS_AT_ONCE = 20
 LINES_AT_ONCE = 1000
 """Of each run; the others have their turn before the next ones."""
+LONGEST_TRANSACTION_SECONDS = 10.0
+"""No run takes longer to begin, nor an automation to be set up."""
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +73,9 @@ async def run(services: Services) -> None:
 
 async def look(services: Services) -> None:
     """Look at each run of which there is something to tell, until nothing is unread of their histories."""
+    since = services.clock() - LONGEST_TRANSACTION_SECONDS
+    if new := await services.database.read(automations.set_up_since, RUN_EVENTS, since):
+        await services.database.write(_watch_missed, new, services.clock())
     while await _look_at_each(services):
         pass
 
@@ -84,6 +89,13 @@ async def _look_at_each(services: Services) -> bool:
         after = sights[-1].row.run_id
         is_behind |= any(sight.lines_read < sight.row.history_lines for sight in sights)
     return is_behind
+
+
+def _watch_missed(connection: Connection, new: Sequence[AnyRow], now: float) -> None:
+    """Watch the runs that began while these automations were set up: neither of two transactions has seen the other."""
+    for automation in new:
+        state = runs.state_expression(now)
+        watched_runs.watch_unwatched(connection, automation.project_id, automation.entity_id, state, now)
 
 
 def _look(connection: Connection, after: int, now: float) -> list[Sight]:

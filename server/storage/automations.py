@@ -102,6 +102,13 @@ def concerned_by_runs(connection: Connection, project_id: int, events: Sequence[
     return list(connection.execute(statement.where(*waiting).order_by(automations.c.id)))
 
 
+def set_up_since(connection: Connection, events: Sequence[str], since: float) -> list[AnyRow]:
+    """Return the automations that wait for such events, and were made or changed since then."""
+    at = func.coalesce(automations.c.updated_at, automations.c.created_at)
+    waiting = (at > since, automations.c.event_type.in_(events), automations.c.enabled)
+    return list(connection.execute(select(automations).where(*waiting)))
+
+
 def any_concerned_by_run(events: Sequence[str]) -> ColumnElement[bool]:
     """Return the SQL of whether an automation waits for such events of a row of `runs`."""
     place = projects.alias("place_of_run")

@@ -52,16 +52,25 @@ def watch_living(
 
     What became of them so far is told to nobody, and what they have logged was read by those who wait for metrics.
     """
-    there = and_(_of(project_id, entity_id), ~_is_over(now))
-    unread = select(runs.c.id).where(there, ~automations.any_concerned_by_run(METRIC_EVENTS))
+    unread = select(runs.c.id).where(
+        _living(project_id, entity_id, now), ~automations.any_concerned_by_run(METRIC_EVENTS)
+    )
     length = select(runs.c.history_lines).where(runs.c.id == watched_runs.c.run_id).scalar_subquery()
     connection.execute(
         update(watched_runs)
         .where(watched_runs.c.run_id.in_(unread))
         .values(lines_read=length, version=watched_runs.c.version + 1)
     )
+    watch_unwatched(connection, project_id, entity_id, state, now)
+
+
+def watch_unwatched(
+    connection: Connection, project_id: int | None, entity_id: int, state: ColumnElement[str], now: float
+) -> None:
+    """Watch those runs of a project, or of an entity, that have not ended and are not watched, from where they are."""
     told = _coarse(state, pending=cast(null(), String))
-    added = insert_into(watched_runs, connection.dialect.name).from_select(_COLUMNS, _rows(told).where(there))
+    living = _rows(told).where(_living(project_id, entity_id, now))
+    added = insert_into(watched_runs, connection.dialect.name).from_select(_COLUMNS, living)
     connection.execute(added.on_conflict_do_nothing(index_elements=["run_id"]))
 
 
@@ -104,10 +113,11 @@ def _as_seen(row: AnyRow) -> tuple[ColumnElement[bool], ...]:
     return (watched_runs.c.run_id == row.run_id, watched_runs.c.version == row.version)
 
 
-def _of(project_id: int | None, entity_id: int) -> ColumnElement[bool]:
+def _living(project_id: int | None, entity_id: int, now: float) -> ColumnElement[bool]:
     if project_id is not None:
-        return runs.c.project_id == project_id
-    return runs.c.project_id.in_(select(projects.c.id).where(projects.c.entity_id == entity_id))
+        return and_(runs.c.project_id == project_id, ~_is_over(now))
+    of_entity = select(projects.c.id).where(projects.c.entity_id == entity_id)
+    return and_(runs.c.project_id.in_(of_entity), ~_is_over(now))
 
 
 def _rows(told: ColumnElement[Any]) -> Select[Any, int, Any, Any, str]:

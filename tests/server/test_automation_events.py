@@ -11,6 +11,7 @@ from server.context import Services
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from tests.server.automating import (
     ALL,
+    DELETE,
     UPDATE,
     automate,
     deliveries,
@@ -342,6 +343,17 @@ async def test_several_servers_tell_it_once(client: Client, services: Services) 
         await log_rows(client, {"loss": 6}, name=f"r{number}")
     await asyncio.gather(*(look(services) for _ in range(5)))
     assert len(await told(client)) == 10
+
+
+async def test_a_run_that_begins_while_an_automation_is_made_is_watched(client: Client) -> None:
+    place = in_project(await project_id(client))
+    for number in range(5):
+        made = automate(client, f"a{number}", "RUN_STATE", states("FINISHED"), **place)
+        _, automation = await asyncio.gather(start(client, f"r{number}"), made)
+        await told(client)
+        await send(client, f"r{number}", complete=True, exitcode=0)
+        assert await told(client) == [(f"a{number}", f"r{number}", "finished")]
+        await client.ask(DELETE, id=automation["id"])
 
 
 async def test_other_projects_are_not_watched(client: Client, services: Services) -> None:
