@@ -167,4 +167,5 @@ def _message(row: AnyRow) -> tuple[bytes, Mapping[str, str]]:
     else:
         body = messages.webhook_body(action, variables, row.access_token)
         headers = messages.webhook_headers(body, row.access_token, row.secret)
-    return body, {**headers, "X-Launchbay-Delivery": str(row.id)}
+    # With the time, as SQLite gives the number of a row that was deleted to the next one.
+    return body, {**headers, "X-Launchbay-Delivery": f"{row.id}-{row.created_at * 1e6:.0f}"}

@@ -21,6 +21,7 @@ from tests.server.automating import (
     ALL,
     CREATE_SLACK,
     CREATE_WEBHOOK,
+    DELETE,
     Receiver,
     automate,
     deliveries,
@@ -190,6 +191,21 @@ async def test_what_fails_is_tried_again_ever_more_rarely(
     await send_due(services)
     assert await outcome(client) == ("DONE", 3, "200")
     assert len({headers["X-Launchbay-Delivery"] for headers in receiver.headers}) == 1
+
+
+async def test_no_delivery_passes_for_one_of_an_automation_that_was_deleted(
+    client: Client, services: Services, receiver: Receiver, clock: Clock
+) -> None:
+    hook = await make_webhook(client, receiver.url)
+    place = in_project(await project_id(client))
+    for text in (b"1", b"2"):
+        made = await automate(client, "new", "CREATE_ARTIFACT", ALL, **place, **webhook(hook))
+        await make_version(client, text)
+        await send_due(services)
+        await client.ask(DELETE, id=made["id"])
+        clock.now += 1
+    first, second = (headers["X-Launchbay-Delivery"] for headers in receiver.headers)
+    assert first != second
 
 
 async def test_it_is_given_up_in_the_end(
