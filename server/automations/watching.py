@@ -187,5 +187,9 @@ def _rule(automation: AnyRow) -> RunRule:
 
 
 def _key(automation: AnyRow) -> str:
-    """Return the name of an automation's condition: one that was changed begins anew."""
-    return f"{automation.id}:{zlib.crc32(automation.filter.encode()):x}"
+    """Return the name of an automation's condition: one that was changed begins anew.
+
+    So does one that has come with the number of one that was deleted, as SQLite gives it.
+    """
+    told = f"{automation.created_at}:{automation.filter}"
+    return f"{automation.id}:{zlib.crc32(told.encode()):x}"

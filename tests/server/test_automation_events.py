@@ -299,6 +299,18 @@ async def test_one_that_is_changed_begins_anew(client: Client) -> None:
     assert await told(client) == [("high", "r", "2.0")]
 
 
+async def test_one_that_is_made_again_begins_anew(client: Client, clock: Clock) -> None:
+    place = in_project(await project_id(client))
+    await start(client)
+    for offset in range(2):
+        made = await automate(client, "high", "RUN_METRIC", above(5), **place)
+        rows = {"offset": offset, "content": [json.dumps({"loss": 6 + offset})]}
+        await send(client, files={"wandb-history.jsonl": rows})
+        assert await told(client) == [("high", "r", f"{6 + offset}.0")]
+        await client.ask(DELETE, id=made["id"])
+        clock.now += 1
+
+
 async def test_a_fork_is_not_told_of_what_it_was_given(client: Client) -> None:
     place = in_project(await project_id(client))
     await start(client, "parent")
