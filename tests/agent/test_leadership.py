@@ -18,10 +18,10 @@ import aiohttp
 import psutil
 import pytest
 
-from agent import leadership
 from agent.config.model import LeaderElection
 from agent.errors import ConfigError, LeaseLost
 from agent.leadership import Election
+from agent.leadership import candidate as standing_for_election
 from backends.kubernetes.api import Kind, KubeApi, KubeObject, KubeRefused
 from launchbay.exits import LEASE_LOST
 from server.start import ServerSettings, running
@@ -358,7 +358,7 @@ async def test_an_agent_that_comes_back_too_late_does_nothing_more() -> None:
 async def test_an_agent_that_the_kernel_would_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: 1)
     with pytest.raises(ConfigError, match="through an init"):
-        async with leadership.candidate(LeaderElection(lease="l")):
+        async with standing_for_election(LeaderElection(lease="l")):
             pass
 
 
