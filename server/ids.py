@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from server.errors import NotFound
 
+REFERENCE = "wandb-artifact://"
+"""How references to files of other versions begin. An id in hex and a path come behind it."""
+
 
 class RunKey(NamedTuple):
     """What a run's storage id says."""
@@ -36,6 +39,16 @@ def decode(kind: str, wire_id: str) -> int:
 def is_of(kind: str, wire_id: str) -> bool:
     """Whether this is the wire id of that kind."""
     return _text(wire_id).partition(":")[0] == kind
+
+
+def decode_reference(uri: str) -> int | None:
+    """Return the row number of the version that a reference to its file leads to; None if it leads to none."""
+    try:
+        text = bytes.fromhex(uri.removeprefix(REFERENCE).partition("/")[0]).decode()
+    except ValueError:
+        return None
+    prefix, _, number = text.partition(":")
+    return int(number) if prefix == "Artifact" and number.isdecimal() else None
 
 
 def decode_run(wire_id: str) -> RunKey:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from server import object_keys
+from server import ids, object_keys
 from server.storage import discarded_objects
 from server.storage.artifact_contents import FULL
 from server.storage.rows import AnyRow
@@ -57,7 +57,10 @@ def abandon_uploads(connection: Connection, before: float, now: float) -> int:
 
 
 def deleted_versions(connection: Connection) -> Sequence[int]:
-    """Return the deleted versions that still have a manifest, but for those that an upload under way builds upon."""
+    """Return the deleted versions that still have a manifest, but for those that something counts on.
+
+    That is an upload under way that builds upon them, or a version that refers to their files.
+    """
     bases = (
         select(artifact_manifests.c.base_artifact_id)
         .join(artifacts, artifacts.c.id == artifact_manifests.c.artifact_id)
@@ -65,8 +68,22 @@ def deleted_versions(connection: Connection) -> Sequence[int]:
     )
     has_manifest = exists().where(artifact_manifests.c.artifact_id == artifacts.c.id)
     statement = select(artifacts.c.id).where(artifacts.c.state == "DELETED", has_manifest)
-    held = set(connection.scalars(bases))
-    return [artifact_id for artifact_id in connection.scalars(statement) if artifact_id not in held]
+    deleted = connection.scalars(statement).all()
+    if not deleted:
+        return []
+    held = {*connection.scalars(bases), *_referred_to(connection)}
+    return [artifact_id for artifact_id in deleted if artifact_id not in held]
+
+
+def _referred_to(connection: Connection) -> set[int | None]:
+    """Return the versions to whose files others refer. It takes a look at all entries."""
+    statement = (
+        select(artifact_entries.c.ref)
+        .distinct()
+        .join(artifacts, artifacts.c.id == artifact_entries.c.artifact_id)
+        .where(artifact_entries.c.ref.startswith(ids.REFERENCE), artifacts.c.state != "DELETED")
+    )
+    return {ids.decode_reference(ref) for ref in connection.scalars(statement)}
 
 
 def free_version(connection: Connection, artifact_id: int, now: float) -> bool:

@@ -1,6 +1,7 @@
 """What nothing needs any more is freed, and nothing else is."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
@@ -240,6 +241,19 @@ async def test_what_an_upload_adds_to_stays_until_it_is_committed(
     assert (await commit(client, made["id"]))["fileCount"] == 2
     await after_grace(services, clock)
     assert contents_in(stored) == [b"1", b"2"]
+
+
+async def test_what_another_version_refers_to_stays(
+    client: Client, services: Services, clock: Clock, stored: Path
+) -> None:
+    source = await log(client, content({"a": b"1"}))
+    reference = f"wandb-artifact://{base64.b64decode(source['id']).hex()}/a"
+    refers = await log(client, content({"b": b"2"}, a=reference, far="s3://bucket/a", odd="wandb-artifact://x/a"))
+    await delete(client, source)
+    assert await after_grace(services, clock) == Freed()
+    assert contents_in(stored) == [b"1", b"2"]
+    await delete(client, refers)
+    assert await after_grace(services, clock) == Freed(objects=4, size_bytes=2)
 
 
 async def test_what_is_added_to_nothing_is_refused(client: Client, services: Services) -> None:
