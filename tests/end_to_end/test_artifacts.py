@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import LiveServer
+from tests.end_to_end.processes import run
 
 pytestmark = pytest.mark.end_to_end
 
@@ -104,6 +106,19 @@ def test_artifacts_are_changed_and_deleted(server: LiveServer) -> None:
     assert "aliases best" in found["refused"]
     assert found["left"] == [["data:v1", ["latest", "tested"]]]
     assert (found["renamed"], found["described"], found["collections"]) == ("renamed:v0", "described", ["data"])
+
+
+@pytest.mark.newest_client("the older one has the same commands, and what they do is tested with it")
+def test_the_command_puts_lists_and_gets(server: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "source" / "deep").mkdir(parents=True)
+    (tmp_path / "source" / "deep" / "file").write_text("content")
+    project, source, back = "admin/by-command", str(tmp_path / "source"), str(tmp_path / "back")
+    made = ("--name", f"{project}/data", "--type", "dataset", "--description", "said", "--alias", "best")
+    run(server, "wandb", "artifact", "put", *made, source)
+    listed = run(server, "wandb", "artifact", "ls", project)
+    assert re.search(r"dataset\s.*\sdata:v0", listed.stdout + listed.stderr)
+    run(server, "wandb", "artifact", "get", f"{project}/data:best", "--root", back)
+    assert (Path(back) / "deep" / "file").read_text() == "content"
 
 
 @pytest.mark.newest_client("no stock client takes part")

@@ -1,8 +1,7 @@
-"""Artifacts of what is unusual: strange names, nothing at all, links, files elsewhere of all kinds, a broken cache."""
+"""Artifacts of what is unusual: strange names, nothing at all, links, files elsewhere of all kinds."""
 
 import json
 import os
-import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
@@ -86,21 +85,6 @@ def other_sums_are_not_used() -> None:
     folder = found.download(root="sums")
     found.verify(root=folder)
     assert in_folder(folder) == {"a": "text"}
-
-
-@shows("Artifact.download")
-def a_cache_that_was_cut_short_is_filled_again() -> None:
-    artifact = wandb.Artifact("cached", "dataset")
-    with artifact.new_file("a") as file:
-        file.write("the whole of it")
-    found = logged(artifact)
-    found.download(root="cached")
-    cache = Path(os.environ["WANDB_CACHE_DIR"], "artifacts", "obj", "md5")
-    for file in [path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == b"the whole of it"]:
-        file.chmod(0o600)
-        file.write_text("the whole")
-    shutil.rmtree("cached")
-    assert in_folder(found.download(root="cached")) == {"a": "the whole of it"}
 
 
 @shows("wandb.Run.log_artifact", "Artifact.delete", "Artifact.incremental")
