@@ -70,6 +70,7 @@ def _node(row: AnyRow) -> dict[str, Any]:
         "scheduler": row.scheduler,
         "project": project_resolvers.node_beside(row),
         "user": {"id": ids.encode("User", row.created_by), "name": row.username, "username": row.username},
+        "controllerRunName": row.name,
         "runCountExpected": plan.expected,
     }
 

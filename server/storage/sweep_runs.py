@@ -1,11 +1,11 @@
-"""The runs that a sweep has made and handed to its agents.
+"""The runs that a sweep has made for its agents.
 
 A run is handed out once, and again only while it cannot have started: the answer was lost, or the agent is. Whoever
 decides about that has locked the sweep.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, update
 
@@ -16,18 +16,31 @@ from server.storage.runs import state_expression
 from server.storage.sweep_agents import SILENT_SECONDS
 from server.storage.tables import projects, run_queue_items, run_queues, runs, sweep_agents, sweep_runs
 
-_HANDED_OUT = select(sweep_runs, runs.c.name, runs.c.stop_requested_at).join(runs, runs.c.id == sweep_runs.c.run_id)
+_MADE = select(sweep_runs, runs.c.name, runs.c.stop_requested_at).join(runs, runs.c.id == sweep_runs.c.run_id)
 _UNENDED = and_(runs.c.ended_at.is_(None), runs.c.end_cause.is_(None), runs.c.deleted_at.is_(None))
 _WAITING = and_(_UNENDED, runs.c.started_at.is_(None))
 
 
+class Made(NamedTuple):
+    """How many runs a sweep has made."""
+
+    all: int
+    searched: int
+    """Those that its own search has found."""
+
+
 def add(connection: Connection, run_id: int, sweep_id: int, agent_id: int, args: str) -> None:
-    """Note that a run was made for a sweep and goes to an agent."""
-    connection.execute(
-        insert(sweep_runs).values(
-            run_id=run_id, sweep_id=sweep_id, agent_id=agent_id, args=args, hand_outs=1, taken=False
-        )
-    )
+    """Note that the search has made a run, and that it goes to an agent."""
+    _add(connection, run_id=run_id, sweep_id=sweep_id, agent_id=agent_id, args=args, enqueued=False, hand_outs=1)
+
+
+def enqueue(connection: Connection, run_id: int, sweep_id: int, args: str) -> None:
+    """Note that somebody has made a run for a sweep. It goes to the next agent that asks."""
+    _add(connection, run_id=run_id, sweep_id=sweep_id, agent_id=None, args=args, enqueued=True, hand_outs=0)
+
+
+def _add(connection: Connection, **values: Any) -> None:
+    connection.execute(insert(sweep_runs).values(taken=False, **values))
 
 
 def hand_again(connection: Connection, run_id: int, agent_id: int, hand_outs: int) -> None:
@@ -51,24 +64,31 @@ def note_taken(connection: Connection, agent_id: int, names: Collection[str]) ->
 
 def waiting_with(connection: Connection, agent_id: int) -> Sequence[AnyRow]:
     """Return an agent's runs that have not started."""
-    statement = _HANDED_OUT.where(sweep_runs.c.agent_id == agent_id, _WAITING)
+    statement = _MADE.where(sweep_runs.c.agent_id == agent_id, _WAITING)
     return connection.execute(statement.order_by(sweep_runs.c.run_id)).all()
 
 
-def abandoned(connection: Connection, sweep_id: int, now: float) -> Sequence[AnyRow]:
-    """Return a sweep's runs that have not started and whose agent is gone."""
+def unattended(connection: Connection, sweep_id: int, now: float) -> Sequence[AnyRow]:
+    """Return a sweep's runs that have not started and that no agent has, or one that is gone."""
+    gone = or_(sweep_agents.c.heartbeat_at < now - SILENT_SECONDS, sweep_agents.c.dismissed)
     statement = (
-        _HANDED_OUT.join(sweep_agents, sweep_agents.c.id == sweep_runs.c.agent_id)
+        _MADE.outerjoin(sweep_agents, sweep_agents.c.id == sweep_runs.c.agent_id)
         .where(sweep_runs.c.sweep_id == sweep_id, _WAITING)
-        .where(or_(sweep_agents.c.heartbeat_at < now - SILENT_SECONDS, sweep_agents.c.dismissed))
+        .where(or_(sweep_runs.c.agent_id.is_(None), gone))
     )
     return connection.execute(statement.order_by(sweep_runs.c.run_id)).all()
+
+
+def never_handed_out(connection: Connection, sweep_id: int) -> Sequence[int]:
+    """Return the row numbers of a sweep's runs that wait for the first agent to ask."""
+    nobodys = (sweep_runs.c.sweep_id == sweep_id, sweep_runs.c.agent_id.is_(None), _WAITING)
+    return connection.scalars(select(runs.c.id).join(sweep_runs).where(*nobodys).order_by(runs.c.id)).all()
 
 
 def preempted(connection: Connection, sweep_id: int, now: float) -> AnyRow | None:
     """Return a sweep's first run that was taken away before it was through, and that nobody wants stopped."""
     gone = and_(state_expression(now) == RunState.PREEMPTED.value, runs.c.stop_requested_at.is_(None))
-    statement = _HANDED_OUT.where(sweep_runs.c.sweep_id == sweep_id, runs.c.deleted_at.is_(None), gone)
+    statement = _MADE.where(sweep_runs.c.sweep_id == sweep_id, runs.c.deleted_at.is_(None), gone)
     return connection.execute(statement.order_by(sweep_runs.c.run_id).limit(1)).first()
 
 
@@ -89,15 +109,15 @@ def items_of(connection: Connection, sweep: AnyRow, spec_part: str, *states: Ite
     return list(connection.scalars(statement.order_by(run_queue_items.c.id)))
 
 
-def made(connection: Connection, sweep_id: int) -> int:
+def made(connection: Connection, sweep_id: int) -> Made:
     """Return how many runs a sweep has made. One that was deleted is not counted: it may be made again."""
     statement = (
-        select(func.count())
+        select(func.count(), func.count().filter(sweep_runs.c.enqueued.is_(False)))
         .select_from(sweep_runs)
         .join(runs, runs.c.id == sweep_runs.c.run_id)
         .where(sweep_runs.c.sweep_id == sweep_id, runs.c.deleted_at.is_(None))
     )
-    return connection.scalar(statement) or 0
+    return Made(*connection.execute(statement).one())
 
 
 def unended(connection: Connection, sweep: AnyRow, now: float) -> Sequence[AnyRow]:

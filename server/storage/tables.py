@@ -619,13 +619,14 @@ sweep_agents = Table(
     _time("created_at", nullable=False),
 )
 
-# Runs that the sweep has made and handed to its agents. A run can belong to a sweep without: its user said so.
+# Runs that the sweep has made for its agents. A run can belong to a sweep without: its user said so.
 sweep_runs = Table(
     "sweep_runs",
     metadata,
     Column("run_id", _Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     _ref("sweep_id", "sweeps.id", index=True),
-    _ref("agent_id", "sweep_agents.id", index=True),
+    _ref("agent_id", "sweep_agents.id", nullable=True, index=True),  # null: the next one that asks gets it
+    Column("enqueued", Boolean, nullable=False),  # somebody asked for it, not the search
     Column("args", Text, nullable=False),  # JSON: {<parameter>: {"value": ...}}
     Column("hand_outs", Integer, nullable=False),  # since anybody has started it
     Column("taken", Boolean, nullable=False),  # the agent has told of it

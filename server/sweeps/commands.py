@@ -16,13 +16,11 @@ from random import Random
 
 from sqlalchemy import Connection
 
-from protocol import names
 from protocol.json_types import Json, JsonObject
 from protocol.states import ItemState
-from server.display_names import ADJECTIVES
 from server.storage import runs, sweep_agents, sweep_runs, sweeps
 from server.storage.rows import AnyRow
-from server.sweeps import local_controllers
+from server.sweeps import local_controllers, made_runs
 from server.sweeps.plans import plan_of
 from server.sweeps.states import SweepState
 
@@ -95,7 +93,7 @@ def _for_idle(asking: _Asking, suggestion: Suggestion | None) -> Sequence[JsonOb
         case SweepState.PAUSED:
             return []
         case SweepState.PENDING | SweepState.RUNNING:
-            return _handed_again(asking) or _new(asking, suggestion)
+            return _waiting(asking) or _new(asking, suggestion)
 
 
 def _leave(asking: _Asking) -> Sequence[JsonObject]:
@@ -110,14 +108,14 @@ def _leave(asking: _Asking) -> Sequence[JsonObject]:
     return [EXIT]
 
 
-def _handed_again(asking: _Asking) -> Sequence[JsonObject]:
-    """Hand a run out again that this agent has not got, or that another one has lost."""
+def _waiting(asking: _Asking) -> Sequence[JsonObject]:
+    """Hand out a run that this agent has not got, that another one has lost, or that somebody has enqueued."""
     connection, sweep = asking.connection, asking.sweep
     for run in sweep_runs.waiting_with(connection, asking.agent.id):
         # What it had taken up is over, and was never heard of: the program did not get as far as that.
         if _may_go_again(asking, run, given_up=run.taken):
             return _hand_again(asking, run, "run", run.hand_outs + 1)
-    for run in sweep_runs.abandoned(connection, sweep.id, asking.now):
+    for run in sweep_runs.unattended(connection, sweep.id, asking.now):
         if _may_go_again(asking, run, given_up=False):
             return _hand_again(asking, run, "run", run.hand_outs + 1)
     # A launched run that was preempted is queued again by its launch agent.
@@ -159,50 +157,38 @@ def _new(asking: _Asking, suggestion: Suggestion | None) -> Sequence[JsonObject]
     """Make a run, if there is one to make."""
     connection, sweep = asking.connection, asking.sweep
     plan = plan_of(sweep.config)
-    made = sweep_runs.made(connection, sweep.id)
-    if plan.expected is not None and made >= plan.expected:
+    if plan.is_through(sweep_runs.made(connection, sweep.id)):
         return _through(asking)
     if plan.local_controller:
-        return _as_wished(asking, made)
-    if plan.config.method == "custom":
-        return []  # its scheduler finds the parameters, and queues the runs
+        return _as_wished(asking)
+    if plan.searched_elsewhere:
+        return []
     if suggestion is None or suggestion.version != sweep.version:
         return None
     if suggestion.args is None:
         return _through(asking)
-    return [_make(asking, suggestion.args, made + 1)]
+    return [_make(asking, suggestion.args)]
 
 
-def _as_wished(asking: _Asking, made: int) -> Sequence[JsonObject]:
+def _as_wished(asking: _Asking) -> Sequence[JsonObject]:
     wish = local_controllers.next_wish(asking.sweep)
     if wish is None:
         return []
     if wish.args is None:
         return _through(asking)
-    command = _make(asking, wish.args, made + 1)
+    command = _make(asking, wish.args)
     scheduler = local_controllers.with_begun(asking.sweep, wish, str(command["run_id"]))
     sweeps.change(asking.connection, asking.sweep.id, asking.now, scheduler=scheduler)
     return [command]
 
 
-def _make(asking: _Asking, args: JsonObject, number: int) -> JsonObject:
-    """Make a run of the sweep, with that number in its name."""
+def _make(asking: _Asking, args: JsonObject) -> JsonObject:
+    """Make a run for the agent that asks."""
     connection, sweep = asking.connection, asking.sweep
-    name = _fresh_name(connection, sweep.project_id, asking.random)
-    text = json.dumps(args)
-    run_id = runs.create(
-        connection,
-        sweep.project_id,
-        name,
-        user_id=asking.user_id,
-        now=asking.now,
-        display_name=f"{asking.random.choice(ADJECTIVES)}-sweep-{number}",
-        sweep=sweep.name,
-        config=text,
-    )
-    sweep_runs.add(connection, run_id, sweep.id, asking.agent.id, text)
+    run = made_runs.create(connection, sweep, args, user_id=asking.user_id, random=asking.random, now=asking.now)
+    sweep_runs.add(connection, run.id, sweep.id, asking.agent.id, json.dumps(args))
     sweeps.change(connection, sweep.id, asking.now)
-    return _run_command(asking, "run", name, args)
+    return _run_command(asking, "run", run.name, args)
 
 
 def _through(asking: _Asking) -> Sequence[JsonObject]:
@@ -217,10 +203,3 @@ def _through(asking: _Asking) -> Sequence[JsonObject]:
 def _run_command(asking: _Asking, command: str, name: str, args: JsonObject) -> JsonObject:
     program = plan_of(asking.sweep.config).program
     return {"type": command, "id": name, "run_id": name, "args": args, "program": program, "logs": list[Json]()}
-
-
-def _fresh_name(connection: Connection, project_id: int, random: Random) -> str:
-    while True:
-        name = names.run_id(random)
-        if runs.by_name(connection, project_id, name, deleted=True) is None:
-            return name

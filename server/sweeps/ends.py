@@ -17,8 +17,7 @@ def settle(connection: Connection, sweep_id: int, now: float) -> None:
     """Finish a sweep that has made all its runs, if they are through, though no agent is left that would ask."""
     sweeps.lock(connection, sweep_id)
     sweep = sweeps.by_id(connection, sweep_id)
-    expected = plan_of(sweep.config).expected
-    if sweep.state != SweepState.RUNNING or expected is None or sweep_runs.made(connection, sweep.id) < expected:
+    if sweep.state != SweepState.RUNNING or not plan_of(sweep.config).is_through(sweep_runs.made(connection, sweep.id)):
         return
     lost = None if sweep.launched else sweep_runs.preempted(connection, sweep.id, now)
     if lost is None and not sweep_runs.unended(connection, sweep, now):
@@ -34,11 +33,11 @@ def stop_runs(connection: Connection, run_ids: Sequence[int], now: float) -> Seq
 
 def withdraw(connection: Connection, sweep: AnyRow, now: float) -> None:
     """Take what waits out of the queue, and end the runs that nobody can start any more."""
+    withdraw_unbegun(connection, sweep, now)
     if sweep.launched:
-        withdraw_scheduler(connection, sweep, now)
         unstartable = _withdraw_items(connection, sweep, now)
     else:
-        unstartable = [run.run_id for run in sweep_runs.abandoned(connection, sweep.id, now)]
+        unstartable = [run.run_id for run in sweep_runs.unattended(connection, sweep.id, now)]
     for run_id in unstartable:
         runs.record_end(connection, run_id, "killed", None, now)
 
@@ -50,8 +49,10 @@ def _withdraw_items(connection: Connection, sweep: AnyRow, now: float) -> Sequen
     return [run_id for item_id in found for run_id in _withdraw_item(connection, sweep, item_id, now)]
 
 
-def withdraw_scheduler(connection: Connection, sweep: AnyRow, now: float) -> None:
-    """Take a sweep's scheduler out of its queue if nobody has taken it up."""
+def withdraw_unbegun(connection: Connection, sweep: AnyRow, now: float) -> None:
+    """Take a sweep's scheduler out of its queue if nobody has taken it up, and end the runs that no agent was given."""
+    for run_id in sweep_runs.never_handed_out(connection, sweep.id):
+        runs.record_end(connection, run_id, "killed", None, now)
     if sweep.scheduler_item_id is not None:
         item = queue_items.by_id(connection, sweep.scheduler_item_id)
         if item.state in {ItemState.PENDING, ItemState.LEASED}:

@@ -198,6 +198,7 @@ SWEEPS = (
     Case("createAgent", f'{PLACE}, host: "h", sweep: "$sweep"'),
     Case("createAgent", f'{OWN_PLACE}, host: "h", sweep: "$sweep"'),
     Case("agentHeartbeat", 'id: "$sweep_agent"'),
+    Case("enqueueSweepRun", 'id: "$sweep_id", config: "{}"'),
 )
 
 VIEWS = (

@@ -23,6 +23,9 @@ SET_STATE = """mutation UpsertSweep($id: ID, $state: String, $entityName: String
   upsertSweep(input: {id: $id, state: $state, entityName: $entityName, projectName: $projectName}) { sweep { name } }
 }"""
 DELETE = "mutation($id: ID!) { deleteSweep(input: {id: $id}) { success } }"
+ENQUEUE = """mutation EnqueueSweepRun($id: ID!, $config: JSONString!, $displayName: String) {
+  enqueueSweepRun(input: {id: $id, config: $config, displayName: $displayName}) { id runQueueItemId }
+}"""
 CREATE_AGENT = """mutation CreateAgent($host: String!, $projectName: String, $entityName: String, $sweep: String!) {
   createAgent(input: {host: $host, projectName: $projectName, entityName: $entityName, sweep: $sweep}) { agent { id } }
 }"""
@@ -70,6 +73,12 @@ async def state(client: Client, sweep: dict[str, Any]) -> str:
     }"""
     data = await client.ask(query, entity="admin", project="p", sweep=sweep["name"])
     return data["project"]["sweep"]["state"]
+
+
+async def enqueue(client: Client, sweep: dict[str, Any], config: dict[str, Any], name: str | None = None) -> str:
+    """Put a run into a sweep; returns its short id."""
+    data = await client.ask(ENQUEUE, id=sweep["id"], config=json.dumps(config), displayName=name)
+    return data["enqueueSweepRun"]["id"]
 
 
 async def make_agent(client: Client, sweep: dict[str, Any]) -> str:

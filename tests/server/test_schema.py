@@ -1,7 +1,7 @@
 """The SDL understands what the stock client says."""
 
 import pytest
-from graphql import DocumentNode, GraphQLInputObjectType, GraphQLObjectType, OperationDefinitionNode, validate
+from graphql import GraphQLInputObjectType, GraphQLObjectType, validate
 
 from server.graphql import load_schema
 from server.resolvers import ALL_RESOLVERS
@@ -9,23 +9,8 @@ from tests.server.stock_documents import stock_documents
 
 SCHEMA = load_schema(ALL_RESOLVERS)
 
-# Documents whose mutations or fields come with a later part of the server. Taking one off this list is how it begins.
-NOT_YET = {
-    # For the client's own experimental scheduler, which the feature SWEEPS_LOCAL_SCHEDULER would turn on.
-    "local sweep schedulers": {"SweepConfig", "EnqueueSweepRun"},
-}
-LATER = frozenset[str]().union(*NOT_YET.values())
-
-
-def _name(document: DocumentNode) -> str:
-    operation = next(node for node in document.definitions if isinstance(node, OperationDefinitionNode))
-    return operation.name.value if operation.name else ""
-
-
 DOCUMENTS = {
-    key: document
-    for key, document in stock_documents().items()
-    if not key.startswith("sdk/data_types/eval_table/") and _name(document) not in LATER
+    key: document for key, document in stock_documents().items() if not key.startswith("sdk/data_types/eval_table/")
 }
 
 
@@ -38,12 +23,6 @@ def test_the_collector_finds_the_documents() -> None:
 @pytest.mark.parametrize("key", sorted(DOCUMENTS))
 def test_a_document_of_the_stock_client_is_valid(key: str) -> None:
     assert [error.message for error in validate(SCHEMA, DOCUMENTS[key])] == []
-
-
-def test_what_is_listed_as_later_is_really_missing() -> None:
-    """A document that has become valid must come off the list."""
-    valid = {key for key, document in stock_documents().items() if not validate(SCHEMA, document)}
-    assert sorted(key for key in valid if _name(stock_documents()[key]) in LATER) == []
 
 
 def test_every_mutation_does_something() -> None:

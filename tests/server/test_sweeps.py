@@ -17,12 +17,14 @@ from tests.server.conftest import Client, Clock, make_client
 from tests.server.run_steps import read, send, start, upsert
 from tests.server.sweeping import (
     DELETE,
+    ENQUEUE,
     GRID,
     HEARTBEAT,
     RANDOM,
     SET_STATE,
     UPSERT,
     beat,
+    enqueue,
     make_agent,
     make_sweep,
     next_run,
@@ -294,6 +296,144 @@ async def test_an_agent_that_was_at_work_and_fell_silent_has_crashed(client: Cli
     await beat(client, agent, (await next_run(client, agent))["run_id"])
     clock.now += SILENT_SECONDS + 1
     assert [agent["state"] for agent in (await read_sweep(client, sweep))["agents"]] == ["CRASHED"]
+
+
+# --- runs that somebody has put into the sweep ------------------------------------------------------------------------
+
+
+async def test_an_enqueued_run_goes_to_the_next_agent_before_what_the_search_finds(client: Client) -> None:
+    sweep = await make_sweep(client)
+    first = await enqueue(client, sweep, {"a": 7, "net": {"depth": 2}}, "mine")
+    second = await enqueue(client, sweep, {"a": {"value": 8}})
+    assert await state(client, sweep) == "PENDING"
+    waiting = await read(client, first)
+    assert (waiting["state"], waiting["displayName"], waiting["sweepName"]) == ("pending", "mine", sweep["name"])
+    assert json.loads(waiting["config"]) == {"a": {"value": 7}, "net": {"value": {"depth": 2}}}
+    assert (await read(client, second))["displayName"].endswith("-sweep-2")
+    agent, other = await make_agent(client, sweep), await make_agent(client, sweep)
+    command = await next_run(client, agent)
+    assert (command["run_id"], value(command), value(command, "net")) == (first, 7, {"depth": 2})
+    assert await next_run(client, agent) == command  # asked again
+    assert (await next_run(client, other))["run_id"] == second
+    assert [found["totalRuns"] for found in (await read_sweep(client, sweep))["agents"]] == [1, 1]
+
+
+async def test_a_grid_goes_through_its_own_points_beside_what_is_enqueued(client: Client) -> None:
+    sweep = await make_sweep(client)
+    agent = await make_agent(client, sweep)
+    seen: list[int] = []
+    for extra in (2, 9, 8, None):  # the first is a point of the grid, which is not tried again
+        if extra:
+            await enqueue(client, sweep, {"a": extra})
+        command = await next_run(client, agent)
+        seen.append(value(command))
+        await finish(client, command["run_id"])
+    command = await next_run(client, agent)
+    await finish(client, command["run_id"])
+    assert [*seen, value(command)] == [2, 9, 8, 1, 3]
+    assert await beat(client, agent) == EXIT
+    assert await state(client, sweep) == "FINISHED"
+
+
+async def test_run_cap_counts_what_is_enqueued(client: Client) -> None:
+    sweep = await make_sweep(client, {**RANDOM, "run_cap": 2})
+    agent, other = await make_agent(client, sweep), await make_agent(client, sweep)
+    searched = (await next_run(client, agent))["run_id"]
+    enqueued = await enqueue(client, sweep, {"a": 5})
+    status, message = await client.fail(ENQUEUE, id=sweep["id"], config="{}")
+    assert (status, "has all the 2 runs that its `run_cap` allows" in message) == (400, True)
+    await finish(client, searched)
+    assert await state(client, sweep) == "RUNNING"
+    assert (await next_run(client, other))["run_id"] == enqueued
+    await finish(client, enqueued)
+    assert await beat(client, agent) == EXIT
+
+
+async def test_what_is_enqueued_in_a_paused_sweep_waits_until_it_is_resumed(client: Client) -> None:
+    sweep = await make_sweep(client)
+    agent = await make_agent(client, sweep)
+    await set_state(client, sweep, "PAUSED")
+    run = await enqueue(client, sweep, {"a": 5})
+    assert await beat(client, agent) == []
+    await set_state(client, sweep, "RUNNING")
+    assert (await next_run(client, agent))["run_id"] == run
+
+
+@pytest.mark.parametrize("wanted", ["FINISHED", "CANCELED"])
+async def test_what_is_enqueued_ends_with_the_sweep_and_nothing_is_enqueued_any_more(
+    client: Client, wanted: str
+) -> None:
+    sweep = await make_sweep(client)
+    run = await enqueue(client, sweep, {"a": 5})
+    await set_state(client, sweep, wanted)
+    assert (await read(client, run))["state"] == "killed"
+    status, message = await client.fail(ENQUEUE, id=sweep["id"], config='{"a": 1}')
+    assert status == 400
+    assert message == (
+        f"Sweep '{sweep['name']}' is {wanted.lower()}, so no agent would start the run. Make a new sweep for it."
+    )
+    assert await beat(client, await make_agent(client, sweep)) == EXIT
+
+
+async def test_what_is_enqueued_ends_when_the_sweep_is_deleted(client: Client) -> None:
+    sweep = await make_sweep(client)
+    run = await enqueue(client, sweep, {"a": 5})
+    await client.ask(DELETE, id=sweep["id"])
+    assert (await read(client, run))["state"] == "killed"
+
+
+async def test_an_enqueued_run_that_somebody_stops_or_deletes_goes_to_nobody(client: Client) -> None:
+    sweep = await make_sweep(client)
+    stopped, deleted, wanted = [await enqueue(client, sweep, {"a": extra}) for extra in (7, 8, 9)]
+    storage_id = (await read(client, stopped))["id"]
+    await client.ask("mutation($id: ID!) { stopRun(input: {id: $id}) { success } }", id=storage_id)
+    storage_id = (await read(client, deleted))["id"]
+    await client.ask("mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }", id=storage_id)
+    assert (await next_run(client, await make_agent(client, sweep)))["run_id"] == wanted
+    assert (await read(client, stopped))["state"] == "killed"
+
+
+async def test_agents_that_ask_at_once_get_each_enqueued_run_once(client: Client) -> None:
+    sweep = await make_sweep(client, {"method": "custom"})
+    runs = [await enqueue(client, sweep, {"a": extra}) for extra in range(10)]
+    agents = [await make_agent(client, sweep) for _ in range(12)]
+    answers = await asyncio.gather(*(beat(client, agent) for agent in agents))
+    assert sorted(command["run_id"] for commands in answers for command in commands) == sorted(runs)
+
+
+async def test_parameters_that_were_found_before_a_run_was_enqueued_are_void(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = await make_sweep(client)
+    enqueued: list[str] = []
+
+    async def slowly(services: Services, sweep_id: int) -> Suggestion:
+        suggestion = await suggest(services, sweep_id)
+        if not enqueued:
+            enqueued.append(await enqueue(client, sweep, {"a": 1}))
+        return suggestion
+
+    monkeypatch.setattr("server.sweeps.suggestions.suggest", slowly)
+    agent = await make_agent(client, sweep)
+    command = await next_run(client, agent)
+    assert command["run_id"] == enqueued[0]
+    await finish(client, enqueued[0])
+    assert value(await next_run(client, agent)) == 2
+
+
+async def test_a_sweep_that_a_local_scheduler_searches_for_hands_out_what_that_enqueues(client: Client) -> None:
+    sweep = await make_sweep(client, {**GRID, "scheduler": {"engine": "optuna"}})
+    agent = await make_agent(client, sweep)
+    assert await beat(client, agent) == []
+    run = await enqueue(client, sweep, {"a": {"value": 3}})
+    assert (await next_run(client, agent))["run_id"] == run
+
+
+@pytest.mark.parametrize("config", ["[1]", "{", '"text"'])
+async def test_parameters_that_are_none_are_refused(client: Client, config: str) -> None:
+    sweep = await make_sweep(client)
+    status, message = await client.fail(ENQUEUE, id=sweep["id"], config=config)
+    assert (status, message.startswith("config ")) == (400, True)
 
 
 # --- states ----------------------------------------------------------------------------------------------------------
