@@ -51,10 +51,8 @@ FUNCTIONS = ("init", "finish", "login", "log", "save", "restore", "sweep", "agen
 """Of the module `wandb` itself; the others are methods of the run that goes on, under a shorter name."""
 
 NO_TEST = {
-    "wandb.controller": "no test, as its package `sweeps` needs NumPy 1",
     "wandb.Run.watch": "no test, as torch is too large for the tests",
     "wandb.Run.unwatch": "no test, as torch is too large for the tests",
-    "Sweep.enqueue_run": "is of the client's own experimental scheduler of sweeps",
 }
 """Why no test shows a method."""
 

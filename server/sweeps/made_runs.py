@@ -12,7 +12,6 @@ from server.display_names import ADJECTIVES
 from server.errors import RequestError
 from server.storage import runs, sweep_runs, sweeps
 from server.storage.rows import AnyRow
-from server.sweeps.plans import plan_of
 from server.sweeps.states import SweepState
 
 
@@ -52,20 +51,16 @@ def enqueue(
     random: Random,
     now: float,
 ) -> AnyRow:
-    """Put a run into a sweep, for the next agent that asks; `RequestError` if the sweep makes no more runs.
+    """Put a run into a sweep, for the next agent that asks; `RequestError` if the sweep is over.
 
-    `config` is that of a run: `{"lr": 0.1}`, or as agents get it: `{"lr": {"value": 0.1}}`.
+    `config` is that of a run: `{"lr": 0.1}`, or as agents get it: `{"lr": {"value": 0.1}}`. A `run_cap` bounds what the
+    search makes beside such runs, not them: local schedulers enqueue some more than that.
     """
     sweeps.lock(connection, sweep_id)
     sweep = sweeps.by_id(connection, sweep_id)
-    cap = plan_of(sweep.config).config.run_cap
     if SweepState(sweep.state).is_over:
         raise RequestError(
             f"Sweep {sweep.name!r} is {sweep.state.lower()}, so no agent would start the run. Make a new sweep for it."
-        )
-    if cap is not None and sweep_runs.made(connection, sweep.id).all >= cap:
-        raise RequestError(
-            f"Sweep {sweep.name!r} has all the {cap} runs that its `run_cap` allows. Make a new sweep for the run."
         )
     args = _as_args(config)
     run = create(connection, sweep, args, display_name=display_name, user_id=user_id, random=random, now=now)

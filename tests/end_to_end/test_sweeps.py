@@ -142,6 +142,90 @@ def _make_by_command(server: LiveServer, folder: Path, project: str, config: dic
     return line.split()[-1]
 
 
+@shows("Sweep.enqueue_run")
+@pytest.mark.newest_client("the older one cannot enqueue runs")
+def test_the_command_lines_agent_runs_what_is_enqueued_and_then_what_is_searched(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    project = "sweep-enqueued"
+    program = tmp_path / "train.py"
+    program.write_text("import wandb\nwith wandb.init() as run: run.log({'loss': run.config['a'] * 10})\n")
+    config = {"program": str(program), "method": "grid", "metric": METRIC, "parameters": {"a": {"values": [1]}}}
+    sweep = _make_by_command(server, tmp_path, project, config)
+    code = f"""
+import json, wandb
+sweep = wandb.Api().sweep("admin/{project}/{sweep}")
+print(json.dumps(sweep.enqueue_run({{"a": 0.5}}, display_name="mine")))
+"""
+    enqueued = _said(server.run_script(code))
+    _wandb(server, "agent", f"admin/{project}/{sweep}")
+    read = f"""
+import json, wandb
+runs = wandb.Api().sweep("admin/{project}/{sweep}").runs
+print(json.dumps([[run.id, run.name, run.state, run.config["a"], run.summary["loss"]] for run in runs]))
+"""
+    mine, searched = _said(server.run_script(read))
+    assert mine == [enqueued, "mine", "finished", 0.5, 5]
+    assert searched[2:] == ["finished", 1, 10]
+    assert _state(server, project, sweep) == "FINISHED"
+    again = server.run_script(code)
+    assert again.returncode != 0
+    assert f"Sweep '{sweep}' is finished, so no agent would start the run." in again.stderr
+
+
+@pytest.mark.newest_client("the older one has no such scheduler")
+def test_a_local_scheduler_searches_and_agents_run_what_it_finds(server: LiveServer, tmp_path: Path) -> None:
+    project = "sweep-local"
+    config = {
+        "method": "bayes",
+        "metric": METRIC,
+        "parameters": {"a": {"min": 0.0, "max": 1.0}},
+        "scheduler": {"engine": "optuna"},
+        "run_cap": 2,
+    }
+    sweep = _make_by_command(server, tmp_path, project, config)
+    path = f"admin/{project}/{sweep}"
+    with server.started_script(AGENT, sweep, project, "0") as agent:
+        said = _wandb(server, "sweep-scheduler", "--batch-size", "2", "--poll-interval", "1", path)
+        output, _ = agent.communicate(timeout=240)
+    seen = [point["a"] for point in json.loads(output.strip().splitlines()[-1])]
+    assert len(set(seen)) == 2
+    assert "the sweep finished" in said
+    assert all(f'{{"a": {value}}}' in said for value in seen)
+    found = _read(server, project, sweep)
+    assert (found["state"], found["best"]) == ("FINISHED", min(seen))
+
+
+CONTROLLER = """
+import sys, time, wandb
+tuner = wandb.controller(project=sys.argv[1])
+tuner.configure_search("grid")
+tuner.configure_metric("loss", goal="minimize")
+tuner.configure_parameter("a", values=[1, 2])
+tuner.configure_controller(type="local")
+print(tuner.create(), flush=True)
+while not tuner.done():
+    tuner.step()
+    tuner.print_status()
+    time.sleep(0.2)
+"""
+
+
+@shows("wandb.controller")
+@pytest.mark.newest_client("the older one sends the same requests")
+def test_a_controller_searches_and_agents_run_what_it_finds(server: LiveServer) -> None:
+    project = "sweep-controller"
+    with server.started_script(CONTROLLER, project) as controller:
+        assert controller.stdout is not None
+        line = next(line for line in controller.stdout if line.startswith("Create sweep with ID:"))
+        sweep = line.split()[-1]
+        seen = [point["a"] for point in _said(server.run_script(AGENT, sweep, project, "0"))]
+        output, _ = controller.communicate(timeout=240)
+    assert sorted(seen) == [1, 2]
+    assert "Runs: 2 (Finished: 2)" in output
+    assert (controller.returncode, _state(server, project, sweep)) == (0, "FINISHED")
+
+
 def test_the_command_line_makes_a_sweep_and_runs_its_program(server: LiveServer, tmp_path: Path) -> None:
     project = "sweep-cli"
     program = tmp_path / "train.py"

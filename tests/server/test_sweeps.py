@@ -335,18 +335,22 @@ async def test_a_grid_goes_through_its_own_points_beside_what_is_enqueued(client
     assert await state(client, sweep) == "FINISHED"
 
 
-async def test_run_cap_counts_what_is_enqueued(client: Client) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+async def test_the_search_makes_as_many_runs_as_run_cap_leaves_beside_what_is_enqueued(
+    client: Client, clock: Clock, count: int
+) -> None:
     sweep = await make_sweep(client, {**RANDOM, "run_cap": 2})
     agent, other = await make_agent(client, sweep), await make_agent(client, sweep)
     searched = (await next_run(client, agent))["run_id"]
-    enqueued = await enqueue(client, sweep, {"a": 5})
-    status, message = await client.fail(ENQUEUE, id=sweep["id"], config="{}")
-    assert (status, "has all the 2 runs that its `run_cap` allows" in message) == (400, True)
+    enqueued = [await enqueue(client, sweep, {"a": extra}) for extra in range(count)]
     await finish(client, searched)
-    assert await state(client, sweep) == "RUNNING"
-    assert (await next_run(client, other))["run_id"] == enqueued
-    await finish(client, enqueued)
+    for run in enqueued:
+        clock.now += 10
+        assert await state(client, sweep) == "RUNNING"
+        assert (await next_run(client, other))["run_id"] == run
+        await finish(client, run)
     assert await beat(client, agent) == EXIT
+    assert (await read_sweep(client, sweep))["runCount"] == 1 + count
 
 
 async def test_what_is_enqueued_in_a_paused_sweep_waits_until_it_is_resumed(client: Client) -> None:
