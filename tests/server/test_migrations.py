@@ -56,6 +56,23 @@ def test_items_and_what_refers_to_them_are_kept_and_no_id_comes_again(tmp_path: 
     engine.dispose()
 
 
+def test_runs_of_sweeps_are_kept_as_what_the_search_has_made(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    upgrade(engine, "0011")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO sweep_runs (run_id, sweep_id, agent_id, args, hand_outs, taken) VALUES (7, 1, 2, '', 1, 1)"
+            )
+        )
+    upgrade(engine)
+    with engine.begin() as connection:
+        kept = connection.execute(select(tables.sweep_runs)).one()
+        assert (kept.run_id, kept.sweep_id, kept.agent_id, kept.enqueued, kept.taken) == (7, 1, 2, False, True)
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
 def _add_item(connection: Connection, queue: int, user: int) -> int:
     return _add(connection, tables.run_queue_items, queue_id=queue, created_by=user, state="PENDING")
 

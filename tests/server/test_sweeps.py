@@ -3,12 +3,14 @@
 import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.context import Services
 from server.resolvers import sweep_changes
+from server.start import opened
 from server.storage.sweep_agents import SILENT_SECONDS
 from server.sweeps.commands import Suggestion
 from server.sweeps.suggestions import suggest
@@ -316,6 +318,16 @@ async def test_an_enqueued_run_goes_to_the_next_agent_before_what_the_search_fin
     assert await next_run(client, agent) == command  # asked again
     assert (await next_run(client, other))["run_id"] == second
     assert [found["totalRuns"] for found in (await read_sweep(client, sweep))["agents"]] == [1, 1]
+
+
+async def test_what_is_enqueued_outlives_the_server(tmp_path: Path) -> None:
+    async with opened(tmp_path) as services:
+        client = await make_client(services)
+        sweep = await make_sweep(client)
+        run = await enqueue(client, sweep, {"a": 7})
+    async with opened(tmp_path) as services:
+        client = await make_client(services)
+        assert (await next_run(client, await make_agent(client, sweep)))["run_id"] == run
 
 
 async def test_a_grid_goes_through_its_own_points_beside_what_is_enqueued(client: Client) -> None:
