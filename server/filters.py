@@ -4,6 +4,7 @@ What is filtered says which fields it has (`Field`); this module has the languag
 is not understood is refused by name, never ignored.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -15,6 +16,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from server import json_text, regular_expressions
 from server.errors import RequestError
+from server.storage.sql_times import iso_text, whole_seconds
 from server.storage.text_search import has_part
 
 OPERATORS = (
@@ -134,11 +136,46 @@ class NumberField:
         return number(operand)
 
 
-class TimeField(NumberField):
-    """A column of times, compared with ISO 8601 texts or seconds since the epoch."""
+class TimeField:
+    """A column of times, compared with ISO 8601 texts or seconds since the epoch.
 
-    def _read(self, operand: Any) -> float:
-        return _seconds(operand)
+    Clients are shown whole seconds, so such a one means all of itself; `$regex` and `$contains` look at what is shown.
+    """
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self._column = column
+
+    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        """See `Field`."""
+        column = self._column
+        match operator:
+            case "$eq" if operand is None:
+                return column.is_(None)
+            case "$exists":
+                return exists(column, operand)
+            case "$in":
+                wanted = [_seconds(entry) for entry in listed(operator, operand)]
+                whole = whole_seconds(column).in_([entry for entry in wanted if entry.is_integer()])
+                return known(column, or_(whole, column.in_([entry for entry in wanted if not entry.is_integer()])))
+            case "$regex":
+                return known(column, matches(iso_text(column), operand))
+            case "$contains":
+                return known(column, has_part(iso_text(column), text(operator, operand)))
+            case _:
+                return self._compared(operator, operand)
+
+    def _compared(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        first = _seconds(operand)
+        after = first + 1 if first.is_integer() else math.nextafter(first, math.inf)
+        match operator:
+            case "$eq":
+                return known(self._column, and_(self._column >= first, self._column < after))
+            case "$gt":
+                return compared(self._column, "$gte", after)
+            case "$lte":
+                return compared(self._column, "$lt", after)
+            case _:
+                return compared(self._column, operator, first)
 
 
 class FieldElsewhere:

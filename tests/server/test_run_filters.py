@@ -22,6 +22,8 @@ LIST = """query($filters: JSONString, $order: String, $first: Int, $after: Strin
 }"""
 
 
+CREATED = "2027-01-15T08:00:00Z"
+"""When the clock begins, as clients are shown it."""
 DELETE = "mutation($id: ID!) { deleteRun(input: {id: $id}) { clientMutationId } }"
 
 
@@ -78,6 +80,17 @@ async def test_runs_are_filtered_by_what_they_are(client: Client, clock: Clock) 
         ({"user.username": {"$ne": "admin"}}, ""),
         ({"created_at": {"$lt": made}}, "c"),
         ({"createdAt": {"$gte": made, "$lt": "2100-01-01"}}, "abd"),
+        ({"created_at": {"$gt": made, "$lte": clock.now}}, "abd"),
+        ({"created_at": {"$in": [CREATED]}}, "c"),
+        ({"created_at": {"$nin": [CREATED]}}, "abd"),
+        ({"created_at": CREATED}, "c"),
+        ({"created_at": {"$ne": CREATED}}, "abd"),
+        ({"created_at": {"$not": {"$gt": made}}}, "c"),
+        ({"created_at": {"$regex": "^2027-01-15T08:0[0-4]:00Z$"}}, "c"),
+        ({"created_at": {"$not": {"$regex": "08:00"}}}, "abd"),
+        ({"created_at": {"$contains": "15T08:00"}}, "c"),
+        ({"heartbeat_at": {"$contains": "2027"}}, "abc"),
+        ({"heartbeat_at": {"$exists": False}}, "d"),
         ({"heartbeatAt": None}, "d"),
         ({"duration": {"$gte": 60}}, "b"),
         ({"duration": {"$not": {"$gte": 60}}}, "acd"),
@@ -155,6 +168,32 @@ async def test_runs_are_filtered_by_their_config_and_summary(client: Client) -> 
     orders = {"+config.lr": "abcd", "-config.lr.value": "bacd", "-summary_metrics.n.m": "cbad", "+config.name": "abcd"}
     for order, found in orders.items():
         assert "".join(await names(client, order=order)) == found, order
+
+
+async def test_a_time_without_fraction_means_the_whole_second_as_clients_are_shown_it(
+    client: Client, clock: Clock
+) -> None:
+    second = clock.now
+    for name, at in (("a", second - 0.25), ("b", second), ("c", second + 0.9996), ("d", second + 1)):
+        clock.now = at
+        await upsert(client, name, state="pending")
+    cases: list[tuple[Any, str]] = [
+        (CREATED, "bc"),
+        ({"$ne": CREATED}, "ad"),
+        ({"$in": [CREATED, second + 1]}, "bcd"),
+        ({"$gt": CREATED}, "d"),
+        ({"$gte": CREATED}, "bcd"),
+        ({"$lt": CREATED}, "a"),
+        ({"$lte": CREATED}, "abc"),
+        ({"$regex": f"^{CREATED}$"}, "bc"),
+        ({"$contains": CREATED}, "bc"),
+        (second + 0.9996, "c"),
+        ({"$in": [second - 0.25]}, "a"),
+        ({"$gt": second - 0.25, "$lte": second + 0.9996}, "bc"),
+        ({"$in": [second + number for number in range(9_999)]}, "bcd"),
+    ]
+    for test, found in cases:
+        assert "".join(sorted(await names(client, {"created_at": test}))) == found, test
 
 
 async def test_values_that_change_or_go_are_found_no_more(client: Client) -> None:

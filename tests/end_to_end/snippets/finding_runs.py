@@ -19,7 +19,7 @@ def api() -> Api:
         with wandb.init(
             entity="admin", project="finding", id=name, name=f"foo {name}", config=config, tags=[name]
         ) as run:
-            run.log({"loss": rate * 2, "val": {"acc": 1 - rate}})
+            run.log({"loss": rate * 2, "val": {"acc": 1 - rate}, "best": f"{name}.pt"})
     wandb.Api().create_run(entity="admin", project="finding", run_id="waiting")
     return wandb.Api()
 
@@ -52,6 +52,47 @@ def by_state_tags_names_times_and_user() -> None:
     assert found({"display_name": {"$regex": "^foo.*"}}) == ["adam", "sgd"]
     assert found({"$nor": [{"tags": "sgd"}, {"display_name": "foo adam"}]}) == ["waiting"]
     assert found({"createdAt": {"$gt": "2020-01-01T00:00:00Z"}, "username": "admin"}) == ["adam", "sgd", "waiting"]
+
+
+@shows("Api.runs")
+def by_each_operator_on_each_kind_of_field() -> None:
+    api()
+    runs = list(wandb.Api().runs(PATH, lazy=False))
+    values: dict[str, list[Any]] = {
+        "config.experiment_name": [run.config.get("experiment_name") for run in runs],
+        "summary_metrics.best": [run.summary.get("best") for run in runs],
+        "state": [run.state for run in runs],
+        "tags": [" ".join(run.tags) or None for run in runs],
+        "createdAt": [run.created_at for run in runs],
+        "name": [run.id for run in runs],
+        "display_name": [run.name for run in runs],
+    }
+    for field, has in values.items():
+        sought: Any = has[1]
+        tests: dict[str, tuple[Any, list[bool]]] = {
+            "$eq": (sought, [value == sought for value in has]),
+            "$ne": (sought, [value != sought for value in has]),
+            "$not": ({"$eq": sought}, [value != sought for value in has]),
+            "$in": ([sought, "other"], [value == sought for value in has]),
+            "$nin": ([sought, "other"], [value != sought for value in has]),
+            "$gt": (sought, [value is not None and value > sought for value in has]),
+            "$gte": (sought, [value is not None and value >= sought for value in has]),
+            "$lt": (sought, [value is not None and value < sought for value in has]),
+            "$lte": (sought, [value is not None and value <= sought for value in has]),
+            "$exists": (True, [value is not None for value in has]),
+            "$regex": (f"^{sought[:1]}.*{sought[-2:]}$", [value == sought for value in has]),
+            "$contains": (sought, [value == sought for value in has]),
+        }
+        if field == "createdAt":  # there, others are times too
+            tests |= {name: ([sought], tests[name][1]) for name in ("$in", "$nin")}
+            tests["$regex"] = (f"^{sought}$", tests["$regex"][1])
+        for operator, (operand, fits) in tests.items():
+            expected = [run.id for run, is_found in zip(runs, fits, strict=True) if is_found]
+            assert found({field: {operator: operand}}) == expected, (field, operator, operand, has)
+    assert found({"$and": [{"state": "finished"}, {"tags": "sgd"}]}) == ["sgd"]
+    assert found({"$or": [{"state": "running"}, {"name": "adam"}]}) == ["adam", "waiting"]
+    assert found({"$nor": [{"state": "running"}, {"name": "adam"}]}) == ["sgd"]
+    assert found({"$not": {"createdAt": {"$lt": "2100-01-01"}}}) == []
 
 
 @shows("Api.runs")
