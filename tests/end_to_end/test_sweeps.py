@@ -144,7 +144,7 @@ def _make_by_command(server: LiveServer, folder: Path, project: str, config: dic
 
 @shows("Sweep.enqueue_run")
 @pytest.mark.newest_client("the older one cannot enqueue runs")
-def test_the_command_lines_agent_runs_what_is_enqueued_and_then_what_is_searched(
+def test_the_command_lines_agent_runs_what_is_enqueued_before_what_is_searched(
     server: LiveServer, tmp_path: Path
 ) -> None:
     project = "sweep-enqueued"
@@ -158,16 +158,14 @@ sweep = wandb.Api().sweep("admin/{project}/{sweep}")
 print(json.dumps(sweep.enqueue_run({{"a": 0.5}}, display_name="mine")))
 """
     enqueued = _said(server.run_script(code))
-    _wandb(server, "agent", f"admin/{project}/{sweep}")
+    _wandb(server, "agent", "--count", "1", f"admin/{project}/{sweep}")
     read = f"""
 import json, wandb
 runs = wandb.Api().sweep("admin/{project}/{sweep}").runs
 print(json.dumps([[run.id, run.name, run.state, run.config["a"], run.summary["loss"]] for run in runs]))
 """
-    mine, searched = _said(server.run_script(read))
-    assert mine == [enqueued, "mine", "finished", 0.5, 5]
-    assert searched[2:] == ["finished", 1, 10]
-    assert _state(server, project, sweep) == "FINISHED"
+    assert _said(server.run_script(read)) == [[enqueued, "mine", "finished", 0.5, 5]]
+    _wandb(server, "sweep", "--stop", f"admin/{project}/{sweep}")
     again = server.run_script(code)
     assert again.returncode != 0
     assert f"Sweep '{sweep}' is finished, so no agent would start the run." in again.stderr
@@ -260,10 +258,18 @@ def test_a_sweep_is_changed_paused_resumed_and_stopped_by_command(server: LiveSe
     assert _make_by_command(server, tmp_path, project, more, "--update", path) == sweep
     assert _read(server, project, sweep)["expected"] == 3
     assert "Cannot pause pending sweep" in _wandb(server, "sweep", "--pause", path, check=False)
-    steps = (("--resume", "RUNNING"), ("--pause", "PAUSED"), ("--resume", "RUNNING"), ("--stop", "FINISHED"))
-    for flag, state in steps:
+    for flag, state in (("--resume", "RUNNING"), ("--pause", "PAUSED")):
         _wandb(server, "sweep", flag, path)
         assert _state(server, project, sweep) == state
+    # An agent waits while the sweep is paused.
+    with server.started_script(AGENT, sweep, project, "1") as agent:
+        (waiting,) = until(lambda: _agents(server, project, sweep), "the agent to come")
+        assert waiting[:2] == ["RUNNING", 0]
+        _wandb(server, "sweep", "--resume", path)
+        output, _ = agent.communicate(timeout=240)
+    assert json.loads(output.strip().splitlines()[-1]) == [{"a": 1}]
+    _wandb(server, "sweep", "--stop", path)
+    assert _state(server, project, sweep) == "FINISHED"
     refused = _wandb(server, "sweep", "--resume", path, check=False)
     assert f"Sweep '{sweep}' is finished and cannot become running." in refused
     # An agent that comes now is sent away.

@@ -65,7 +65,7 @@ def error(ask):
         return type(problem).__name__
 
 print(json.dumps({
-    "listed": [one.name for one in api.projects(team)],
+    "listed": [one.name for one in api.projects(team, per_page=1)],
     "found": [project.name, project.entity, project.owner.username] if project.id else None,
     "stored": wandb.Api().team(team).storage_bytes > 0,
     "missing": error(lambda: api.project("never", team).id),

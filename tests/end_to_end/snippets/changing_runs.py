@@ -2,10 +2,12 @@
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import wandb
-from wandb.apis.public import Run
+from wandb.apis.public import Run, runs
 
 from tests.end_to_end.snippets.checks import refusal, shows
 
@@ -85,9 +87,17 @@ def artifacts_of_a_run() -> None:
 
 @shows("Run.wait_until_finished")
 def the_end_is_waited_for() -> None:
-    run = logged()
-    run.wait_until_finished()
-    assert run.state == "finished"
+    made = wandb.Api().create_run(entity="admin", project="changing", run_id="awaited")
+    run = wandb.Api().run(f"{PATH}/awaited")
+    seen: list[str] = []
+
+    def end(_seconds: float) -> None:
+        seen.append(run.state)
+        made.update_state("failed")
+
+    with patch.object(runs, "time", SimpleNamespace(sleep=end)):  # instead of five seconds
+        run.wait_until_finished()
+    assert (seen, run.state) == (["running"], "failed")
 
 
 @shows("Run.delete")

@@ -82,7 +82,7 @@ def a_report_is_changed_and_deleted() -> None:
     other.save()
     other.title = "Another"
     other.save()
-    assert [report.display_name for report in wandb.Api().reports(PATH)] == ["My report", "Another"]
+    assert [report.display_name for report in wandb.Api().reports(PATH, per_page=1)] == ["My report", "Another"]
     other.delete()
     assert [report.display_name for report in wandb.Api().reports(PATH)] == ["My report"]
 

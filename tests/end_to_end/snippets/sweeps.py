@@ -1,5 +1,6 @@
 """A sweep is made, gone through by an agent, and read back."""
 
+import time
 from functools import cache
 from typing import Any
 
@@ -44,7 +45,15 @@ def an_agent_goes_through_it() -> None:
     assert found == [(value, sweep.id, "finished") for value in (1, 3, 2)]
 
 
-@shows("Api.sweep", "Sweep.config", "Sweep.name", "Sweep.expected_run_count", "Sweep.entity", "Sweep.username")
+@shows(
+    "Api.sweep",
+    "Api.from_path",
+    "Sweep.config",
+    "Sweep.name",
+    "Sweep.expected_run_count",
+    "Sweep.entity",
+    "Sweep.username",
+)
 @shows("Sweep.path", "Sweep.url", "Sweep.to_html")
 def what_it_is_and_where() -> None:
     sweep = gone_through()
@@ -52,6 +61,7 @@ def what_it_is_and_where() -> None:
     assert (sweep.entity, sweep.username, sweep.path) == ("admin", "admin", ["admin", "swept", sweep.id])
     assert sweep.url.endswith(f"/admin/swept/sweeps/{sweep.id}")
     assert f"{sweep.url}?jupyter=true" in sweep.to_html()
+    assert wandb.Api().from_path(f"admin/swept/sweeps/{sweep.id}").config == CONFIG
 
 
 @shows("Sweep.best_run", "Sweep.order")
@@ -80,6 +90,30 @@ def parameters_may_be_nested() -> None:
     assert 0.1 <= only["lr"] <= 0.1001
     assert [run.config["net"]["depth"] for run in wandb.Api().sweep(f"admin/swept/{name}").runs] == [2]
     assert len(wandb.Api().runs("admin/swept", {"config.net.depth": 2})) == 1
+
+
+@shows("wandb.sweep", "wandb.agent")
+def a_run_that_does_worse_than_others_is_stopped_early() -> None:
+    gone_through()
+    config = {
+        "method": "random",
+        "metric": {"name": "loss", "goal": "minimize"},
+        "parameters": {"a": {"value": 9}},
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+    }
+    name = wandb.sweep(config, entity="admin", project="swept")
+    with wandb.init(entity="admin", project="swept", settings=wandb.Settings(sweep_id=name)) as run:
+        for _ in range(2):
+            run.log({"loss": 1})
+
+    def endless() -> None:
+        with wandb.init(settings=wandb.Settings(x_file_stream_transmit_interval=1)) as run:  # not every 15 seconds
+            while True:
+                run.log({"loss": run.config["a"]})
+                time.sleep(0.1)
+
+    wandb.agent(name, endless, entity="admin", project="swept", count=1)
+    assert [run.state for run in wandb.Api().sweep(f"admin/swept/{name}").runs] == ["finished", "killed"]
 
 
 @shows("wandb.sweep")
