@@ -109,12 +109,12 @@ def a_run_is_deleted_and_its_id_not_used_again() -> None:
 
 
 @shows("Run.delete")
-def a_run_is_deleted_with_its_artifacts() -> None:
-    with wandb.init(entity="admin", project="changing", id="whole") as run:
-        artifact = wandb.Artifact("theirs", "dataset")
-        with artifact.new_file("file") as file:
-            file.write("content")
-        run.log_artifact(artifact).wait()
-    assert wandb.Api().artifact_exists(f"{PATH}/theirs:v0")
-    wandb.Api().run(f"{PATH}/whole").delete(delete_artifacts=True)
-    assert not wandb.Api().artifact_exists(f"{PATH}/theirs:v0")
+def a_run_is_deleted_with_its_artifacts_or_without() -> None:
+    for name, also_artifacts in (("whole", True), ("half", False)):
+        with wandb.init(entity="admin", project="changing", id=name) as run:
+            artifact = wandb.Artifact(name, "dataset")
+            with artifact.new_file("file") as file:
+                file.write("content")
+            run.log_artifact(artifact).wait()
+        wandb.Api().run(f"{PATH}/{name}").delete(delete_artifacts=also_artifacts)
+        assert wandb.Api().artifact_exists(f"{PATH}/{name}:v0") != also_artifacts
