@@ -236,19 +236,24 @@ def text(operator: str, raw: Any) -> str:
 def matches(column: ColumnElement[Any], pattern: Any) -> ColumnElement[bool]:
     """Return the SQL for a text in which a regular expression of RE2 is found."""
     regular_expressions.check(text("$regex", pattern))
-    return _Matches(column, pattern, regular_expressions.in_postgresql(pattern))
+    parts = regular_expressions.certain_parts(pattern)
+    likely = or_(false(), *(and_(*(has_part(column, part) for part in each)) for each in parts)) if parts else true()
+    return _Matches(column, pattern, regular_expressions.in_postgresql(pattern), likely)
 
 
 def try_expressions(connection: Connection, condition: ColumnElement[bool]) -> None:
     """Look for each regular expression of a condition once: the database says at once what it has no words for."""
     for part in visitors.iterate(condition):
         if isinstance(part, _Matches):
-            _, pattern, _ = part.clauses
+            _, pattern, *_ = part.clauses
             connection.scalar(select(matches(literal(""), pattern.value)))
 
 
 class _Matches(FunctionElement[bool]):
-    """Whether a regular expression is found in a text; it is given as RE2 has it, and as PostgreSQL does."""
+    """Whether a regular expression is found in a text.
+
+    It is given as RE2 has it, and as PostgreSQL does; and with what is true for the text if it is found.
+    """
 
     name = "matches"
     inherit_cache = True
@@ -256,13 +261,15 @@ class _Matches(FunctionElement[bool]):
 
 @compiles(_Matches, "sqlite")
 def _in_sqlite(element: _Matches, compiler: Any, **options: Any) -> str:
-    column, pattern, _ = element.clauses
-    return f"regexp({compiler.process(pattern, **options)}, {compiler.process(column, **options)})"
+    column, pattern, _, likely = element.clauses
+    found = f"regexp({compiler.process(pattern, **options)}, {compiler.process(column, **options)})"
+    # For expressions SQLite calls back into Python; the rest it knows by itself in no time.
+    return f"(({compiler.process(likely, **options)}) AND {found})"
 
 
 @compiles(_Matches, "postgresql")
 def _in_postgresql(element: _Matches, compiler: Any, **options: Any) -> str:
-    column, _, pattern = element.clauses
+    column, _, pattern, _ = element.clauses
     return f"({compiler.process(column, **options)} ~ {compiler.process(pattern, **options)})"
 
 

@@ -114,7 +114,7 @@ class ValueField:
                 given = self._having(_one_of([entry for entry in wanted if entry is not None]))
                 return or_(given, self._missing()) if None in wanted else given
             case "$regex":
-                return self._having(_of_kind(Kind.TEXT, filters.matches(run_values.whole_text(), operand)))
+                return self._having(and_(run_values.is_text(), filters.matches(run_values.whole_text(), operand)))
             case "$contains":
                 return self._having(_contains(filters.text(operator, operand)))
             case "$eq":
@@ -148,13 +148,13 @@ def _one_of(wanted: Sequence[Any]) -> ColumnElement[bool]:
 def _contains(part: str) -> ColumnElement[bool]:
     """A list contains what one of its elements is; a text, what is a part of it."""
     is_part = and_(table.c.element == 0, has_part(run_values.whole_text(), part))
-    return or_(_of_kind(Kind.TEXT, is_part), and_(table.c.element > 0, run_values.text_is(part)))
+    return or_(and_(run_values.is_text(), is_part), and_(table.c.element > 0, run_values.text_is(part)))
 
 
 def _compared(operator: str, operand: Any) -> ColumnElement[bool] | None:
     if isinstance(operand, str):
         found = filters.compared(run_values.whole_text(), operator, operand)
-        return None if found is None else _of_kind(Kind.TEXT, found)
+        return None if found is None else and_(run_values.is_text(), found)
     kind, number = _number(operand)
     found = filters.compared(table.c.number, operator, number)
     return None if found is None else _of_kind(kind, found)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, case, delete, func, or_, select
 
+from server.storage.by_engine import by_engine
 from server.storage.tables import run_values, runs
 from server.storage.upsert import upsert
 from server.summaries import parsed
@@ -55,6 +56,13 @@ class Value(NamedTuple):
 Values: TypeAlias = Mapping[tuple[str, int], Value]
 """By path and element: 0 is the value itself, and from 1 on come the elements of a list."""
 
+_row = run_values.alias()
+_REST = (
+    select(func.coalesce(_row.c.rest, ""))
+    .where(*(_row.c[column.name] == column for column in run_values.primary_key))
+    .scalar_subquery()
+)
+"""What comes behind the start of a value's text."""
 _REMOVE = delete(run_values).where(
     run_values.c.run_id == bindparam("of_run"),
     run_values.c.place == bindparam("of_place"),
@@ -138,9 +146,21 @@ def text_is_one_of(texts: Sequence[str]) -> ColumnElement[bool]:
     return or_(is_short, and_(run_values.c.text.in_(starts), whole_text().in_(long)))
 
 
+def is_text() -> ColumnElement[bool]:
+    """Return the SQL for a value that is a text.
+
+    Texts alone have a start, and SQLite reads it in the index of texts without a look at the row. PostgreSQL looks at
+    each row in any case, and the index of kinds has them in the order in which they stand.
+    """
+    return by_engine(sqlite=run_values.c.text.is_not(None), postgresql=run_values.c.kind == int(Kind.TEXT))
+
+
 def whole_text() -> ColumnElement[str]:
     """Return the SQL of a value's text."""
-    return func.coalesce(run_values.c.text + run_values.c.rest, run_values.c.text)
+    start, rest = run_values.c.text, run_values.c.rest
+    # Where there can be something behind the start, SQLite looks it up: it is in no index.
+    looked_up = case((func.length(start) < MAX_START_CHARS, start), else_=start + _REST)
+    return by_engine(sqlite=looked_up, postgresql=func.coalesce(start + rest, start))
 
 
 def values_in(place: Place, text: str) -> Values:
