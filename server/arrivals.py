@@ -12,6 +12,13 @@ from server.context import Services
 from server.object_store import ObjectInfo
 from server.storage.tables import artifact_contents, run_files
 
+# Made once, as every run has files.
+_ARRIVED = (
+    update(run_files)
+    .where(run_files.c.object_key == bindparam("key"))
+    .values(size_bytes=bindparam("size"), md5=bindparam("new_md5"), updated_at=bindparam("now"))
+)
+
 
 async def look_for_run_files(services: Services, keys: Sequence[str]) -> None:
     """Note which files of runs have arrived, unless the store tells by itself."""
@@ -27,11 +34,7 @@ def _record_run_files(connection: Connection, found: Mapping[str, ObjectInfo], n
 
 def record_run_file(connection: Connection, key: str, info: ObjectInfo, now: float) -> None:
     """Note that a run's file has arrived."""
-    connection.execute(
-        update(run_files)
-        .where(run_files.c.object_key == key)
-        .values(size_bytes=info.size_bytes, md5=info.md5, updated_at=now)
-    )
+    connection.execute(_ARRIVED, {"key": key, "size": info.size_bytes, "new_md5": info.md5, "now": now})
 
 
 async def look_for_contents(services: Services, keys: Sequence[str]) -> None:

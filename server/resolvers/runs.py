@@ -259,18 +259,19 @@ def by_storage_id(connection: Connection, context: Context, storage_id: str) -> 
 def _upsert_by_name(connection: Connection, context: Context, input: dict[str, Any]) -> tuple[AnyRow, bool]:
     name = input.get("name") or ""
     _check_id(name)
-    entity = input.get("entityName") or context.viewer.entity
-    project_id = project_resolvers.ensure(connection, context, entity, input.get("modelName") or DEFAULT_PROJECT)
-    known = runs.by_name(connection, project_id, name, deleted=True)
+    entity, project = input.get("entityName") or context.viewer.entity, input.get("modelName") or DEFAULT_PROJECT
+    context.viewer.must_use(entity)
+    known = runs.find(connection, entity, project, name)
     if known is None:
+        project_id = project_resolvers.ensure(connection, context, entity, project)
+        if runs.by_name(connection, project_id, name, deleted=True) is not None:
+            raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
         made = _create(connection, context, project_id, name, input)
         _fork(connection, project_id, made, input, context.now)
         return runs.by_id(connection, made), True
-    if known.deleted_at is not None:
-        raise Gone(f"Run {name!r} was previously created and deleted; use another run id.")
     if _is_client_start(input) and context.writer is None:
         runs.restart(connection, known, context.now)
-        _fork(connection, project_id, known.id, input, context.now)
+        _fork(connection, known.project_id, known.id, input, context.now)
     elif _is_client_start(input) or (known.started_at is None and _starts_without_host(input)):
         runs.revive(connection, known, context.now)
     runs.change(connection, known.id, context.now, **_changes(input))

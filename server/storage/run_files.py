@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from server.storage.rows import AnyRow
 from server.storage.tables import run_files
 
 _MAX_PARAMETERS = 500
 """Below every engine's limit; a client may announce thousands of files at once."""
+# Made once, as every run has files.
+_NAMED = select(run_files).where(
+    run_files.c.run_id == bindparam("of_run"), run_files.c.name.in_(bindparam("names", expanding=True))
+)
+_INSERT = insert(run_files)
 
 
 def announce(
@@ -19,7 +24,7 @@ def announce(
     fresh = {name: key for name, key in zip(names, new_keys, strict=True) if name not in known}
     if fresh:
         rows = [{"run_id": run_id, "name": name, "object_key": key, "updated_at": now} for name, key in fresh.items()]
-        connection.execute(insert(run_files), rows)
+        connection.execute(_INSERT, rows)
     return known | _by_name(connection, run_id, list(fresh))
 
 
@@ -27,8 +32,7 @@ def _by_name(connection: Connection, run_id: int, names: Sequence[str]) -> dict[
     found: dict[str, AnyRow] = {}
     for start in range(0, len(names), _MAX_PARAMETERS):
         chosen = names[start : start + _MAX_PARAMETERS]
-        statement = select(run_files).where(run_files.c.run_id == run_id, run_files.c.name.in_(chosen))
-        found |= {row.name: row for row in connection.execute(statement)}
+        found |= {row.name: row for row in connection.execute(_NAMED, {"of_run": run_id, "names": chosen})}
     return found
 
 

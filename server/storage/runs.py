@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Select,
     Update,
     and_,
     bindparam,
@@ -65,6 +66,8 @@ _FOUND_BY = {"config": Place.CONFIG, "summary": Place.SUMMARY, "tags": Place.TAG
 """Columns whose values runs are found by."""
 
 # Made once, as every launch or request of a run needs them.
+_BY_NAME = _FULL.where(runs.c.project_id == bindparam("of_project"), runs.c.name == bindparam("named"))
+_BY_ID = _FULL.where(runs.c.id == bindparam("of_run"))
 _BY_PATH = _FULL.where(
     entities.c.name == bindparam("entity"),
     projects.c.name_key == bindparam("project"),
@@ -87,13 +90,13 @@ _NO_LIFE: Final[Mapping[str, Any]] = {
 
 def by_name(connection: Connection, project_id: int, name: str, *, deleted: bool = False) -> AnyRow | None:
     """Return a run of a project, with its project, entity and user; deleted ones only on request."""
-    found = connection.execute(_FULL.where(runs.c.project_id == project_id, runs.c.name == name)).first()
+    found = connection.execute(_BY_NAME, {"of_project": project_id, "named": name}).first()
     return found if found is None or deleted or found.deleted_at is None else None
 
 
 def by_id(connection: Connection, run_id: int) -> AnyRow:
     """Return the run of that row number."""
-    return connection.execute(_FULL.where(runs.c.id == run_id)).one()
+    return connection.execute(_BY_ID, {"of_run": run_id}).one()
 
 
 def find(connection: Connection, entity: str, project: str, name: str) -> AnyRow | None:
@@ -172,8 +175,7 @@ def change(connection: Connection, run_id: int, now: float, **values: Any) -> No
     """Set columns of a run."""
     texts = {column: values[column] for column in _FOUND_BY if column in values}
     if texts:
-        columns = [runs.c[column] for column in texts]
-        project_id, *before = connection.execute(select(runs.c.project_id, *columns).where(runs.c.id == run_id)).one()
+        project_id, *before = connection.execute(_noted(tuple(texts)), {"of_run": run_id}).one()
         for (column, text), old in zip(texts.items(), before, strict=True):
             run_values.change(connection, run_id, project_id, _FOUND_BY[column], old, text)
     set_columns(connection, run_id, updated_at=now, **values)
@@ -183,6 +185,11 @@ def set_columns(connection: Connection, run_id: int, **values: Any) -> None:
     """Set columns of a run of which nothing else depends."""
     given = {f"new_{column}": value for column, value in values.items()}
     connection.execute(_setting(tuple(values)), {"of_run": run_id, **given})
+
+
+@lru_cache
+def _noted(columns: tuple[str, ...]) -> Select[Any]:
+    return select(runs.c.project_id, *(runs.c[column] for column in columns)).where(runs.c.id == bindparam("of_run"))
 
 
 @lru_cache
