@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, c
 
 from server.storage.by_engine import by_engine
 from server.storage.tables import run_values, runs
-from server.storage.upsert import upsert
+from server.storage.upsert import upsert_columns
 from server.summaries import parsed
 
 MAX_PATH_CHARS = 300
@@ -83,23 +83,11 @@ def change(connection: Connection, run_id: int, project_id: int, place: Place, b
             {"of_run": run_id, "of_place": int(place), "of_path": path, "of_element": element} for path, element in gone
         ]
         connection.execute(_REMOVE, removed)
-    changed = [(key, value) for key, value in new.items() if old.get(key) != value]
+    changed = [(*key, *value) for key, value in new.items() if old.get(key) != value]
     if changed:
-        rows = [
-            {
-                "run_id": run_id,
-                "place": int(place),
-                "path": path,
-                "element": element,
-                "project_id": project_id,
-                "kind": int(value.kind),
-                "number": value.number,
-                "text": value.text,
-                "rest": value.rest,
-            }
-            for (path, element), value in changed
-        ]
-        upsert(connection, run_values, rows, update=("kind", "number", "text", "rest"))
+        shared = {"run_id": run_id, "place": int(place), "project_id": project_id}
+        columns = dict(zip(("path", "element", *Value._fields), zip(*changed, strict=True), strict=True))
+        upsert_columns(connection, run_values, shared, columns)
 
 
 def forget(connection: Connection, run_id: int) -> None:
