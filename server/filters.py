@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, false, literal, not_, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, literal, not_, or_, select, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
@@ -237,7 +237,9 @@ def matches(column: ColumnElement[Any], pattern: Any) -> ColumnElement[bool]:
     """Return the SQL for a text in which a regular expression of RE2 is found."""
     regular_expressions.check(text("$regex", pattern))
     parts = regular_expressions.certain_parts(pattern)
-    likely = or_(false(), *(and_(*(has_part(column, part) for part in each)) for each in parts)) if parts else true()
+    searched = func.lower(column) if parts.in_small_letters else column
+    each = [and_(*(has_part(searched, part) for part in together)) for together in parts.alternatives]
+    likely = or_(false(), *each) if each else true()
     return _Matches(column, pattern, regular_expressions.in_postgresql(pattern), likely)
 
 
@@ -263,7 +265,7 @@ class _Matches(FunctionElement[bool]):
 def _in_sqlite(element: _Matches, compiler: Any, **options: Any) -> str:
     column, pattern, _, likely = element.clauses
     found = f"regexp({compiler.process(pattern, **options)}, {compiler.process(column, **options)})"
-    # For expressions SQLite calls back into Python; the rest it knows by itself in no time.
+    # For expressions SQLite calls back into Python. The rest it does by itself, making only letters of ASCII small.
     return f"(({compiler.process(likely, **options)}) AND {found})"
 
 

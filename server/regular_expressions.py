@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import re2  # type: ignore[import-untyped]
 
@@ -62,22 +62,43 @@ _TOKEN = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_UNCERTAIN = re.compile(r"\(\?(?!:|P?<)")
-"""Flags, with which a letter may stand for another one."""
+_FLAGS = re.compile(r"\(\?([is]+)\)")
+"""Where people write them: in front."""
+_OTHER_FLAGS = re.compile(r"\(\?(?!:|P?<)")
 _STANDS_FOR_SEVERAL = frozenset("dDsSwWbBAz")
+_NOT_JUST_TWO_CASES = re.compile("[^\0-\x7f]|[kKsS]")
+"""A long s and the sign for Kelvin are cases of letters, too."""
 _GAP = "\0"
 MAX_PARTS = 20
 """More are not worth the while."""
 
 
-def certain_parts(pattern: str) -> Sequence[Sequence[str]]:
-    """Return what is a part of every text in which an expression of RE2 is found: all of one of these lists.
+class Parts(NamedTuple):
+    """What is in every text in which an expression is found."""
 
-    To look for these first costs a database next to nothing. Only what is plainly certain counts, so there may be no
-    list at all: nothing in groups does, nothing that may be repeated, and nothing where there are flags.
+    alternatives: Sequence[Sequence[str]]
+    """All the parts of one of these lists. Where there is no list, nothing is known."""
+    in_small_letters: bool
+    """Whether they are in the text once its letters of ASCII are small ones."""
+
+
+def certain_parts(pattern: str) -> Parts:
+    """Return the parts of each text in which an expression of RE2 is found.
+
+    To look for these first costs a database next to nothing. Only what is plainly certain counts: nothing in groups
+    does, nothing that may be repeated, and nothing where flags change in the middle.
     """
-    if _UNCERTAIN.search(pattern):
-        return []
+    flags, rest = _without_flags(pattern)
+    ignores_case = "i" in flags
+    alternatives = [] if _OTHER_FLAGS.search(rest) else _alternatives(rest)
+    if ignores_case:
+        alternatives = [_NOT_JUST_TWO_CASES.sub(_GAP, alternative).lower() for alternative in alternatives]
+    parts = [[part for part in alternative.split(_GAP) if part] for alternative in alternatives]
+    return Parts(parts if all(parts) and sum(map(len, parts)) <= MAX_PARTS else [], ignores_case)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Return what is certain of each alternative, with gaps; nothing if not all of the expression is understood."""
     alternatives, depth = [""], 0
     for token in _TOKEN.finditer(pattern):
         word = token[0]
@@ -94,8 +115,13 @@ def certain_parts(pattern: str) -> Sequence[Sequence[str]]:
             alternatives[-1] += plain
         else:
             return []
-    parts = [[part for part in alternative.split(_GAP) if part] for alternative in alternatives]
-    return parts if all(parts) and sum(map(len, parts)) <= MAX_PARTS else []
+    return alternatives
+
+
+def _without_flags(pattern: str) -> tuple[str, str]:
+    """Return the flags in front of an expression, and what is behind them."""
+    found = _FLAGS.match(pattern)
+    return (found[1], pattern[found.end() :]) if found else ("", pattern)
 
 
 def _plain(token: re.Match[str]) -> str | None:
@@ -122,9 +148,7 @@ def in_postgresql(pattern: str) -> str:
     it takes `\b` for a backspace. What it has no words for is left as it is: `\pL`, flags in the middle, more than 255
     repeats. It refuses those.
     """
-    found = re.match(r"\(\?([is]+)\)", pattern)  # flags, where people write them
-    flags = found[1] if found else ""
-    rest = pattern[found.end() :] if found else pattern
+    flags, rest = _without_flags(pattern)
     words = "".join(_translated(token, dot_is_all="s" in flags) for token in _TOKEN.finditer(rest))
     return f"(?i){words}" if "i" in flags else words
 

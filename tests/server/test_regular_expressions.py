@@ -20,41 +20,92 @@ from server.regular_expressions import certain_parts, check, is_found
         ("foo|[ab]", []),
         ("foo|", []),
         ("(foo)", []),
-        ("(?i)foo", []),
+        ("(?i)RUN-Ökos7|Ask", [["run-", "o", "7"], ["a"]]),
+        ("(?s)a.b", [["a", "b"]]),
+        ("a(?i)b", []),
         (r"\pNx", []),
         (r"\101x", []),
         ("a.b." * 20, []),
     ],
 )
 def test_what_a_text_has_in_any_case(pattern: str, parts: list[list[str]]) -> None:
-    assert certain_parts(pattern) == parts
+    found, in_small_letters = certain_parts(pattern)
+    assert (found, in_small_letters) == (parts, "(?i)" in pattern[:4])
 
 
 ATOMS = [
-    *("a", "b", "k", "7", "-", "_", " ", "ü", "{", "}", "]", ",", ".", "^", "$", "a{2}", "b{0,1}", "a{,2}", "{2}"),
+    *(
+        "a",
+        "B",
+        "k",
+        "S",
+        "\u0130",
+        "7",
+        "-",
+        "_",
+        " ",
+        "ü",
+        "{",
+        "}",
+        "]",
+        ",",
+        ".",
+        "^",
+        "$",
+        "a{2}",
+        "b{0,1}",
+        "a{,2}",
+        "{2}",
+    ),
     *("[ab]", "[^a]", "[]a]", "[a\\]]", "[[a]", "[a[:]", "[(]", "[|]", "[[:alpha:]]", "[^[:^alpha:]x]", "[\\pL]"),
     *(r"\d", r"\W", r"\s", r"\b", r"\B", r"\A", r"\z", r"\n", r"\.", r"\(", r"\)", r"\|", r"\[", r"\\", r"\_", r"\-"),
     *(r"\x61", r"\x{fc}", r"\141", r"\07", r"\C", r"\pL", r"\p{Lu}", r"\PN", r"\Qa.b\E", r"\Q\E", r"\Q(\E", r"\Qab"),
     *("(?i)", "(?s)", "(?U)", "(?m)", "(?i:a)", "(?-i)"),
 ]
-TEXTS = ["", "a", "ab", "aab", "K", "\u212a", "a.b", "ü7", "AB", "a-b", "{2}", "a{,2}", "(a)", "[a]", "x]a", "\\", "|"]
+TEXTS = [
+    "",
+    "a",
+    "ab",
+    "aab",
+    "K",
+    "\u212a",
+    "\u017f",
+    "\u0130",
+    "a.b",
+    "ü7",
+    "AB",
+    "a-b",
+    "{2}",
+    "a{,2}",
+    "(a)",
+    "[a]",
+    "x]a",
+    "\\",
+    "|",
+]
 
 
 def test_whatever_is_found_has_one_of_the_lists_of_parts() -> None:
     random = Random(8)
     told = 0
     while told < 400:
-        pattern = _expression(random)
+        pattern = random.choice(["", "(?i)"]) + _expression(random)
         try:
             check(pattern)
         except RequestError:
             continue
-        parts = certain_parts(pattern)
+        parts, in_small_letters = certain_parts(pattern)
         told += bool(parts)
         spelled = ["".join(random.choices(pattern, k=random.randint(1, 8))) for _ in range(5 if parts else 0)]
         for text in [*TEXTS, *spelled] if parts else []:
             if is_found(pattern, text):
-                assert any(all(part in text for part in each) for each in parts), (pattern, parts, text)
+                searched = _small(text) if in_small_letters else text
+                assert any(all(part in searched for part in each) for each in parts), (pattern, parts, text)
+
+
+def _small(text: str) -> str:
+    """Return what SQLite makes of a text."""
+    return "".join(char.lower() if char.isascii() else char for char in text)
 
 
 def _expression(random: Random, depth: int = 0) -> str:
