@@ -37,9 +37,8 @@ async def adopt(context: AgentContext, resource: str, backend: Backend) -> tuple
             continue
         launch = None if name else await _take_over(context, resource, handle, seen)
         if launch is None:
-            log.warning(
-                "found an orphan: what it was for is over, or somebody else's", handle=handle, labels=dict(seen.labels)
-            )
+            about = {key: seen.labels.get(key) for key in ("item", "attempt", "queue")}
+            log.warning("found an orphan: what it was for is over, or somebody else's", handle=handle, **about)
             orphans.append(handle)
         else:
             log.info("adopted a launch by its labels", run=launch.run_id, **launch.log_fields)

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from agent.admission.inventory import Gpu, Inventory
@@ -364,6 +365,30 @@ async def test_what_was_given_stays_given_over_a_restart(world: World) -> None:
 
 
 # --- the labels are the journal --------------------------------------------------------------------------------------
+
+
+async def test_every_line_about_a_launch_names_item_attempt_and_queue(world: World) -> None:
+    world.behave("retried", Behavior(seconds=0.05, exit_code=75), Behavior())
+    world.behave("stopped", Behavior())
+    with capture_logs([merge_contextvars]) as lines:
+        async with world.agent(max_jobs=4, retries=[{"on": [{"exit_code": [75]}], **SOON}]) as daemon:
+            wrong = await world.push(resource_args={"local-process": {"gpus": 3}})
+            await world.in_state(wrong, "FAILED")
+            retried, stopped = await world.push("retried"), await world.push("stopped")
+            await until(lambda: _true({held.launch.attempt for held in daemon.launches} == {1, 2}), "a retry")
+            await running(world, 2)
+            await world.stop(stopped)
+            await world.in_state(stopped, "STOPPED")
+            await world.goodbye(daemon)
+        async with world.agent(state="lost") as daemon:
+            await until(lambda: _true(retried in daemon.launches), "it is adopted")
+    told = {line["event"]: (line.get("item"), line.get("attempt"), line.get("queue")) for line in lines}
+    assert told["launch ended before its start"] == (wrong, 1, "q")
+    assert told["attempt failed, another follows"] == (retried, 1, "q")
+    assert told["stopping"] == (stopped, 1, "q")
+    assert told["adopted a launch by its labels"] == (retried, 2, "q")
+    # An agent that the server takes for gone may be refused a poll, which is about no launch.
+    assert [event for event, about in told.items() if None in about and event != "cannot claim"] == []
 
 
 async def test_launches_are_adopted_by_their_labels_where_the_journal_is_lost(world: World) -> None:
