@@ -73,14 +73,15 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
         except (OSError, sqlite3.Error) as error:
             raise StateFolderUnusable(state_dir, error) from error
         stack.push_async_callback(journal.close)
-        identity = await control.persist(
-            lambda: _identify(control, journal, config, entity, version), doing="registering the agent"
-        )
         owner = config.name or f"{socket.gethostname()}:{state_dir}"
         backends = _open_backends(config, state_dir, owner)
         for backend in backends.values():
             stack.push_async_callback(backend.close)
         inventory = await read_inventory(config.slots, environment)
+        # Not before: whom the server knows, people wait for.
+        identity = await control.persist(
+            lambda: _identify(control, journal, config, entity, version), doing="registering the agent"
+        )
         launches = Launches()
         caches, limits = config.caches, config.limits
         code = BoundedCache(state_dir / "artifacts", parse_limit(caches.code), launches.in_use)

@@ -8,20 +8,32 @@ from typing import Any, cast
 import click
 import yaml
 
+from protocol.errors import system_words
 from protocol.json_types import dig
 
 
 def read_mapping(source: Path | str) -> dict[str, Any]:
     """Read a JSON or YAML mapping from a file, or from the text itself."""
-    is_file = isinstance(source, Path) or (not source.lstrip().startswith("{") and Path(source).is_file())
-    text = Path(source).read_text("utf-8") if is_file else str(source)
     try:
+        text = Path(source).read_text("utf-8") if isinstance(source, Path) or _is_file(source) else source
         value: Any = yaml.safe_load(text)  # JSON is YAML
+        json.dumps(value, allow_nan=False)  # as the server is told
+    except OSError as error:
+        raise click.UsageError(f"{source} cannot be read: {system_words(error)}.") from error
     except yaml.YAMLError as error:
         raise click.UsageError(f"{source} is neither JSON nor YAML: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise click.UsageError(f"{source} holds what JSON has not, as a date without quotes: {error}.") from error
     if not isinstance(value, dict):
         raise click.UsageError(f"{source} must be a file, or text, that holds a mapping of keys to values.")
     return cast("dict[str, Any]", value)
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return not source.lstrip().startswith("{") and Path(source).is_file()
+    except OSError:
+        return False  # too long for a name
 
 
 def declared_schemas(queue: Mapping[str, Any] | None) -> dict[str, Any]:

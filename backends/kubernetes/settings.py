@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from backends.base import BackendError
+from backends.known_keys import check_known
 from protocol.json_types import Json, JsonObject
 
 WHERE = "backends.kubernetes."
@@ -63,9 +64,7 @@ class Settings:
 
 def read_settings(block: JsonObject) -> Settings:
     """Read the block; `BackendError` names what is wrong with it, and what is allowed."""
-    for key in block:
-        if key not in _KEYS:
-            raise BackendError(f"`{WHERE}{key}` is not known; there are: {', '.join(_KEYS)}.")
+    check_known(WHERE, block, _KEYS)
     file = _text(block, "config_file")
     return Settings(
         config_file=Path(file).expanduser() if file else None,

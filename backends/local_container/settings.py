@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
 from backends.base import BackendError
+from backends.known_keys import check_known
 from backends.local_container.engine import Credentials
 from protocol.json_types import Json, JsonObject
 
 Pull: TypeAlias = Literal["missing", "always", "never"]
 PULLS: tuple[str, ...] = get_args(Pull)
 
+WHERE = "backends.local-container."
 _KEYS = ("engine", "pull", "registries")
 _LOGIN_KEYS = ("user", "password_file", "password_env")
 
@@ -52,13 +54,13 @@ class Settings:
 
 def read_settings(block: JsonObject) -> Settings:
     """Read the block; `BackendError` names what is wrong with it, and what is allowed."""
-    _check_keys("", block, _KEYS)
+    check_known(WHERE, block, _KEYS)
     registries = block.get("registries") or {}
     if not isinstance(registries, Mapping):
         raise _wrong("registries", registries, "by registry, user and password_file or password_env")
     return Settings(
         engine=_text("engine", block.get("engine")),
-        pull=read_pull("backends.local-container.pull", block.get("pull") or "missing"),
+        pull=read_pull(f"{WHERE}pull", block.get("pull") or "missing"),
         registries={host: _login(host, login) for host, login in registries.items()},
     )
 
@@ -74,18 +76,12 @@ def _login(host: str, block: Json) -> Login:
     key = f"registries.{host}"
     if not isinstance(block, Mapping):
         raise _wrong(key, block, "user and password_file or password_env")
-    _check_keys(f"{key}.", block, _LOGIN_KEYS)
+    check_known(f"{WHERE}{key}.", block, _LOGIN_KEYS)
     user = _text(f"{key}.user", block.get("user"))
     file, variable = (_text(f"{key}.{name}", block.get(name)) for name in _LOGIN_KEYS[1:])
     if not user or bool(file) == bool(variable):
-        raise BackendError(f"`backends.local-container.{key}` needs `user`, and `password_file` or `password_env`.")
+        raise BackendError(f"`{WHERE}{key}` needs `user`, and `password_file` or `password_env`.")
     return Login(user, Path(file).expanduser() if file else None, variable)
-
-
-def _check_keys(prefix: str, block: JsonObject, known: tuple[str, ...]) -> None:
-    for key in block:
-        if key not in known:
-            raise BackendError(f"`backends.local-container.{prefix}{key}` is not known; there are: {', '.join(known)}.")
 
 
 def _text(key: str, value: Json) -> str | None:
@@ -96,4 +92,4 @@ def _text(key: str, value: Json) -> str | None:
 
 def _wrong(key: str, value: Json, allowed: str) -> BackendError:
     del value  # it may be a password
-    return BackendError(f"`backends.local-container.{key}` cannot be read; it must be {allowed}.")
+    return BackendError(f"`{WHERE}{key}` cannot be read; it must be {allowed}.")

@@ -8,11 +8,13 @@ it, `records` reads it. `keeping` is the agent's end of the line between them.
 from pathlib import Path
 
 from backends.base import Backend
+from backends.known_keys import check_known
 from backends.local_process.backend import LocalProcessBackend
 from protocol.json_types import JsonObject
 
 
 def create(state_dir: Path, owner: str, config: JsonObject) -> Backend:
     """Return the backend whose launches are kept under `state_dir`. It has no options yet."""
-    del owner, config
+    del owner
+    check_known("backends.local-process.", config, ())
     return LocalProcessBackend(state_dir / "launches")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from backends.base import BackendError
+from backends.known_keys import check_known
 from protocol.json_types import Json, JsonObject
 
 WHERE = "backends.sagemaker."
@@ -39,9 +40,7 @@ class Settings:
 
 def read_settings(block: JsonObject) -> Settings:
     """Read the block; `BackendError` names what is wrong with it, and what is allowed."""
-    for key in block:
-        if key not in _KEYS:
-            raise BackendError(f"`{WHERE}{key}` is not known; there are: {', '.join(_KEYS)}.")
+    check_known(WHERE, block, _KEYS)
     return Settings(
         identity=Identity(
             region=_text(block, "region", _REGION, "a region, as eu-west-1"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from backends.base import BackendError
+from backends.known_keys import check_known
 from protocol.json_types import Json, JsonObject
 
 WHERE = "backends.gcp-vertex."
@@ -38,9 +39,7 @@ class Settings:
 
 def read_settings(block: JsonObject) -> Settings:
     """Read the block; `BackendError` names what is wrong with it, and what is allowed."""
-    for key in block:
-        if key not in _KEYS:
-            raise BackendError(f"`{WHERE}{key}` is not known; there are: {', '.join(_KEYS)}.")
+    check_known(WHERE, block, _KEYS)
     region = _text(block, "region") or os.environ.get(REGION_VARIABLE, "")
     if not _REGION.fullmatch(region):
         raise BackendError(

@@ -16,6 +16,7 @@ from launchbay.jobs import check_is_there
 from launchbay.output import json_option, print_json
 from launchbay.wire import default_entity, with_server
 from protocol.errors import SpecError
+from protocol.json_read import Reader
 from protocol.json_types import dig
 from protocol.names import QUEUE_PROJECT, ArtifactName, parse_job_reference
 
@@ -56,31 +57,23 @@ def command(
 ) -> int:
     """Push one launch to a queue and print its item."""
     spec = read_mapping(config) if config else {}
-    if job:
-        spec["job"] = job
-    if docker_image:
-        spec["docker"] = {**spec.get("docker", {}), "docker_image": docker_image}
-    sources = [spec.get("job"), spec.get("docker", {}).get("docker_image"), spec.get("uri")]
-    if sum(bool(source) for source in sources) != 1:
-        raise click.UsageError("Name exactly one of a job (-j) and an image (-d).")
-    named = _job_named(spec["job"]) if spec.get("job") else None
+    try:
+        named = _take_in(spec, job, docker_image, entry_point)
+    except SpecError as error:
+        raise click.UsageError(str(error)) from error
     if name:
         spec["name"] = name
-    if entry_point:
-        spec.setdefault("overrides", {})["entry_point"] = shlex.split(entry_point)
     if resource_args:
         spec["resource_args"] = read_mapping(resource_args)
 
     async def push(server: ControlPlane) -> Mapping[str, Any]:
         owner = await default_entity(server, entity)
         spec.setdefault("entity", owner)
-        spec["project"] = project or spec.get("project") or _project_of(spec.get("job"))
-        for key in ("docker", "git", "overrides"):
-            spec.setdefault(key, {})
+        spec["project"] = project or spec.get("project") or _project_of(named)
         if named:
             await check_is_there(server, named)
         schemas = await _schemas(server, owner, queue) if values else {}
-        given = {**spec.pop("template_variables", {}), **key_values(values, schemas)}
+        given = {**spec.pop("template_variables"), **key_values(values, schemas)}
         data = await server.ask(
             """mutation PushToRunQueueByName($input: PushToRunQueueByNameInput!) {
                  pushToRunQueueByName(input: $input) { runQueueItemId }
@@ -125,18 +118,32 @@ async def _ended(server: ControlPlane, item: Mapping[str, Any], *, quiet: bool) 
     return item
 
 
-def _job_named(reference: str) -> ArtifactName:
-    try:
-        return parse_job_reference(reference)
-    except SpecError as error:
-        raise click.UsageError(str(error)) from error
+def _take_in(
+    spec: dict[str, Any], job: str | None, docker_image: str | None, entry_point: str | None
+) -> ArtifactName | None:
+    """Put into a launch spec what it is to run; returns the job, if it is one. Raises `SpecError`."""
+    read = Reader(spec, SpecError)
+    for key in ("docker", "git", "overrides", "template_variables"):
+        spec[key] = dict(read.object(key))
+    if job:
+        spec["job"] = job
+    if docker_image:
+        spec["docker"]["docker_image"] = docker_image
+    if entry_point:
+        try:
+            spec["overrides"]["entry_point"] = shlex.split(entry_point)
+        except ValueError as error:
+            raise SpecError(f"The entry point cannot be read: {error}.") from error
+    reference = read.text("job")
+    if sum(map(bool, (reference, read.inner("docker").text("docker_image"), read.text("uri")))) != 1:
+        raise SpecError("Name exactly one of a job (-j) and an image (-d).")
+    return parse_job_reference(reference) if reference else None
 
 
-def _project_of(job: str | None) -> str:
-    parts = (job or "").split("/")
-    if len(parts) < 3:
+def _project_of(job: ArtifactName | None) -> str:
+    if job is None:
         raise click.UsageError("Name the run's project with -p, or the job as ENTITY/PROJECT/NAME:ALIAS.")
-    return parts[1]
+    return job.project
 
 
 async def _schemas(server: ControlPlane, entity: str, queue: str) -> dict[str, Any]:

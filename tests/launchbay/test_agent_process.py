@@ -281,6 +281,22 @@ async def test_a_state_folder_that_cannot_be_used_is_named(site: Site) -> None:
         assert said.startswith(f"Error: The state folder {folder} cannot be used: {why}. Make it writable")
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("resources: [moon]", "Error: There is no backend for resource 'moon' here"),
+        ("slots: {gpus: [one]}", "Error: `slots.gpus` names 'one'"),
+        ("backends: {local-process: {nonsense: 1}}", "Error: `backends.local-process.nonsense` is not known"),
+    ],
+)
+async def test_who_cannot_work_here_is_never_known_to_the_server(site: Site, config: str, said: str) -> None:
+    (site.folder / "config.yaml").write_text(config)
+    code, line = await refused(site, "agent", "-q", "box", "-c", "config.yaml")
+    assert (code, line.startswith(said)) == (FAILED, True), line
+    _, out, _ = await site.run("status", "--json")
+    assert json.loads(out)["agents"] == []
+
+
 async def test_a_second_agent_in_a_state_folder_is_refused(site: Site) -> None:
     async with site.agent() as agent:
         await agent.said("agent is ready")

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from launchbay.cli import __version__
 from launchbay.commands.dev import command as dev_command
+from launchbay.commands.launch import command as launch_command
 from launchbay.settings import account
 from server.start import CannotServe, ServerSettings, opened, running
 from tests import engines
@@ -49,6 +51,22 @@ def test_wrong_usage_is_2(tmp_path: Path) -> None:
     unknown = run("status", HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"))
     assert unknown.returncode == 2
     assert "No API key" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "more", "said"),
+    [
+        ('{"docker": "x"}', (), "`docker` is 'x'; it must be an object."),
+        ('{"job": 3}', (), "`job` is 3; it must be a string."),
+        ('{"overrides": [], "uri": "placeholder"}', (), "`overrides` is []; it must be an object."),
+        ('{"docker": null}', (), "Name exactly one of a job (-j) and an image (-d)."),
+        ("{}", ("-d", "image", "-E", "python 'x"), "The entry point cannot be read: No closing quotation."),
+        ("{}", ("-j", "train"), "Invalid job specification 'train'."),
+    ],
+)
+def test_a_launch_that_makes_no_sense_is_wrong_usage(spec: str, more: tuple[str, ...], said: str) -> None:
+    refused = CliRunner().invoke(launch_command, ["-q", "q", "-c", spec, *more])
+    assert (refused.exit_code, said in refused.output) == (2, True), refused.output
 
 
 def test_completion_knows_the_commands() -> None:

@@ -91,6 +91,23 @@ def test_mappings_come_from_text_or_file(tmp_path: Path) -> None:
     path.write_text("- 1")
     with pytest.raises(click.UsageError, match="holds a mapping"):
         read_mapping(path)
+    assert read_mapping("a: " + "b" * 5000) == {"a": "b" * 5000}, "no name of a file is so long"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: 2026-01-01", "holds what JSON has not, as a date without quotes: Object of type date"),
+        (b"a: .nan", "holds what JSON has not"),
+        (b"\xff\xfe", "holds what JSON has not"),
+        (b"a: [", "is neither JSON nor YAML"),
+    ],
+)
+def test_a_mapping_that_cannot_be_sent_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(content)
+    with pytest.raises(click.UsageError, match=said):
+        read_mapping(str(path))
 
 
 def test_items_and_runs_are_told_apart() -> None:

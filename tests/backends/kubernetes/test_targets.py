@@ -99,7 +99,10 @@ def test_the_operators_block_is_read() -> None:
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        ({"namspace": "x"}, r"`backends.kubernetes.namspace` is not known; there are: cache_claim, .*namespaces"),
+        (
+            {"namspace": "x"},
+            r"`backends.kubernetes.namspace` is not known. Did you mean `backends.kubernetes.namespace`",
+        ),
         ({"namespace": "Big One"}, "namespace` names 'Big One'"),
         ({"namespaces": ["a", "-"]}, "namespaces` names '-'"),
         ({"namespaces": "a"}, "namespaces` cannot be read; it must be a list"),
