@@ -110,6 +110,8 @@ class Driver:
         except BackendError as error:
             end = End(Outcome.FAILED, str(error), reason=error.code, stage="run", cause=Cause.INFRASTRUCTURE)
             await self._over(held, end)
+        except ControlPlaneRefused as error:
+            await self._over(held, End(Outcome.FAILED, str(error), reason=error.code, cause=Cause.CONTROL_PLANE))
         except LaunchbayError as error:
             await self._over(held, End(Outcome.FAILED, str(error), reason=error.code))
         except Exception as error:  # the supervisor of one launch: a bug ends this item, never the daemon

@@ -66,7 +66,7 @@ class Cause(StrEnum):
     INFRASTRUCTURE = "infrastructure"
     """The platform could not run it: refused, out of resources, not started in time."""
     CONTROL_PLANE = "control_plane"
-    """The server did not do its part."""
+    """The server refused what the launch needs, as its job. One that is away is waited for."""
 
 
 class StopReason(StrEnum):

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
@@ -84,6 +85,25 @@ async def test_an_exit_code_of_the_rules_is_tried_until_the_budget_is_spent(worl
         item = await world.in_state(await world.push(), "FAILED")
     assert item["exitCode"] == 75
     assert len(world.platform.started) == 3
+
+
+async def test_what_the_server_refuses_is_the_servers_fault_and_has_a_budget_of_its_own(world: World) -> None:
+    """The agent's key is not accepted for a moment, say. That there is no such job is the launch's own fault."""
+    asked: list[Any] = []
+
+    async def refuse_twice(variables: Any) -> web.Response | None:
+        asked.append(variables)
+        return web.json_response({"errors": [{"message": "not yours"}]}, status=403) if len(asked) < 3 else None
+
+    async with (
+        gate(world.server.base_url) as before,
+        ControlPlane(before.url, world.server.api_key, random=Random(1)) as behind,
+        replace(world, server=behind).agent(retries=[{"on": ["control_plane"], "attempts": 2, **SOON}]),
+    ):
+        before.before["ArtifactMembershipByName"] = refuse_twice
+        item = await world.in_state(await world.push(job="admin/p/none:latest", uri=None), "FAILED")
+    assert "There is no artifact" in item["error"]["message"]
+    assert len(asked) == 3
 
 
 async def test_a_launch_that_waits_for_its_retry_takes_no_place_and_can_be_stopped(world: World) -> None:
