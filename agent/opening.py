@@ -61,7 +61,7 @@ async def opened(config: AgentConfig, server: Server, *, version: str) -> AsyncG
         control = await stack.enter_async_context(ControlPlane(server.base_url, server.api_key, random=random))
         facts = await control.persist(lambda: operations.server_facts(control), doing="looking for the server")
         entity = config.entity or facts.entity
-        await control.persist(lambda: check_queues(control, entity, config.queues), doing="looking for the queues")
+        await control.persist(lambda: _check_queues(control, entity, config), doing="looking for the queues")
         resources: Mapping[str, str] = {}
         if facts.is_launchbay:
             resources = await control.persist(
@@ -128,15 +128,16 @@ def default_state_dir(base_url: str, entity: str, queues: Sequence[str]) -> Path
     return STATE_ROOT / f"agent-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
-async def check_queues(control: ControlPlane, entity: str, wanted: Sequence[str]) -> None:
-    """Raise `QueueNotFound` unless the entity has all of these queues."""
+async def _check_queues(control: ControlPlane, entity: str, config: AgentConfig) -> None:
+    """Raise `QueueNotFound` unless the entity has all queues that the agent is to serve."""
     known = await operations.queue_ids(control, entity)
-    missing = [name for name in wanted if name not in known]
+    missing = [name for name in config.queues if name not in known]
     if missing:
+        resource = next(iter(config.resources), SCHEDULER_RESOURCE)
         there = ", ".join(sorted(known)) or "none"
         raise QueueNotFound(
             f"Entity {entity!r} has no queue {', '.join(map(repr, missing))}; there are: {there}. "
-            f"Make it with: launchbay queue create {missing[0]} -e {entity} -r local-process"
+            f"Make it with: launchbay queue create {missing[0]} -e {entity} -r {resource}"
         )
 
 
