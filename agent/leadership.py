@@ -20,6 +20,7 @@ import structlog
 
 from agent.config.model import LeaderElection
 from agent.errors import ConfigError, LeaseLost
+from agent.signals import when_told_to_end
 from backends.base import BackendError
 from backends.kubernetes.api import Kind, KubeApi, KubeObject, KubeRefused, KubeUnavailable
 
@@ -204,8 +205,7 @@ async def leading(election: Election) -> AsyncGenerator[None]:
         except LeaseLost as error:
             end(error)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end, ToldToEnd())
+    when_told_to_end(lambda: end(ToldToEnd()))
     keeping: asyncio.Task[None] | None = None
     try:
         await election.win()

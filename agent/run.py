@@ -21,6 +21,7 @@ from agent.observability.service_manager import ServiceManager, service_manager
 from agent.observability.status import agent_status
 from agent.observability.status_app import serving, serving_at_the_start
 from agent.opening import Server, opened, say_goodbye
+from agent.signals import when_told_to_end
 from agent.supervise import supervise
 
 log = structlog.get_logger(__name__)
@@ -86,7 +87,7 @@ async def _work(context: AgentContext, version: str, reload: Reload | None) -> D
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
     async with _looked_after(context, daemon, version) as manager:
         daemon.on_drain = manager.stopping
-        _drain_on_signals(daemon)
+        when_told_to_end(daemon.drain)
         reloading = asyncio.create_task(
             supervise("reload", lambda: _reloading(context, daemon, manager, reload, hangup))
         )
@@ -109,12 +110,6 @@ async def _work(context: AgentContext, version: str, reload: Reload | None) -> D
         except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
             log.warning("the server was not told that the agent ends", error=str(error))
     return Departure(left, daemon.stopped)
-
-
-def _drain_on_signals(daemon: Daemon) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, daemon.drain)
 
 
 @asynccontextmanager

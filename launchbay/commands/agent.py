@@ -1,7 +1,6 @@
 """`launchbay agent`: the daemon that claims items from queues and runs them, and what is asked of it."""
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -72,7 +71,8 @@ def _log_stream(file: Path | None) -> TextIO | None:
 
 def _run(given: Given, log_stream: TextIO | None) -> int:
     from agent.opening import Server
-    from agent.run import Departure, Reload, run_agent  # the daemon's libraries are not for the other commands to load
+    from agent.run import Reload, run_agent  # the daemon's libraries are not for the other commands to load
+    from agent.signals import do_not_listen
 
     loaded = with_queues(given.read())
     configure_logging(loaded.config.verbosity, log_stream)
@@ -82,14 +82,10 @@ def _run(given: Given, log_stream: TextIO | None) -> int:
     server = Server(who.base_url, who.api_key)
     reload = Reload(given.load, given.path)
 
-    async def work() -> Departure:
-        try:
-            return await run_agent(loaded.config, server, version=f"launchbay@{__version__}", reload=reload)
-        finally:
-            # From here on it only ends. A signal that comes late must not take the exit code away.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-
-    departure = asyncio.run(work())
+    try:
+        departure = asyncio.run(run_agent(loaded.config, server, version=f"launchbay@{__version__}", reload=reload))
+    finally:
+        do_not_listen()  # a signal that comes now must not take the exit code away
     if departure.left:
         click.echo(
             f"{counted(departure.left, 'launch', 'launches')} left running, for the next start of the agent to adopt.",
