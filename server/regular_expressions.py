@@ -44,7 +44,7 @@ _remembered = lru_cache(10_000)(_search)
 def _compiled(pattern: str) -> Any:
     options = _re2.Options()
     options.log_errors = False
-    options.never_capture = True  # nobody asks where groups are, and to find out takes several times as long
+    options.never_capture = True  # nobody asks where groups are, and to find out takes time
     return _re2.compile(pattern, options)
 
 
@@ -69,7 +69,7 @@ _STANDS_FOR_SEVERAL = frozenset("dDsSwWbBAz")
 _NOT_JUST_TWO_CASES = re.compile("[^\0-\x7f]|[kKsS]")
 """A long s and the sign for Kelvin are cases of letters, too."""
 _GAP = "\0"
-MAX_PARTS = 20
+MAX_PARTS = 10
 """More are not worth the while."""
 
 
