@@ -157,8 +157,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         database_url = cluster.new_database()
     with serving(data_dir, database_url) as (base_url, key):
         live = LiveServer(base_url, key, client_folder, kind.client)
+        imported = warm.CLIENT + (warm.TELEMETRY if live.is_newest else ())
         with (
-            warm.running(Path(live.python), warm.CLIENT, live.environment()) as client,
+            warm.running(Path(live.python), imported, live.environment()) as client,
             warm.running(Path(sys.executable), warm.OURS, live.environment()) as ours,
         ):
             yield replace(live, warm={"python": client, "wandb": client, "launchbay": ours})

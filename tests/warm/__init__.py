@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# What the commands and the public interface of the stock client import, and what our own commands import.
-CLIENT = ("wandb", "wandb.cli.cli", "wandb.apis.public", "wandb.sdk.launch")
+# What the commands, the runs and the public interface of the stock client import, and what our own commands import.
+CLIENT = ("wandb", "wandb.cli.cli", "wandb.apis.public", "wandb.sdk.launch", "requests", "yaml")
+TELEMETRY = tuple(f"opentelemetry.exporter.otlp.proto.http.{name}" for name in ("metric_exporter", "_log_exporter"))
+"""What each run of the newest client imports, too."""
 OURS = tuple(f"launchbay.commands.{name}" for name in ("job", "launch", "logs", "queue", "status", "stop", "team"))
 
 

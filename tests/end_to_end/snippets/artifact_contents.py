@@ -3,25 +3,32 @@
 import hashlib
 from base64 import b64encode
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from tests.end_to_end.snippets.checks import differs, refusal, shows
+from tests.end_to_end.snippets.checks import differs, once, refusal, shows
 
 PLACE = "admin/contents"
 TABLE: Any = [[1, "a"], [2, "b"]]
 
 
-@cache
 def folder() -> Path:
     """Return a folder with two files."""
     made = Path("contents")
     (made / "deep").mkdir(parents=True, exist_ok=True)
     (made / "one").write_text("1")
     (made / "deep" / "two").write_text("22")
+    return made
+
+
+def filled() -> wandb.Artifact:
+    """Return an artifact with a folder, a file and a table."""
+    made = wandb.Artifact("filled", "dataset")
+    made.add_dir(str(folder()), name="folder")
+    made.add_file(str(folder() / "one"), name="alone")
+    made.add(wandb.Table(columns=["x", "y"], data=TABLE), "table")
     return made
 
 
@@ -32,30 +39,19 @@ def one_file(name: str, path: Path) -> wandb.Artifact:
     return made
 
 
-@cache
-def logged() -> wandb.Artifact:
-    """Return a version with a folder, a file and a table, as a run that has logged two rows before has it at hand.
-
-    The run has logged others, too.
-    """
-    made = wandb.Artifact("filled", "dataset")
-    made.add_dir(str(folder()), name="folder")
-    made.add_file(str(folder() / "one"), name="alone")
-    made.add(wandb.Table(columns=["x", "y"], data=TABLE), "table")
+@once
+def log_artifacts() -> None:
+    """Log that artifact after two rows, and one of a single file."""
     with wandb.init(entity="admin", project="contents", id="filler") as run:
         run.log({"loss": 2})
         run.log({"loss": 1})
-        run.log_artifact(made, aliases=["best"]).wait()
-        run.link_artifact(made, "shelves/shelf", aliases=["top"])
+        run.log_artifact(filled(), aliases=["best"])
         run.log_artifact(one_file("single", folder() / "deep" / "two"))
-        run.log_artifact(one_file("typed", folder() / "one"))
-    return made
 
 
-@cache
 def found() -> wandb.Artifact:
-    """Return that version as the server has it."""
-    logged()
+    """Return the first of these as the server has it."""
+    log_artifacts()
     return wandb.Api().artifact(f"{PLACE}/filled:best")
 
 
@@ -70,8 +66,8 @@ def moment(text: str | None) -> datetime:
 
 
 @shows("Artifact.add_dir", "Artifact.add_file", "Artifact.add", "Artifact.download", "Artifact.get")
-def files_folders_and_tables_are_added_and_read_back() -> None:
-    root = Path(found().download(root="contents-back"))
+def add_files_folders_and_tables_and_read_them_back() -> None:
+    root = Path(found().download(root="back"))
     names = {str(file.relative_to(root)): file for file in root.rglob("*") if file.is_file()}
     assert sorted(names) == ["alone", "folder/deep/two", "folder/one", "table.table.json"]
     assert (names["alone"].read_text(), names["folder/deep/two"].read_text()) == ("1", "22")
@@ -80,15 +76,15 @@ def files_folders_and_tables_are_added_and_read_back() -> None:
 
 
 @shows("Artifact.download", "Artifact.get_path")
-def a_part_of_it_is_downloaded() -> None:
-    root = Path(found().download(root="contents-part", path_prefix="folder/deep"))
+def download_a_part_of_an_artifact() -> None:
+    root = Path(found().download(root="part", path_prefix="folder/deep"))
     assert [str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()] == ["folder/deep/two"]
-    assert Path(found().get_path("alone").download(root="contents-alone")).read_text() == "1"
+    assert Path(found().get_path("alone").download(root="alone")).read_text() == "1"
 
 
 @shows("Artifact.checkout", "Artifact.verify")
-def a_folder_becomes_what_the_version_holds() -> None:
-    root = Path(found().checkout(root="contents-checked-out"))
+def check_out_and_verify_an_artifact() -> None:
+    root = Path(found().checkout(root="checked-out"))
     found().verify(root=str(root))
     (root / "stray").write_text("not in it")
     assert "not a member" in refusal(lambda: found().verify(root=str(root)), ValueError)
@@ -99,19 +95,20 @@ def a_folder_becomes_what_the_version_holds() -> None:
 
 
 @shows("Artifact.file")
-def the_only_file_is_downloaded() -> None:
-    logged()
+def download_the_only_file() -> None:
+    log_artifacts()
     single = wandb.Api().artifact(f"{PLACE}/single:latest")
-    assert Path(single.file(root="contents-single")).read_text() == "22"
+    assert Path(single.file(root="single")).read_text() == "22"
     assert "more than one file" in refusal(lambda: found().file(), ValueError)
 
 
 @shows("Artifact.size", "Artifact.digest", "Artifact.digest_algorithm", "Artifact.state", "Artifact.commit_hash")
-def sizes_and_sums() -> None:
-    read, made = wandb.Api().artifact(f"{PLACE}/filled:best"), logged()
+def size_digest_and_state_of_an_artifact() -> None:
+    read, made = found(), filled()
+    made.finalize()
     assert (read.state, read.digest, read.size) == ("COMMITTED", made.digest, made.size)
     assert read.size == sum(
-        file.stat().st_size for file in Path(read.download(root="contents-sums")).rglob("*") if file.is_file()
+        file.stat().st_size for file in Path(read.download(root="sums")).rglob("*") if file.is_file()
     )
     assert read.digest_algorithm == made.digest_algorithm
     assert read.get_entry("folder/deep/two").digest == md5(b"22")
@@ -121,10 +118,10 @@ def sizes_and_sums() -> None:
 @shows("Artifact.id", "Artifact.name", "Artifact.entity", "Artifact.project", "Artifact.type", "Artifact.collection")
 @shows("Artifact.url", "Artifact.history_step", "Artifact.json_encode")
 @differs("Artifact.use_as", "always None: the client has given it up")
-def where_it_is_and_who_it_is() -> None:
+def identity_of_an_artifact() -> None:
     read = found()
     assert (read.entity, read.project, read.name, read.type) == ("admin", "contents", "filled:best", "dataset")
-    assert read.id == logged().id
+    assert read.id == wandb.Api().artifact(f"{PLACE}/filled:v0").id
     assert (read.collection.name, read.collection.type) == ("filled", "dataset")
     assert read.url.endswith("/admin/contents/artifacts/dataset/filled/v0")
     assert read.history_step == 1, "the last row before it"
@@ -140,19 +137,22 @@ def where_it_is_and_who_it_is() -> None:
 
 @shows("Artifact.source_entity", "Artifact.source_collection", "Artifact.source_qualified_name", "Artifact.linked_at")
 @shows("Artifact.created_at", "Artifact.updated_at")
-def where_it_was_linked_from_and_when() -> None:
-    read, linked = found(), wandb.Api().artifact("admin/shelves/shelf:top")
-    assert (linked.source_entity, linked.source_qualified_name) == ("admin", f"{PLACE}/filled:v0")
-    assert (linked.source_collection.name, linked.source_collection.project) == ("filled", "contents")
+def source_and_times_of_a_linked_artifact() -> None:
+    with wandb.init(entity="admin", project="contents") as run:
+        made = run.log_artifact(one_file("linked", folder() / "one")).wait()
+        run.link_artifact(made, "shelves/shelf")
+    read, linked = wandb.Api().artifact(f"{PLACE}/linked:v0"), wandb.Api().artifact("admin/shelves/shelf:latest")
+    assert (linked.source_entity, linked.source_qualified_name) == ("admin", f"{PLACE}/linked:v0")
+    assert (linked.source_collection.name, linked.source_collection.project) == ("linked", "contents")
     assert (linked.created_at, read.linked_at) == (read.created_at, None)
     assert moment(linked.linked_at) >= moment(read.created_at)
     read.description = "said"
     read.save()
-    assert moment(wandb.Api().artifact(f"{PLACE}/filled:v0").updated_at) >= moment(read.created_at)
+    assert moment(wandb.Api().artifact(f"{PLACE}/linked:v0").updated_at) >= moment(read.created_at)
 
 
 @shows("Artifact.is_draft", "Artifact.finalize", "Artifact.get_added_local_path_name")
-def it_is_a_draft_until_it_is_logged() -> None:
+def an_artifact_is_a_draft_until_it_is_logged() -> None:
     draft, file = wandb.Artifact("draft", "dataset"), str(folder() / "one")
     draft.add_file(file, name="renamed")
     assert draft.get_added_local_path_name(file) == "renamed"
@@ -164,8 +164,8 @@ def it_is_a_draft_until_it_is_logged() -> None:
 @shows(
     "ArtifactType.id", "ArtifactType.load", "Project.artifacts_types", "Project.collections", "Api.artifact_versions"
 )
-def a_project_lists_its_types_and_collections() -> None:
-    logged()
+def list_artifact_types_and_collections_of_a_project() -> None:
+    log_artifacts()
     api = wandb.Api()
     project = api.project("contents", "admin")
     kinds = {kind.name: kind for kind in project.artifacts_types()}
@@ -178,8 +178,9 @@ def a_project_lists_its_types_and_collections() -> None:
 @shows("ArtifactCollection.id", "ArtifactCollection.entity", "ArtifactCollection.project", "ArtifactCollection.load")
 @shows("ArtifactCollection.project_id", "ArtifactCollection.project_internal_id", "ArtifactCollection.change_type")
 @shows("ArtifactCollection.created_at", "ArtifactCollection.updated_at")
-def a_collection_says_where_it_is_and_changes_its_type() -> None:
-    logged()
+def change_the_type_of_a_collection() -> None:
+    with wandb.init(entity="admin", project="contents") as run:
+        run.log_artifact(one_file("typed", folder() / "one"))
     api = wandb.Api()
     collection = api.artifact_collection("dataset", f"{PLACE}/typed")
     assert (collection.entity, collection.project) == ("admin", "contents")
@@ -195,10 +196,8 @@ def a_collection_says_where_it_is_and_changes_its_type() -> None:
 @differs(
     "Artifact.download", "after one with `skip_cache`, what the process downloads next is written over its last file"
 )
-def what_was_downloaded_past_the_cache_is_overwritten() -> None:
-    past = Path(
-        found().download(root="contents-past", path_prefix="folder/deep", skip_cache=True), "folder", "deep", "two"
-    )
+def download_without_the_cache() -> None:
+    past = Path(found().download(root="past", path_prefix="folder/deep", skip_cache=True), "folder", "deep", "two")
     assert past.read_text() == "22"
-    found().get_entry("alone").download(root="contents-next")
-    assert past.read_text() == "1", "this check is the last one of its process"
+    found().get_entry("alone").download(root="next")
+    assert past.read_text() == "1"

@@ -1,14 +1,13 @@
 """Artifacts are logged, versioned, tagged, changed, linked and looked at, as the guides have it."""
 
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 
 import wandb
 from wandb.apis.public import ArtifactCollection
 from wandb.errors import CommError
 
-from tests.end_to_end.snippets.checks import refusal, shows
+from tests.end_to_end.snippets.checks import once, refusal, shows
 
 PLACE = "admin/artifact-guides"
 
@@ -24,9 +23,9 @@ def filled(artifact_name: str, files: dict[str, str], *, incremental: bool = Fal
     return made
 
 
-@cache
-def logged() -> wandb.Artifact:
-    """Return what a run has logged, linked, and taken back in."""
+@once
+def log_versions() -> None:
+    """Log two versions, link the second one, and take the first one back in."""
     with wandb.init(entity="admin", project="artifact-guides", id="maker") as run:
         run.log_artifact(filled("data", {"a": "1", "b": "1"}), aliases=["first"], tags=["raw"]).wait()
         increment = filled("data", {"b": "2", "c": "3"}, incremental=True)
@@ -35,13 +34,18 @@ def logged() -> wandb.Artifact:
         run.use_artifact("data:first")
         run.link_artifact(last, "shop/best", aliases=["prod"])
         run.link_artifact(last, "wandb-registry-dataset/Numbers", aliases=["prod"])
+
+
+def newest() -> wandb.Artifact:
+    """Return the second of these as the server has it."""
+    log_versions()
     return wandb.Api().artifact(f"{PLACE}/data:latest")
 
 
 @shows("wandb.Run.log_artifact", "Artifact.tags", "Artifact.version", "Artifact.metadata", "Artifact.manifest")
 @shows("Artifact.incremental")
-def an_increment_is_added_to_the_newest_version() -> None:
-    found = logged()
+def log_an_incremental_artifact() -> None:
+    found = newest()
     assert (found.version, found.tags, found.metadata["files"]) == ("v1", ["raw", "two words"], 2)
     assert sorted(found.manifest.entries) == ["a", "b", "c"]
     folder = Path(found.download(root="increments"))
@@ -50,7 +54,7 @@ def an_increment_is_added_to_the_newest_version() -> None:
 
 
 @shows("wandb.Run.upsert_artifact", "wandb.Run.finish_artifact", "Artifact.distributed_id")
-def runs_of_a_group_make_a_version_together() -> None:
+def runs_of_a_group_log_one_version_together() -> None:
     for number in range(3):
         with wandb.init(entity="admin", project="artifact-guides", group="group") as run:
             part = filled("together", {f"part{number}": str(number)})
@@ -61,7 +65,7 @@ def runs_of_a_group_make_a_version_together() -> None:
 
 
 @shows("Artifact.new_draft", "Artifact.remove", "Artifact.new_file", "Artifact.save", "Artifact.wait")
-def a_draft_of_a_version_becomes_the_next_one() -> None:
+def make_a_new_version_from_a_draft() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
         run.log_artifact(filled("drafted", {"a": "1", "b": "1"})).wait()
         draft = run.use_artifact("drafted:latest").new_draft()
@@ -76,27 +80,30 @@ def a_draft_of_a_version_becomes_the_next_one() -> None:
 
 @shows("wandb.Run.link_artifact", "Artifact.is_link", "Artifact.source_artifact", "Artifact.linked_artifacts")
 @shows("Artifact.source_name", "Artifact.source_version", "Artifact.source_project", "Artifact.qualified_name")
-def a_version_is_linked_to_another_project() -> None:
+def link_a_version_to_a_portfolio() -> None:
+    source = newest()
     linked = wandb.Api().artifact("admin/shop/best:prod")
     assert (linked.is_link, linked.version, linked.qualified_name) == (True, "v0", "admin/shop/best:prod")
     assert (linked.source_name, linked.source_version, linked.source_project) == ("data:v1", "v1", "artifact-guides")
     assert linked.source_artifact.qualified_name == f"{PLACE}/data:v1"
-    names = sorted(each.qualified_name for each in logged().linked_artifacts)
+    names = sorted(each.qualified_name for each in source.linked_artifacts)
     assert names == ["admin/shop/best:v0", "launchbay/wandb-registry-dataset/Numbers:v0"]
     assert Path(linked.download(root="linked"), "c").read_text() == "3"
 
 
 @shows("Artifact.link", "Artifact.unlink", "Api.artifact_exists")
-def a_link_is_taken_away() -> None:
-    linked = logged().link("shop/passing")
+def unlink_an_artifact() -> None:
+    with wandb.init(entity="admin", project="artifact-guides") as run:
+        made = run.log_artifact(filled("unlinked", {"a": "1"})).wait()
+    linked = made.link("shop/passing")
     assert wandb.Api().artifact_exists("admin/shop/passing:latest")
     linked.unlink()
     assert not wandb.Api().artifact_exists("admin/shop/passing:latest")
-    assert wandb.Api().artifact_exists(f"{PLACE}/data:v1")
+    assert wandb.Api().artifact_exists(f"{PLACE}/unlinked:v0")
 
 
 @shows("wandb.Run.link_model", "wandb.Run.log_model", "wandb.Run.use_model")
-def a_model_is_logged_linked_and_used() -> None:
+def log_link_and_use_a_model() -> None:
     Path("model.bin").write_text("weights")
     with wandb.init(entity="admin", project="artifact-guides") as run:
         run.log_model("model.bin", name="net")
@@ -107,7 +114,7 @@ def a_model_is_logged_linked_and_used() -> None:
 
 
 @shows("Artifact.aliases", "Artifact.description", "Artifact.ttl", "Artifact.save", "Artifact.tags")
-def what_is_said_of_a_version_is_changed() -> None:
+def change_aliases_tags_metadata_description_and_ttl() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
         run.log_artifact(filled("changed", {"a": "1"})).wait()
     found = wandb.Api().artifact(f"{PLACE}/changed:v0")
@@ -127,7 +134,7 @@ def what_is_said_of_a_version_is_changed() -> None:
 )
 @shows("ArtifactCollection.save", "ArtifactCollection.delete", "Api.artifact_collection", "ArtifactCollection.aliases")
 @shows("Api.artifact_collection_exists", "ArtifactCollection.is_sequence", "ArtifactCollection.artifacts")
-def a_collection_is_changed_and_deleted() -> None:
+def change_and_delete_a_collection() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
         made = run.log_artifact(filled("old-name", {"a": "1"})).wait()
         run.link_artifact(made, "shop/shelf")
@@ -154,7 +161,7 @@ def _delete(collection: ArtifactCollection) -> None:
 
 
 @shows("Artifact.delete")
-def a_version_with_aliases_is_deleted_if_one_says_so() -> None:
+def delete_a_version_with_its_aliases() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
         for text in ("1", "2"):
             run.log_artifact(filled("deleted", {"a": text})).wait()
@@ -165,8 +172,8 @@ def a_version_with_aliases_is_deleted_if_one_says_so() -> None:
 
 
 @shows("Artifact.logged_by", "Artifact.used_by", "Run.logged_artifacts", "Run.used_artifacts")
-def who_made_and_used_a_version() -> None:
-    logged()
+def lineage_of_an_artifact() -> None:
+    log_versions()
     first = wandb.Api().artifact(f"{PLACE}/data:first")
     maker = first.logged_by()
     assert maker is not None
@@ -176,12 +183,13 @@ def who_made_and_used_a_version() -> None:
 
 
 @shows("Artifact.add_reference", "Artifact.get_entry", "Artifact.files", "Artifact.file_count")
-def files_elsewhere_are_referred_to() -> None:
+def add_references_to_files_and_to_other_artifacts() -> None:
     Path("far.txt").write_text("far away")
+    near = newest().get_entry("c").ref_url()
     with wandb.init(entity="admin", project="artifact-guides") as run:
         made = wandb.Artifact("references", "dataset")
         made.add_reference(Path("far.txt").absolute().as_uri(), name="far")
-        made.add_reference(logged().get_entry("c").ref_url(), name="near")
+        made.add_reference(near, name="near")
         run.log_artifact(made).wait()
     found = wandb.Api().artifact(f"{PLACE}/references:latest")
     assert (found.file_count, found.get_entry("far").size) == (2, 8)
@@ -193,8 +201,8 @@ def files_elsewhere_are_referred_to() -> None:
 
 @shows("Api.artifacts", "Api.artifact", "Api.artifact_types", "Api.artifact_type", "Api.artifact_collections")
 @shows("ArtifactType.name", "ArtifactType.collections", "ArtifactType.collection")
-def artifacts_are_listed() -> None:
-    logged()
+def list_artifacts_their_types_and_collections() -> None:
+    log_versions()
     api = wandb.Api()
     assert [found.name for found in api.artifacts("dataset", f"{PLACE}/data")] == ["data:v1", "data:v0"]
     assert [found.name for found in api.artifacts("dataset", f"{PLACE}/data", tags=["two words"])] == ["data:v1"]

@@ -1,7 +1,6 @@
 """Automations: made, found, changed and deleted; what they send comes."""
 
 import json
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
@@ -56,45 +55,52 @@ def command(*arguments: str) -> str:
     return done.output
 
 
-@cache
-def prepared() -> tuple[wandb.Api, WebhookIntegration, SlackIntegration]:
-    """Return the public API of a server with a project `acting`, a webhook and a Slack channel that gets alerts."""
+def listening() -> str:
+    """Receive what is sent to a URL."""
     receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     Thread(target=receiver.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{receiver.server_port}"
-    Path("slack-url").write_text(f"{url}/slack\n")
+    return f"http://127.0.0.1:{receiver.server_port}"
+
+
+def webhook(name: str, url: str) -> WebhookIntegration:
+    """Return a new webhook."""
     Path("token").write_text("opensesame\n")
-    command("integration", "create", "webhook", "ci", "--url", f"{url}/ci", "--access-token-file", "token")
-    command("integration", "create", "slack", "models", "--url-file", "slack-url", "--alerts")
-    api = wandb.Api()
-    api.create_project("acting", "admin")
-    return api, next(iter(api.webhook_integrations())), next(iter(api.slack_integrations(entity="admin")))
+    command("integration", "create", "webhook", name, "--url", url, "--access-token-file", "token")
+    return next(each for each in wandb.Api().webhook_integrations() if each.name == name)
+
+
+def slack(name: str, url: str, *options: str) -> SlackIntegration:
+    """Return a new channel of Slack."""
+    Path("slack-url").write_text(f"{url}\n")
+    command("integration", "create", "slack", name, "--url-file", "slack-url", *options)
+    return next(each for each in wandb.Api().slack_integrations(entity="admin") if each.channel_name == name)
 
 
 def project(api: wandb.Api) -> Any:
     """Return the project that automations are made for, as a scope."""
+    api.create_project("acting", "admin")
     return api.project("acting", "admin")
 
 
 @shows("Api.integrations", "Api.webhook_integrations", "Api.slack_integrations")
-def integrations_are_listed() -> None:
-    api, ci, models = prepared()
-    assert ci.name == "ci"
-    assert ci.url_endpoint.endswith("/ci")
-    assert (models.team_name, models.channel_name) == ("127.0.0.1", "models")
-    assert list(api.integrations(per_page=1)) == [ci, models]
-    assert "ci" in command("integration", "list")
+def list_integrations() -> None:
+    api = wandb.Api()
+    listed = webhook("listed", "http://127.0.0.1:1/hook"), slack("news", "http://127.0.0.1:1/slack")
+    assert listed[0].url_endpoint == "http://127.0.0.1:1/hook"
+    assert (listed[1].team_name, listed[1].channel_name) == ("127.0.0.1", "news")
+    assert [each for each in api.integrations(per_page=1) if each in listed] == list(listed)
+    assert "listed" in command("integration", "list")
 
 
 @shows("Api.automation", "Api.automations", "Api.create_automation", "Api.update_automation", "Api.delete_automation")
-def an_automation_is_made_changed_and_deleted() -> None:
-    api, ci, _ = prepared()
+def create_change_and_delete_an_automation() -> None:
+    api, hook = wandb.Api(), webhook("ends", "http://127.0.0.1:1/hook")
     event = OnRunState(scope=project(api), filter=RunEvent.state.in_(["finished", "failed"]))
-    made = api.create_automation(event >> SendWebhook.from_integration(ci), name="ends", description="of runs")
+    made = api.create_automation(event >> SendWebhook.from_integration(hook), name="ends", description="of runs")
     assert api.create_automation(event >> DoNothing(), name="ends", fetch_existing=True).id == made.id
     said = refusal(lambda: api.create_automation(event >> DoNothing(), name="ends"), CommError)
     assert "exists" in said
-    assert [each.name for each in api.automations(entity="admin", per_page=1)] == ["ends"]
+    assert "ends" in [each.name for each in api.automations(entity="admin", per_page=1)]
     assert [each.name for each in api.automations(name="ends")] == ["ends"]
     found = api.automation("ends", entity="admin")
     found.enabled = False
@@ -109,8 +115,8 @@ def an_automation_is_made_changed_and_deleted() -> None:
 
 
 @differs("Api.update_automation", "`create_missing` ends in an error: the client cannot send what it has read as new")
-def a_deleted_automation_is_not_made_again() -> None:
-    api, _, _ = prepared()
+def update_an_automation_that_was_deleted() -> None:
+    api = wandb.Api()
     event = OnRunState(scope=project(api), filter=RunEvent.state.eq("running"))
     made = api.create_automation(event >> DoNothing(), name="gone")
     api.delete_automation(made.id)
@@ -119,8 +125,9 @@ def a_deleted_automation_is_not_made_again() -> None:
 
 
 @shows("Api.create_automation", "wandb.Run.alert")
-def what_happens_is_told() -> None:
-    api, ci, models = prepared()
+def automations_and_alerts_are_sent_to_webhooks_and_slack() -> None:
+    api, url = wandb.Api(), listening()
+    ci, models = webhook("ci", f"{url}/ci"), slack("models", f"{url}/slack", "--alerts")
     high = OnRunMetric(scope=project(api), filter=(RunEvent.metric("loss") > 5) & (RunEvent.name == "wild"))
     payload = {"text": "${metric_name} of ${run_name} is ${metric_value}"}
     api.create_automation(high >> SendWebhook.from_integration(ci, payload=payload), name="high")
@@ -142,15 +149,17 @@ def what_happens_is_told() -> None:
     ]
     assert any("artifact_version_string: admin/acting/model:v0" in body["text"] for _, _, body in received)
     shown = json.loads(command("integration", "deliveries", "--json"))
-    assert {each["eventType"] for each in shown} == {"ADD_ARTIFACT_ALIAS", "RUN_ALERT", "RUN_METRIC"}
+    assert {"ADD_ARTIFACT_ALIAS", "RUN_ALERT", "RUN_METRIC"} <= {each["eventType"] for each in shown}
     assert "Loss is high" in command("alerts")
 
 
 @shows("Api.webhook_integrations")
-def an_integration_is_deleted() -> None:
-    api, ci, _ = prepared()
-    refused = CliRunner().invoke(launchbay, ["integration", "delete", "ci"])
-    assert "used by automations: high" in str(refused.exception)
-    api.delete_automation(api.automation("high"))
-    command("integration", "delete", ci.name)
-    assert list(api.webhook_integrations()) == []
+def delete_an_integration() -> None:
+    api, hook = wandb.Api(), webhook("passing", "http://127.0.0.1:1/hook")
+    event = OnRunState(scope=project(api), filter=RunEvent.state.eq("failed"))
+    using = api.create_automation(event >> SendWebhook.from_integration(hook), name="using")
+    refused = CliRunner().invoke(launchbay, ["integration", "delete", "passing"])
+    assert "used by automations: using" in str(refused.exception)
+    api.delete_automation(using)
+    command("integration", "delete", "passing")
+    assert "passing" not in [each.name for each in api.webhook_integrations()]

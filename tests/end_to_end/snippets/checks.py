@@ -1,20 +1,23 @@
-"""What a module of snippets consists of: checks that a process of the stock client does one after the other.
+"""What a module of snippets consists of: checks, which `test_snippets.py` does in a process and a folder for each.
 
 Each is a few lines as users write them, and names the public methods that it shows. `docs/compatibility.md` is made of
 these names, so that nothing stands there that no test shows.
+
+What a check changes, it has made itself. What several only read is made `once`.
 """
 
-import importlib
-import json
+import os
 import traceback
 from collections.abc import Callable
-from types import ModuleType
+from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
 SHOWS, DIFFERS = "shows", "differs"
-MARK = "CHECKED "
+MADE = "LAUNCHBAY_SNIPPETS_MADE"
+"""The variable that names the folder which tells what has been made on a server."""
 
 
 def shows(*methods: str) -> Callable[[Test], Test]:
@@ -35,6 +38,28 @@ def _noted(attribute: str, methods: dict[str, str]) -> Callable[[Test], Test]:
     return note
 
 
+def once(make: Callable[[], None]) -> Callable[[], None]:
+    """Make something on the server in the first process that wants it; the others find it there.
+
+    If that fails, it fails all who want it, and in the same way.
+    """
+
+    @wraps(make)
+    def made() -> None:
+        outcome = Path(os.environ[MADE], f"{make.__module__}.{make.__name__}")
+        if not outcome.exists():
+            try:
+                make()
+            except BaseException:
+                outcome.write_text(traceback.format_exc())
+                raise
+            outcome.touch()
+        problem = outcome.read_text()
+        assert not problem, f"another process could not make it:\n{problem}"
+
+    return made
+
+
 def refusal(ask: Callable[[], object], error: type[Exception]) -> str:
     """Return what an attempt says that must fail."""
     try:
@@ -42,22 +67,3 @@ def refusal(ask: Callable[[], object], error: type[Exception]) -> str:
     except error as problem:
         return str(problem)
     raise AssertionError(f"no {error.__name__} was raised")
-
-
-def checks_of(module: ModuleType) -> list[Callable[[], Any]]:
-    """Return a module's checks in their order: its functions that say what they show."""
-    return [value for value in vars(module).values() if hasattr(value, SHOWS) or hasattr(value, DIFFERS)]
-
-
-def run(name: str) -> None:
-    """Do the checks of a module of this package, and print what came of each: nothing, or a traceback."""
-    module = importlib.import_module(f"tests.end_to_end.snippets.{name}")
-    outcomes: dict[str, str] = {}
-    for check in checks_of(module):
-        try:
-            check()
-        except Exception:  # noqa: BLE001 -- whatever it is, the other checks go on
-            outcomes[check.__name__] = traceback.format_exc()
-        else:
-            outcomes[check.__name__] = ""
-    print(MARK + json.dumps(outcomes))

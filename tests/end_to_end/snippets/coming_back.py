@@ -41,7 +41,7 @@ def log(count: int, **how: Any) -> None:
 
 
 @shows("wandb.init", "wandb.Run.resumed", "wandb.Run.starting_step")
-def resumed() -> None:
+def resume_a_run() -> None:
     log(2, id="resumed", config={"first": 1})
     with wandb.init(**PLACE, id="resumed", resume="must", config={"second": 2}) as run:
         assert (run.resumed, run.starting_step) == (True, 2)
@@ -53,7 +53,7 @@ def resumed() -> None:
 
 
 @shows("wandb.init", "wandb.Run.resumed")
-def resumed_after_an_error() -> None:
+def resume_a_run_that_failed() -> None:
     Path("unlucky").mkdir(exist_ok=True)
     how: Any = {**PLACE, "dir": "unlucky", "resume": "auto"}
     with suppress(ArithmeticError), wandb.init(**how) as run:
@@ -69,7 +69,7 @@ def resumed_after_an_error() -> None:
 
 
 @shows("wandb.Run.resumed", "wandb.Run.restore")
-def resumed_from_a_checkpoint() -> None:
+def resume_a_run_from_a_checkpoint() -> None:
     for folder in ("first-host", "second-host"):
         Path(folder).mkdir(exist_ok=True)
         with wandb.init(**PLACE, id="checkpoints", dir=folder, resume="allow") as run:
@@ -86,7 +86,7 @@ def resumed_from_a_checkpoint() -> None:
 
 
 @shows("wandb.init", "wandb.Run.step")
-def rewound() -> None:
+def rewind_a_run() -> None:
     with wandb.init(**PLACE, id="rewound", config={"first": 1}, tags=["kept"]) as run:
         for loss in range(5):
             print(f"the loss is {loss}")
@@ -103,7 +103,7 @@ def rewound() -> None:
 
 
 @shows("wandb.init")
-def rewound_beyond_its_end() -> None:
+def rewind_a_run_beyond_its_end() -> None:
     log(2, id="short")
     with wandb.init(**PLACE, resume_from="short?_step=50") as run:
         run.log({"loss": 30})
@@ -111,7 +111,7 @@ def rewound_beyond_its_end() -> None:
 
 
 @shows("wandb.init")
-def forked() -> None:
+def fork_a_run() -> None:
     log(5, id="parent")
     with wandb.init(**PLACE, id="forked", fork_from="parent?_step=2") as run:
         run.log({"loss": 30})
@@ -128,7 +128,7 @@ def forked() -> None:
 
 
 @shows("wandb.init", "Run.delete")
-def what_was_deleted_is_not_taken_up() -> None:
+def a_deleted_run_is_not_resumed_rewound_or_forked() -> None:
     def gone(name: str) -> str:
         wandb.Api().create_run(**PLACE, run_id=name).delete()
         return name
@@ -151,7 +151,7 @@ def what_was_deleted_is_not_taken_up() -> None:
 
 
 @shows("wandb.init")
-def shared_by_processes() -> None:
+def log_to_one_run_from_several_processes() -> None:
     with wandb.init(**PLACE, id="shared", settings=wandb.Settings(mode="shared", x_primary=True, x_label="0")) as run:
         print("from the first")
         for step in range(3):
@@ -169,7 +169,7 @@ def shared_by_processes() -> None:
 
 
 @shows("wandb.Run.offline", "wandb.Run.dir", "wandb.Run.sync_dir")
-def sent_later() -> None:
+def sync_an_offline_run() -> None:
     with wandb.init(**PLACE, id="offline", mode="offline", config={"lr": 0.1}) as run:
         assert run.offline
         run.log({"loss": 0})
@@ -182,7 +182,7 @@ def sent_later() -> None:
 
 
 @shows("wandb.init", "wandb.Run.save", "wandb.Run.log_artifact")
-def sent_later_with_its_files() -> None:
+def sync_an_offline_run_with_files_and_artifacts() -> None:
     Path("notes.txt").write_text("saved without a network")
     with wandb.init(**PLACE, id="offline-files", mode="offline", tags=["late"], notes="n", group="g") as run:
         run.define_metric("loss", summary="min")
@@ -203,7 +203,7 @@ def sent_later_with_its_files() -> None:
 
 
 @shows("wandb.init")
-def sent_later_in_parts() -> None:
+def sync_an_offline_run_that_was_resumed() -> None:
     folders: list[str] = []
     parts: Any = ((None, 1), ("allow", 2))
     for resume, loss in parts:
@@ -223,7 +223,7 @@ def sync(folder: str) -> None:
 
 
 @shows("wandb.init", "wandb.Run.disabled")
-def switched_off() -> None:
+def disable_wandb() -> None:
     with wandb.init(**PLACE, id="disabled", mode="disabled") as run:
         run.log({"loss": 0})
         assert run.disabled

@@ -1,19 +1,18 @@
 """Runs and projects are found through the public API: by filter, in an order, page by page."""
 
-from functools import cache
 from typing import Any
 
 import wandb
 from wandb.apis.public import Api
 
-from tests.end_to_end.snippets.checks import refusal, shows
+from tests.end_to_end.snippets.checks import once, refusal, shows
 
 PATH = "admin/finding"
 
 
-@cache
-def api() -> Api:
-    """Return a public API whose project has three runs, of which the last one is not finished."""
+@once
+def make_runs() -> None:
+    """Make three runs, of which the last one is not finished."""
     for name, rate in (("adam", 0.1), ("sgd", 0.5)):
         config = {"lr": rate, "experiment_name": f"b-{name}", "net": {"depth": 3}}
         with wandb.init(
@@ -21,6 +20,11 @@ def api() -> Api:
         ) as run:
             run.log({"loss": rate * 2, "val": {"acc": 1 - rate}, "best": f"{name}.pt"})
     wandb.Api().create_run(entity="admin", project="finding", run_id="waiting")
+
+
+def api() -> Api:
+    """Return a public API of a server that has these runs."""
+    make_runs()
     return wandb.Api()
 
 
@@ -30,7 +34,7 @@ def found(filters: dict[str, Any], order: str = "+created_at") -> list[str]:
 
 
 @shows("Api.runs")
-def by_config() -> None:
+def filter_runs_by_config() -> None:
     assert found({"config.experiment_name": "b-sgd"}) == ["sgd"]
     assert found({"config.lr.value": {"$gt": 0.05, "$lt": 0.2}}) == ["adam"]
     assert found({"config.net.depth": {"$in": [3, 4]}}) == ["adam", "sgd"]
@@ -39,14 +43,14 @@ def by_config() -> None:
 
 
 @shows("Api.runs")
-def by_summary_metric() -> None:
+def filter_runs_by_summary_metric() -> None:
     assert found({"summary_metrics.loss": {"$lte": 0.2}}) == ["adam"]
     assert found({"summary_metrics.val.acc": {"$ne": 0.5}}) == ["adam", "waiting"]
     assert found({"$or": [{"summary_metrics.loss": {"$lt": 0.3}}, {"config.lr": 0.5}]}) == ["adam", "sgd"]
 
 
 @shows("Api.runs")
-def by_state_tags_names_times_and_user() -> None:
+def filter_runs_by_state_tags_name_time_and_user() -> None:
     assert found({"state": "finished"}) == ["adam", "sgd"]
     assert found({"tags": {"$in": ["adam", "other"]}}) == ["adam"]
     assert found({"display_name": {"$regex": "^foo.*"}}) == ["adam", "sgd"]
@@ -55,9 +59,8 @@ def by_state_tags_names_times_and_user() -> None:
 
 
 @shows("Api.runs")
-def by_each_operator_on_each_kind_of_field() -> None:
-    api()
-    runs = list(wandb.Api().runs(PATH, lazy=False))
+def filter_runs_by_each_operator_and_field() -> None:
+    runs = list(api().runs(PATH, lazy=False))
     values: dict[str, list[Any]] = {
         "config.experiment_name": [run.config.get("experiment_name") for run in runs],
         "summary_metrics.best": [run.summary.get("best") for run in runs],
@@ -96,27 +99,27 @@ def by_each_operator_on_each_kind_of_field() -> None:
 
 
 @shows("Api.runs")
-def in_an_order() -> None:
+def sort_runs() -> None:
     assert found({}, order="-created_at") == ["waiting", "sgd", "adam"]
     assert found({}, order="-summary_metrics.loss") == ["sgd", "adam", "waiting"]
     assert found({}, order="+config.lr.value") == ["adam", "sgd", "waiting"]
 
 
 @shows("Api.runs", "Runs.more", "Runs.cursor", "Runs.convert_objects", "Api.flush")
-def page_by_page() -> None:
-    runs = wandb.Api().runs(PATH, per_page=1)
+def read_runs_page_by_page() -> None:
+    runs = api().runs(PATH, per_page=1)
     assert (len(runs), runs[1].id) == (3, "sgd")
     assert (runs.more, bool(runs.cursor)) == (True, True)
     assert [run.id for run in runs.convert_objects()] == ["sgd"], "those of the newest page"
     assert [run.id for run in runs[0:2]] == ["adam", "sgd"]
-    own = wandb.Api()
-    assert len(own.runs(PATH, {"state": "killed"})) == 0
-    own.flush()
-    assert own.runs(PATH, {"state": "killed"}).last_response is None
+    asking = wandb.Api()
+    assert len(asking.runs(PATH, {"state": "killed"})) == 0
+    asking.flush()
+    assert asking.runs(PATH, {"state": "killed"}).last_response is None
 
 
 @shows("Runs.upgrade_to_full", "Runs.histories")
-def configs_and_histories_of_many_runs() -> None:
+def read_configs_and_histories_of_many_runs() -> None:
     runs = api().runs(PATH, {"state": "finished"})
     assert [row["run_id"] for row in runs.histories(keys=["loss"])] == ["adam", "sgd"]
     runs.upgrade_to_full()
@@ -126,7 +129,7 @@ def configs_and_histories_of_many_runs() -> None:
 
 
 @shows("Api.from_path", "Api.project", "Project.path", "Project.url", "Project.to_html", "Project.id")
-def projects() -> None:
+def look_up_a_project() -> None:
     project = api().project("finding", "admin")
     assert (project.path, bool(project.id)) == (["admin", "finding"], True)
     assert project.url.endswith("/admin/finding/workspace")
@@ -136,12 +139,13 @@ def projects() -> None:
 
 
 @shows("Api.runs", "Api.run")
-def what_is_not_there() -> None:
+def look_up_a_project_or_run_that_does_not_exist() -> None:
     assert "Could not find project" in refusal(lambda: len(api().runs("admin/never")), ValueError)
     assert "Could not find run" in refusal(lambda: api().run(f"{PATH}/never"), wandb.Error)
 
 
 @shows("Api.viewer", "Api.default_entity", "Api.user_agent")
-def who_asks() -> None:
-    assert (api().viewer.username, api().default_entity) == ("admin", "admin")
-    assert wandb.__version__ in api().user_agent
+def who_am_i() -> None:
+    api = wandb.Api()
+    assert (api.viewer.username, api.default_entity) == ("admin", "admin")
+    assert wandb.__version__ in api.user_agent

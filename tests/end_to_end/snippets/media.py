@@ -2,7 +2,6 @@
 
 import json
 import wave
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ import numpy as np
 import PIL.Image
 import wandb
 
-from tests.end_to_end.snippets.checks import shows
+from tests.end_to_end.snippets.checks import once, shows
 
 PATH = "admin/media"
 CLASSES = {0: "background", 1: "cat"}
 
 
-@cache
-def logged() -> Any:
-    """Return a run that has logged one of each kind, as the public API sees it."""
+@once
+def log_media() -> None:
+    """Log one of each kind."""
     pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
     corner = {"position": {"minX": 0.1, "maxX": 0.5, "minY": 0.2, "maxY": 0.6}, "class_id": 1, "scores": {"p": 0.9}}
     whole = {"position": {"middle": [5, 5], "width": 9, "height": 9}, "domain": "pixel", "class_id": 1}
@@ -48,6 +47,11 @@ def logged() -> Any:
             growing.add_data(x)
             run.log({"growing": growing})
         run.summary["kept"] = wandb.Histogram([1, 2, 3])
+
+
+def logged() -> Any:
+    """Return the run with these, as the public API sees it."""
+    log_media()
     return wandb.Api().run(f"{PATH}/all")
 
 
@@ -74,49 +78,51 @@ def text_file(name: str, text: str) -> str:
     return name
 
 
-def content(value: dict[str, Any]) -> bytes:
-    """Return the bytes of a file that a value refers to, which must be what it says."""
-    file = logged().file(value["path"])
+def content(run: Any, value: dict[str, Any]) -> bytes:
+    """Return the bytes of a file of a run that a value refers to, which must be what it says."""
+    file = run.file(value["path"])
     assert file.size == value["size"]
-    return Path(file.download(root="media-back", exist_ok=True).name).read_bytes()
+    return Path(file.download(root="back", exist_ok=True).name).read_bytes()
 
 
 @shows("wandb.Run.log")
-def pictures_with_masks_and_boxes() -> None:
-    picture = logged().summary["picture"]
+def log_images_with_masks_and_boxes() -> None:
+    run = logged()
+    picture = run.summary["picture"]
     assert (picture["_type"], picture["format"], picture["width"], picture["caption"]) == (
         "image-file",
         "png",
         10,
         "noise",
     )
-    assert content(picture).startswith(b"\x89PNG")
-    assert content(picture["masks"]["truth"]).startswith(b"\x89PNG")
-    boxes = json.loads(content(picture["boxes"]["found"]))
+    assert content(run, picture).startswith(b"\x89PNG")
+    assert content(run, picture["masks"]["truth"]).startswith(b"\x89PNG")
+    boxes = json.loads(content(run, picture["boxes"]["found"]))
     assert [box["class_id"] for box in boxes["box_data"]] == [1, 1]
     assert boxes["class_labels"] == {"0": "background", "1": "cat"}
-    pictures = logged().summary["pictures"]
+    pictures = run.summary["pictures"]
     assert (pictures["_type"], pictures["count"]) == ("images/separated", 2)
-    assert all(logged().file(name).size > 0 for name in pictures["filenames"])
+    assert all(run.file(name).size > 0 for name in pictures["filenames"])
 
 
 @shows("wandb.Run.log")
-def sounds_videos_molecules_and_clouds_of_points() -> None:
-    summary = logged().summary
-    assert content(summary["sound"]) == Path("tone.wav").read_bytes()
-    assert content(summary["clip"]).startswith(b"GIF8")
-    assert content(summary["molecule"]).startswith(b"HETATM")
-    assert json.loads(content(summary["cloud"])) == [[1] * 6] * 5
-    assert json.loads(content(summary["scene"]))["boxes"][0]["label"] == "box"
+def log_audio_video_molecules_and_point_clouds() -> None:
+    run = logged()
+    summary = run.summary
+    assert content(run, summary["sound"]) == Path(tone()).read_bytes()
+    assert content(run, summary["clip"]).startswith(b"GIF8")
+    assert content(run, summary["molecule"]).startswith(b"HETATM")
+    assert json.loads(content(run, summary["cloud"])) == [[1] * 6] * 5
+    assert json.loads(content(run, summary["scene"]))["boxes"][0]["label"] == "box"
     kinds = [summary[key]["_type"] for key in ("sound", "clip", "molecule", "cloud")]
     assert kinds == ["audio-file", "video-file", "molecule-file", "object3D-file"]
 
 
 @shows("wandb.Run.log")
-def pages_and_histograms() -> None:
+def log_html_and_histograms() -> None:
     run = logged()
-    assert b"<b>bold</b>" in content(run.summary["page"])
-    assert b"<i>it</i>" in content(run.summary["page of a file"])
+    assert b"<b>bold</b>" in content(run, run.summary["page"])
+    assert b"<i>it</i>" in content(run, run.summary["page of a file"])
     histogram = next(run.scan_history(keys=["histogram"]))["histogram"]
     assert (histogram["_type"], len(histogram["bins"]), sum(histogram["values"])) == ("histogram", 5, 3)
     assert next(run.scan_history(keys=["counted"]))["counted"]["values"] == [1, 2, 1]
@@ -124,16 +130,17 @@ def pages_and_histograms() -> None:
 
 
 @shows("wandb.Run.log")
-def tables_with_pictures_and_tables_that_grow() -> None:
+def log_tables_with_images_and_incremental_tables() -> None:
+    run = logged()
     table: Any = wandb.Api().artifact(f"{PATH}/run-all-table:latest").get("table")
     assert table.columns == ["id", "picture", "when", "score"]
     assert [row[0] for row in table.data] == [1, 2]
     assert table.data[0][1].image.size == (10, 10)
-    assert logged().summary["growing"]["_type"] == "incremental-table-file"
+    assert run.summary["growing"]["_type"] == "incremental-table-file"
 
 
 @shows("wandb.Run.log")
-def plots_of_the_client() -> None:
+def log_plots() -> None:
     table = wandb.Table(columns=["x", "y"], data=[[1, 2], [3, 4]])
     truth: Any
     chances: Any

@@ -3,9 +3,6 @@
 import argparse
 import math
 import os
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import numpy as np
 import wandb
 from absl import flags
 
-from tests.end_to_end.snippets.checks import refusal, shows
+from tests.end_to_end.snippets.checks import once, refusal, shows
 
 PATH = "admin/metrics"
 PLACE: Any = {"entity": "admin", "project": "metrics"}
@@ -37,20 +34,25 @@ VALUES: dict[str, Any] = {
 ODD = {"nan": math.nan, "inf": math.inf, "minus": -math.inf}
 
 
-@cache
-def logged() -> Any:
-    """Return a run that has logged values of every kind, as the public API sees it."""
+@once
+def log_values() -> None:
+    """Log values of every kind."""
     with wandb.init(**PLACE, id="values", config=VALUES | ODD | {"tuple": (1, 2), "set": {"a"}}) as run:
         run.log(VALUES | ODD)
         run.log({f"key {number}": number for number in range(10_000)})
         run.log({"late": 1}, step=7)
         run.log({"past": 1}, step=3)
         run.summary.update({"own": {"best": np.float64(0.5)}, "mean": math.nan})
+
+
+def logged() -> Any:
+    """Return the run with these, as the public API sees it."""
+    log_values()
     return wandb.Api().run(f"{PATH}/values")
 
 
 @shows("wandb.Run.log", "Run.scan_history")
-def values_of_every_kind_come_back() -> None:
+def log_values_of_every_type() -> None:
     (row, *_) = logged().scan_history()
     assert {key: row[key] for key in VALUES if key != "huge"} == {key: VALUES[key] for key in VALUES if key != "huge"}
     assert float(row["huge"]) == 2.0**70
@@ -61,16 +63,17 @@ def values_of_every_kind_come_back() -> None:
 
 
 @shows("Run.history")
-def some_keys_of_every_kind_are_asked_for() -> None:
+def read_history_of_keys_with_values_of_every_type() -> None:
+    run = logged()
     for key in VALUES:
-        (row,) = logged().history(keys=[key], pandas=False)
+        (row,) = run.history(keys=[key], pandas=False)
         assert (row["_step"], row[key]) == (0, VALUES[key]), key
-    (row,) = logged().history(keys=["nested.deep.er", "nan", "inf"], pandas=False)
+    (row,) = run.history(keys=["nested.deep.er", "nan", "inf"], pandas=False)
     assert row == {"_step": 0, "nested.deep.er": 5, "nan": "NaN", "inf": "Infinity"}
 
 
 @shows("Run.config", "Run.summary")
-def configs_and_summaries_of_every_kind_come_back() -> None:
+def configs_and_summaries_with_values_of_every_type() -> None:
     run = logged()
     wanted = {key: value for key, value in VALUES.items() if key not in ("huge", "nested", "nothing")}
     for found in (run.config, run.summary):
@@ -89,14 +92,15 @@ def configs_and_summaries_of_every_kind_come_back() -> None:
 
 
 @shows("wandb.Run.log")
-def steps_only_go_forward() -> None:
-    steps = {row["_step"]: row for row in logged().scan_history(min_step=2)}
+def log_with_a_step() -> None:
+    run = logged()
+    steps = {row["_step"]: row for row in run.scan_history(min_step=2)}
     assert (list(steps), steps[7]["late"]) == ([7], 1)
-    assert logged().lastHistoryStep == 7
+    assert run.lastHistoryStep == 7
 
 
 @shows("wandb.Run.define_metric")
-def metrics_are_defined() -> None:
+def define_metrics_with_axes_and_summaries() -> None:
     with wandb.init(**PLACE, id="defined") as run:
         run.define_metric("epoch", hidden=True)
         run.define_metric("train/*", step_metric="epoch", step_sync=True)
@@ -117,7 +121,7 @@ def metrics_are_defined() -> None:
 
 
 @shows("wandb.init", "wandb.Run.config")
-def configs_from_arguments_files_and_defaults() -> None:
+def configure_a_run_from_argparse_a_file_and_defaults() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--hidden", default="x")
@@ -134,7 +138,7 @@ def configs_from_arguments_files_and_defaults() -> None:
 
 
 @shows("wandb.init", "wandb.Run.config")
-def configs_from_flags_of_absl() -> None:
+def configure_a_run_from_absl_flags() -> None:
     given: Any = flags.FlagValues()
     flags.DEFINE_integer("epochs", 3, "how many", flag_values=given)
     flags.DEFINE_string("net", "small", "which one", flag_values=given)
@@ -148,8 +152,8 @@ def configs_from_flags_of_absl() -> None:
 
 
 @shows("wandb.init")
-def runs_are_configured_by_the_environment() -> None:
-    variables = {
+def configure_a_run_with_environment_variables() -> None:
+    os.environ |= {
         "WANDB_ENTITY": "admin",
         "WANDB_PROJECT": "metrics",
         "WANDB_RUN_ID": "from-environment",
@@ -160,9 +164,8 @@ def runs_are_configured_by_the_environment() -> None:
         "WANDB_JOB_TYPE": "eval",
         "WANDB_RESUME": "allow",
     }
-    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    code = "import wandb\nrun = wandb.init(); run.log({'a': 1}); run.finish()"
-    subprocess.run([sys.executable, "-c", code], env=alone | variables, check=True, timeout=120)
+    with wandb.init() as logging:
+        logging.log({"a": 1})
     run = wandb.Api().run(f"{PATH}/from-environment")
     assert (run.name, run.notes, run.tags, run.group, run.job_type) == (
         "named",
@@ -174,7 +177,7 @@ def runs_are_configured_by_the_environment() -> None:
 
 
 @shows("wandb.init")
-def several_runs_of_one_script() -> None:
+def several_runs_in_one_script() -> None:
     first = wandb.init(**PLACE, id="first", reinit="create_new", group="many")
     second = wandb.init(**PLACE, id="second", reinit="create_new", group="many")
     first.log({"a": 1})
@@ -188,7 +191,7 @@ def several_runs_of_one_script() -> None:
 
 
 @shows("wandb.init", "wandb.Run.log", "wandb.Run.save")
-def names_of_every_kind() -> None:
+def projects_runs_and_files_with_unusual_names() -> None:
     project, name, file = "my project & {co}", "a^b`c{d} über+~!", "notes #1 100% ü.txt"
     with wandb.init(entity="admin", project=project, id=name, name="n" * 1000, group="a/b #1") as run:
         run.log({"a": 1})
@@ -197,12 +200,12 @@ def names_of_every_kind() -> None:
     found = wandb.Api().run(f"admin/{project}/{name}")
     assert (found.state, found.name, found.group) == ("finished", "n" * 1000, "a/b #1")
     assert [row["a"] for row in found.scan_history()] == [1]
-    assert found.file(file).download(root="odd", replace=True).read() == "named oddly"
+    assert found.file(file).download(root="back", replace=True).read() == "named oddly"
     assert "cannot be a run id" in refusal(lambda: wandb.init(**PLACE, id="100%"), wandb.Error)
 
 
 @shows("wandb.Run.tags", "Api.runs")
-def a_thousand_tags() -> None:
+def a_run_with_a_thousand_tags() -> None:
     tags = [f"tag {number}" for number in range(1000)]
     with wandb.init(**PLACE, id="tagged", tags=tags) as run:
         assert len(run.tags or ()) == 1000

@@ -1,17 +1,16 @@
 """A script that holds no run: it sets up the client for all of its runs, and uses the functions of the module."""
 
-from functools import cache
 from pathlib import Path
 
 import wandb
 from wandb.apis.public import Run
 
-from tests.end_to_end.snippets.checks import shows
+from tests.end_to_end.snippets.checks import once, shows
 
 
-@cache
-def logged() -> Run:
-    """Return the run of such a script."""
+@once
+def log_by_functions() -> None:
+    """Do as such a script does."""
     wandb.setup(wandb.Settings(entity="admin", project="functions", run_tags=("of-all",)))
     wandb.init(id="unheld")
     for loss in (2, 1):
@@ -19,16 +18,23 @@ def logged() -> Run:
     Path("by-function.txt").write_text("saved")
     wandb.save("by-function.txt", policy="now")
     wandb.finish(exit_code=3)
+
+
+def logged() -> Run:
+    """Return the run of such a script."""
+    log_by_functions()
     return wandb.Api().run("admin/functions/unheld")
 
 
 @shows("wandb.setup")
-def what_was_set_for_all_runs() -> None:
-    assert (logged().path, logged().tags) == (["admin", "functions", "unheld"], ["of-all"])
+def set_up_all_runs_of_a_script() -> None:
+    run = logged()
+    assert (run.path, run.tags) == (["admin", "functions", "unheld"], ["of-all"])
 
 
 @shows("wandb.log", "wandb.save", "wandb.finish")
-def what_the_functions_did() -> None:
-    assert [row["loss"] for row in logged().scan_history()] == [2, 1]
-    assert logged().file("by-function.txt").download(root="by-function", exist_ok=True).read() == "saved"
-    assert logged().state == "failed", "it said so when it finished"
+def log_save_and_finish_without_a_run_object() -> None:
+    run = logged()
+    assert [row["loss"] for row in run.scan_history()] == [2, 1]
+    assert run.file("by-function.txt").download(root="back").read() == "saved"
+    assert run.state == "failed", "it said so when it finished"

@@ -31,20 +31,20 @@ def in_folder(root: str | Path) -> dict[str, str]:
 
 
 @shows("Artifact.add_dir", "Artifact.download", "Artifact.verify", "Artifact.get_entry")
-def names_of_all_kinds() -> None:
+def artifact_files_with_unusual_names() -> None:
     names = ["with space", "ünïcödé/名前 ☃", "100%/a+b&c=d;e", "#?*[]{}'\"\\", ".hidden", "a\nb", "x" * 255]
     names.append("/".join(["deep"] * 60) + "/" + "名" * 80)
     for name in names:
-        file = Path("odd-names", name)
+        file = Path("names", name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
     artifact = wandb.Artifact("names-of_all.kinds", "dataset")
-    artifact.add_dir("odd-names")
+    artifact.add_dir("names")
     found = logged(artifact)
-    folder = found.download(root="odd-names-back")
+    folder = found.download(root="back")
     assert in_folder(folder) == {name: name for name in names}
     found.verify(root=folder)
-    assert Path(found.get_entry(names[1]).download(root="odd-names-one")).read_text() == names[1]
+    assert Path(found.get_entry(names[1]).download(root="one")).read_text() == names[1]
 
 
 @shows("Artifact.add_file", "Artifact.file_count", "Artifact.download")
@@ -62,21 +62,21 @@ def empty_files_and_an_empty_artifact() -> None:
 
 
 @shows("Artifact.add_dir")
-def symbolic_links_become_what_they_lead_to() -> None:
-    Path("odd-links").mkdir()
-    Path("odd-links/file").write_text("text")
-    Path("odd-links/link").symlink_to("file")
-    Path("odd-elsewhere").mkdir()
-    Path("odd-elsewhere/more").write_text("more")
-    Path("odd-links/folder").symlink_to(Path("odd-elsewhere").absolute())
+def add_a_folder_with_symbolic_links() -> None:
+    Path("links").mkdir()
+    Path("links/file").write_text("text")
+    Path("links/link").symlink_to("file")
+    Path("elsewhere").mkdir()
+    Path("elsewhere/more").write_text("more")
+    Path("links/folder").symlink_to(Path("elsewhere").absolute())
     artifact = wandb.Artifact("links", "dataset")
-    artifact.add_dir("odd-links")
-    back = in_folder(logged(artifact).download(root="links"))
+    artifact.add_dir("links")
+    back = in_folder(logged(artifact).download(root="back"))
     assert back == {"file": "text", "link": "text", "folder/more": "more"}
 
 
 @differs("Artifact.digest_algorithm", "files are summed up by MD5, whatever is asked for: the server has no XXH128")
-def other_sums_are_not_used() -> None:
+def ask_for_another_digest_algorithm() -> None:
     artifact = wandb.Artifact("sums", "dataset", digest_algorithm="XXH128")
     with artifact.new_file("a") as file:
         file.write("text")
@@ -88,7 +88,7 @@ def other_sums_are_not_used() -> None:
 
 
 @shows("wandb.Run.log_artifact", "Artifact.delete", "Artifact.incremental")
-def an_increment_to_what_was_deleted_is_all_there_is() -> None:
+def log_an_increment_to_a_deleted_version() -> None:
     for name in ("a", "b"):
         artifact = wandb.Artifact("grown", "dataset", incremental=name == "b")
         with artifact.new_file(name) as file:
@@ -100,7 +100,7 @@ def an_increment_to_what_was_deleted_is_all_there_is() -> None:
 
 
 @shows("Artifact.download")
-def a_file_is_fetched_in_parts() -> None:
+def download_a_file_in_parts() -> None:
     Path("large").write_bytes(os.urandom(1_000_000))
     artifact = wandb.Artifact("in-parts", "dataset")
     artifact.add_file("large")
@@ -109,7 +109,7 @@ def a_file_is_fetched_in_parts() -> None:
 
 
 @shows("Artifact.ttl", "Artifact.save")
-def a_time_to_live_is_set_and_taken_back() -> None:
+def set_and_unset_a_ttl() -> None:
     artifact = wandb.Artifact("passing", "dataset")
     artifact.ttl = timedelta(days=3)
     found = logged(artifact)
@@ -122,7 +122,7 @@ def a_time_to_live_is_set_and_taken_back() -> None:
 
 
 @shows("Artifact.link", "Artifact.delete", "Api.artifact_exists", "Artifact.linked_artifacts")
-def a_link_is_deleted_without_its_source_and_goes_with_it() -> None:
+def delete_a_link_and_a_linked_version() -> None:
     api = wandb.Api()
     with wandb.init(entity="admin", project="odd-artifacts") as run:
         for text in ("first", "second"):
@@ -192,7 +192,7 @@ def referring(name: str, uris: Iterable[str], *, checksum: bool) -> wandb.Artifa
 
 
 @shows("Artifact.add_reference", "Artifact.download", "Artifact.get_entry")
-def references_with_and_without_sums() -> None:
+def add_references_with_and_without_checksums() -> None:
     Path("far").write_bytes(b"file")
     with serving({"web": b"web", "cloud": b"cloud"}) as url:
         os.environ["STORAGE_EMULATOR_HOST"] = url
@@ -208,7 +208,7 @@ def references_with_and_without_sums() -> None:
 
 
 @shows("Artifact.add_reference")
-def references_that_only_others_understand() -> None:
+def add_references_of_an_unknown_scheme() -> None:
     with serving({}):
         found = referring("unknown", ["hdfs://cluster/part", "s3-like://x/y"], checksum=True)
         assert found.get_entry("ref0").ref == "hdfs://cluster/part"

@@ -1,7 +1,6 @@
 """The registry: collections of links that the whole organization finds, searched and looked after."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import wandb
@@ -10,12 +9,12 @@ from wandb.errors import CommError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from tests.end_to_end.snippets.artifacts import filled
-from tests.end_to_end.snippets.checks import refusal, shows
+from tests.end_to_end.snippets.checks import once, refusal, shows
 
 
-@cache
-def stocked() -> wandb.Api:
-    """Return the public API of a server with a registry of animals."""
+@once
+def stock() -> None:
+    """Fill a registry of animals."""
     api = wandb.Api()
     api.create_registry("Animals", visibility="organization", description="of all kinds")
     with wandb.init(entity="admin", project="zoo") as run:
@@ -27,11 +26,16 @@ def stocked() -> wandb.Api:
     birds = api.artifact_collection("dataset", "launchbay/wandb-registry-Animals/birds")
     birds.tags, birds.description = ["fly"], "with feathers"
     birds.save()
-    return api
+
+
+def stocked() -> wandb.Api:
+    """Return the public API of a server with this registry."""
+    stock()
+    return wandb.Api()
 
 
 @shows("wandb.Run.use_artifact", "wandb.Run.link_artifact")
-def a_version_is_used_from_a_registry() -> None:
+def use_an_artifact_of_a_registry() -> None:
     stocked()
     with wandb.init(entity="admin", project="zoo") as run:
         for name in ("wandb-registry-Animals/dogs:production", "launchbay/wandb-registry-animals/dogs:v0"):
@@ -43,26 +47,31 @@ def a_version_is_used_from_a_registry() -> None:
 
 
 @shows("Api.artifact", "Artifact.aliases", "Artifact.save")
-def aliases_in_a_registry_are_moved() -> None:
-    newest = stocked().artifact("wandb-registry-Animals/dogs:latest")
+def add_an_alias_in_a_registry() -> None:
+    api = wandb.Api()
+    with wandb.init(entity="admin", project="zoo") as run:
+        made = run.log_artifact(filled("fish", {"file": "fish"})).wait()
+        run.link_artifact(made, "wandb-registry-dataset/Fish")
+    newest = api.artifact("wandb-registry-dataset/Fish:latest")
     newest.aliases.append("candidate")
     newest.save()
-    found = wandb.Api().artifact("wandb-registry-Animals/dogs:candidate")
-    assert (found.version, sorted(found.aliases)) == ("v1", ["candidate", "latest"])
+    found = api.artifact("wandb-registry-dataset/Fish:candidate")
+    assert (found.version, sorted(found.aliases)) == ("v0", ["candidate", "latest"])
 
 
 @shows("Api.registries", "Registries.collections", "Registries.versions", "Registry.collections", "Registry.versions")
 @shows("Registries.length")
-def registries_are_searched() -> None:
-    registries = stocked().registries(filter={"name": {"$regex": "nimal"}})
+def search_registries_collections_and_versions() -> None:
+    api = stocked()
+    registries = api.registries(filter={"name": {"$regex": "nimal"}})
     assert ([registry.name for registry in registries], registries.length) == (["Animals"], 1)
-    assert next(each.name for each in stocked().registries(organization="launchbay", order="-name")) == "model"
-    collections = stocked().registries(filter={"name": "Animals"}).collections(order="+name")
+    assert next(each.name for each in api.registries(organization="launchbay", order="-name")) == "model"
+    collections = api.registries(filter={"name": "Animals"}).collections(order="+name")
     assert [each.name for each in collections] == ["birds", "cats", "dogs"]
     wanted = {"$or": [{"tag": "big"}, {"alias": "production"}]}
-    found = stocked().registries().collections(filter={"name": {"$regex": "^(dogs|birds)$"}}).versions(filter=wanted)
+    found = api.registries().collections(filter={"name": {"$regex": "^(dogs|birds)$"}}).versions(filter=wanted)
     assert [each.name for each in found] == ["dogs:v0", "dogs:v1", "birds:v0"]
-    registry = stocked().registry("Animals")
+    registry = api.registry("Animals")
     assert [each.name for each in registry.collections(filter={"tag": "fly"})] == ["birds"]
     above = {"metadata.number": {"$gt": 0}, "$not": {"version": "v1"}}
     assert [each.name for each in registry.versions(filter=above, per_page=1)] == ["dogs:v0", "birds:v0"]
@@ -72,7 +81,7 @@ def registries_are_searched() -> None:
 @shows("Registry.description", "Registry.visibility", "Registry.artifact_types", "Registry.allow_all_artifact_types")
 @shows("Registry.save", "Registry.delete", "Registry.load", "Registry.organization", "Registry.create")
 @shows("Registry.created_at", "Registry.updated_at", "Registry.id", "Registry.internal_id")
-def a_registry_is_made_changed_and_deleted() -> None:
+def create_change_and_delete_a_registry() -> None:
     api = wandb.Api()
     made = api.create_registry("Passing", visibility="restricted", artifact_types=["dataset"])
     assert (made.name, made.full_name, made.path[0]) == ("Passing", "wandb-registry-Passing", made.entity)
@@ -103,7 +112,7 @@ def model(name: str, **metadata: Any) -> wandb.Artifact:
 
 
 @shows("wandb.Run.link_artifact", "Artifact.link", "Artifact.unlink", "Artifact.tags", "Api.artifact_exists")
-def what_is_linked_is_of_a_type_that_is_allowed_and_is_taken_out_again() -> None:
+def link_only_allowed_types_and_unlink() -> None:
     api = wandb.Api()
     api.create_registry("Strict", visibility="organization", artifact_types=["model"])
     with wandb.init(entity="admin", project="strict") as run:
@@ -126,7 +135,7 @@ def what_is_linked_is_of_a_type_that_is_allowed_and_is_taken_out_again() -> None
 
 
 @shows("Registries.collections", "Registries.versions", "Api.registries", "Registry.collections", "Registry.versions")
-def everything_by_which_a_registry_is_searched() -> None:
+def filter_collections_and_versions_of_a_registry() -> None:
     api = wandb.Api()
     api.create_registry("Nets", visibility="organization", description="that see")
     with wandb.init(entity="admin", project="nets") as run:
@@ -179,7 +188,7 @@ def everything_by_which_a_registry_is_searched() -> None:
 
 @shows("Registry.members", "Registry.user_members", "Registry.team_members")
 @shows("Registry.add_members", "Registry.update_member", "Registry.remove_members")
-def a_registry_has_members_with_roles() -> None:
+def members_and_roles_of_a_registry() -> None:
     api = wandb.Api()
     user, team = api.create_user("keeper@example.com"), api.create_team("keepers")
     registry = api.create_registry("Members", visibility="restricted")
@@ -202,7 +211,7 @@ def _succeeds(attempt: Callable[[wandb.Api], object], api: wandb.Api) -> bool:
 
 
 @shows("Registry.add_members", "Registry.update_member", "Api.registries", "Artifact.link", "Artifact.download")
-def what_the_roles_of_a_team_open() -> None:
+def roles_of_a_team_in_a_registry() -> None:
     api = wandb.Api()
     team = api.create_team("crew")
     account = team.create_service_account("of-the-crew")

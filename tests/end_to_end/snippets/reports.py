@@ -1,7 +1,6 @@
 """Reports and workspaces are saved, listed and loaded back."""
 
 import warnings
-from functools import cache
 from typing import Any
 
 import wandb
@@ -19,56 +18,55 @@ expr: Any = expressions
 wr: Any = reports
 ws: Any = workspaces
 
-PATH = "admin/reported"
 
-
-@cache
-def saved() -> Any:
+def saved(project: str) -> Any:
     """Return a report of a project with a run."""
-    wandb.Api().create_run(entity="admin", project="reported", run_id="shown")
+    wandb.Api().create_run(entity="admin", project=project, run_id="shown")
     grid = wr.PanelGrid(
-        panels=[wr.LinePlot(x="Step", y=["loss"])], runsets=[wr.Runset(entity="admin", project="reported")]
+        panels=[wr.LinePlot(x="Step", y=["loss"])], runsets=[wr.Runset(entity="admin", project=project)]
     )
-    report = wr.Report(project="reported", entity="admin", title="My report", description="described")
+    report = wr.Report(project=project, entity="admin", title="My report", description="described")
     report.blocks = [wr.H1("Heading"), wr.P("Some text"), grid]
     report.save()
     return report
 
 
 @shows()
-def a_report_is_loaded_back() -> None:
-    found = wr.Report.from_url(saved().url)
+def load_a_report() -> None:
+    found = wr.Report.from_url(saved("reports-loaded").url)
     assert (found.title, found.description) == ("My report", "described")
     assert [type(block).__name__ for block in found.blocks][:3] == ["H1", "P", "PanelGrid"]
 
 
 @shows("Api.reports", "BetaReport.name", "BetaReport.display_name", "BetaReport.description", "BetaReport.spec")
-def reports_are_listed() -> None:
-    draft = wr.Report(project="reported", entity="admin", title="A draft")
+def list_reports() -> None:
+    report = saved("reports-listed")
+    draft = wr.Report(project="reports-listed", entity="admin", title="A draft")
     draft.save(draft=True)
-    (found,) = wandb.Api().reports(PATH)  # without the draft
+    (found,) = wandb.Api().reports("admin/reports-listed")  # without the draft
     assert (found.display_name, found.description) == ("My report", "described")
     assert found.spec["blocks"]
-    (named,) = wandb.Api().reports(PATH, name=found.name)
-    assert named.display_name == saved().title
+    (named,) = wandb.Api().reports("admin/reports-listed", name=found.name)
+    assert named.display_name == report.title
 
 
 @shows("BetaReport.id", "BetaReport.url", "BetaReport.user", "BetaReport.to_html", "Api.from_path")
 @shows("BetaReport.created_at", "BetaReport.updated_at")
-def where_a_report_is() -> None:
-    found: Any = wandb.Api().reports(PATH)[0]
-    assert found.url == saved().url
+def look_up_a_report() -> None:
+    report = saved("reports-found")
+    found: Any = wandb.Api().reports("admin/reports-found")[0]
+    assert found.url == report.url.replace("=", "")
     assert found.user["username"] == "admin"
     assert "<iframe" in found.to_html()
     assert found.updated_at >= found.created_at
-    assert wandb.Api().from_path(f"{PATH}/reports/My-report--{found.id}").id == found.id
+    assert wandb.Api().from_path(f"admin/reports-found/reports/My-report--{found.id}").id == found.id
 
 
 @differs("BetaReport.sections", "KeyError: the reports of `wandb_workspaces` have blocks instead")
 @differs("BetaReport.runs", "of sections, which the reports of `wandb_workspaces` do not have")
-def runs_of_a_section() -> None:
-    saved()
-    report: Any = wandb.Api().reports(PATH)[0]
+def list_runs_of_a_section_of_a_report() -> None:
+    saved("reports-sections")
+    report: Any = wandb.Api().reports("admin/reports-sections")[0]
     assert "panelGroups" in refusal(lambda: report.sections, KeyError)
     filters = {"op": "OR", "filters": [{"op": "AND", "filters": []}]}
     created = {"key": {"section": "run", "name": "createdAt"}, "ascending": True}
@@ -77,39 +75,41 @@ def runs_of_a_section() -> None:
 
 
 @shows()
-def a_report_is_changed_and_deleted() -> None:
-    other = wr.Report(project="reported", entity="admin", title="Other")
+def edit_and_delete_a_report() -> None:
+    saved("reports-changed")
+    other = wr.Report(project="reports-changed", entity="admin", title="Other")
     other.save()
     other.title = "Another"
     other.save()
-    assert [report.display_name for report in wandb.Api().reports(PATH, per_page=1)] == ["My report", "Another"]
+    listed = [report.display_name for report in wandb.Api().reports("admin/reports-changed", per_page=1)]
+    assert listed == ["My report", "Another"]
     other.delete()
-    assert [report.display_name for report in wandb.Api().reports(PATH)] == ["My report"]
+    assert [report.display_name for report in wandb.Api().reports("admin/reports-changed")] == ["My report"]
 
 
 @shows()
-def a_report_has_no_link_that_opens_it_to_all() -> None:
-    report = saved()
+def share_a_report_with_a_link() -> None:
+    report = saved("reports-unshared")
     assert (report.get_share_url(), report.disable_share_link()) == (None, False)
     assert "cannot be shared" in refusal(report.enable_share_link, WandbApiFailedError)
 
 
 @shows()
-def a_workspace_is_loaded_back() -> None:
-    saved()
+def save_and_load_a_workspace() -> None:
+    wandb.Api().create_project("workspaces", "admin")
     section = ws.Section(name="Metrics", panels=[wr.LinePlot(x="Step", y=["loss"])], is_open=True)
-    workspace = ws.Workspace(entity="admin", project="reported", name="Mine", sections=[section])
+    workspace = ws.Workspace(entity="admin", project="workspaces", name="Mine", sections=[section])
     workspace.save()
     found = ws.Workspace.from_url(workspace.url)
     assert (found.name, [section.name for section in found.sections]) == ("Mine", ["Metrics"])
 
 
 @shows()
-def a_workspace_is_changed_and_saved_as_another() -> None:
-    saved()
+def edit_a_workspace_and_save_it_as_a_new_view() -> None:
+    wandb.Api().create_run(entity="admin", project="workspaces", run_id="shown")
     workspace = ws.Workspace(
         entity="admin",
-        project="reported",
+        project="workspaces",
         name="First",
         settings=ws.WorkspaceSettings(x_axis="epoch", smoothing_type="gaussian", smoothing_weight=10, max_runs=20),
         runset_settings=ws.RunsetSettings(
@@ -133,7 +133,7 @@ def a_workspace_is_changed_and_saved_as_another() -> None:
 
 
 @shows()
-def every_kind_of_block_is_loaded_back() -> None:
+def report_with_blocks_of_every_type() -> None:
     blocks = [
         wr.TableOfContents(),
         *(heading("Heading") for heading in (wr.H1, wr.H2, wr.H3)),
@@ -150,7 +150,7 @@ def every_kind_of_block_is_loaded_back() -> None:
         wr.Image("https://example.com/a.png", caption="a picture"),
         wr.Video("https://www.youtube.com/watch?v=krWjJcW80_A"),
     ]
-    report = wr.Report(project="reported-blocks", entity="admin", title="Blocks", width="fluid", blocks=blocks)
+    report = wr.Report(project="reports-blocks", entity="admin", title="Blocks", width="fluid", blocks=blocks)
     report.save()
     found = wr.Report.from_url(report.url)
     assert found.blocks == blocks
@@ -158,7 +158,7 @@ def every_kind_of_block_is_loaded_back() -> None:
 
 
 @shows()
-def panels_and_sets_of_runs_are_loaded_back() -> None:
+def report_with_panels_and_run_sets() -> None:
     panels = [
         wr.LinePlot(title="Loss", x="Step", y=["loss", "val/loss"], smoothing_factor=0.8, log_y=True),
         wr.ScatterPlot(x=wr.SummaryMetric("loss"), y=wr.Config("lr")),
@@ -172,9 +172,10 @@ def panels_and_sets_of_runs_are_loaded_back() -> None:
         wr.MarkdownPanel(markdown="# Words"),
         wr.CustomChart(query={"summaryTable": {"tableKey": "bars_table"}}, chart_name="admin/bars"),
     ]
+    wandb.Api().create_project("reports-panels", "admin")
     runset = wr.Runset(
         entity="admin",
-        project="reported",
+        project="reports-panels",
         name="Some of them",
         query="run",
         filters="Config('lr') >= 0.1 and State = 'finished'",
@@ -182,7 +183,7 @@ def panels_and_sets_of_runs_are_loaded_back() -> None:
         order=[wr.OrderBy("CreatedTimestamp", ascending=True)],
         run_settings={"shown": wr.RunSettings(color="red", disabled=True)},
     )
-    report = wr.Report(project="reported-panels", entity="admin", title="Panels")
+    report = wr.Report(project="reports-panels", entity="admin", title="Panels")
     report.blocks = [wr.PanelGrid(panels=panels, runsets=[runset])]
     report.save()
     (grid,) = wr.Report.from_url(report.url).blocks
@@ -198,20 +199,20 @@ def panels_and_sets_of_runs_are_loaded_back() -> None:
 
 
 @shows()
-def a_report_is_copied() -> None:
-    original = saved()
+def clone_a_report() -> None:
+    original = saved("reports-original")
     copy = wr.Report.from_url(original.url)
-    copy.project, copy.title = "reported-copy", "A copy"
+    copy.project, copy.title = "reports-copy", "A copy"
     copy.save(clone=True)
     assert copy.id != original.id
-    (found,) = wandb.Api().reports("admin/reported-copy")
+    (found,) = wandb.Api().reports("admin/reports-copy")
     assert found.display_name == "A copy"
     assert wr.Report.from_url(original.url).title == "My report"
     assert "<iframe" in copy.to_html()
 
 
 @shows("Api.create_custom_chart")
-def a_chart_of_ones_own_is_made_and_used() -> None:
+def create_and_log_a_custom_chart() -> None:
     spec = {"mark": "bar", "encoding": {"x": {"field": "${field:x}"}, "y": {"field": "${field:y}"}}}
     chart = wandb.Api().create_custom_chart("admin", "bars", "My bars", spec_type="vega2", access="private", spec=spec)
     table = wandb.Table(columns=["name", "size"], data=[["a", 1]])
