@@ -6,18 +6,19 @@ BIN := $(VENV)/bin
 
 .PHONY: setup test demo lint format types benchmark lock clean
 
-# The environment is made again whenever the lock file or the project file changes.
+# The environment is made again whenever the lock file or the project file changes. Its modules are compiled here, as the
+# tests start hundreds of processes, also where Python is told to write no bytecode.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -m1 '^uv==' requirements.lock | cut -d' ' -f1)"
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
 # The tests also drive an older client, which cannot share an environment with the newest one.
 $(OLDER)/.ready: requirements-older.lock $(VENV)/.ready
 	$(PYTHON) -m venv --clear --without-pip $(OLDER)
-	$(BIN)/uv pip sync --quiet --python $(OLDER)/bin/python requirements-older.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(OLDER)/bin/python requirements-older.lock
 	touch $@
 
 setup: $(VENV)/.ready $(OLDER)/.ready
