@@ -1,6 +1,10 @@
-"""An image with Launchbay, of what is installed here: as the images of `deploy/Dockerfile`, without git and ssh."""
+"""An image with Launchbay, of what is installed here: as the images of `deploy/Dockerfile`, without git and ssh.
+
+Its init is the one of the node's pauses, in place of tini.
+"""
 
 import io
+import shutil
 import tarfile
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -22,13 +26,16 @@ PEOPLE = b"root:x:0:0:root:/root:/bin/sh\nlaunchbay:x:1000:1000::/home/launchbay
 def write(path: Path) -> Path:
     """Write the image's archive; returns the path."""
     links = {f"usr/local/bin/{name}": "python3.11" for name in ("python", "python3")}
-    own = images.layer({"usr/local/bin/launchbay": PROGRAM, "etc/passwd": PEOPLE}, links)
+    init = shutil.which("catatonit")
+    assert init, "a node of the tests' own has it"
+    files = {"usr/local/bin/launchbay": PROGRAM, "etc/passwd": PEOPLE, "usr/local/bin/init": Path(init).read_bytes()}
+    own = images.layer(files, links)
     return images.write(
         path,
         f"{REPOSITORY}:{TAG}",
         [parts.python_root(), _dependencies(), _packages(), own],
         [],
-        Entrypoint=["launchbay"],
+        Entrypoint=["init", "--", "launchbay"],
         Env=[f"PYTHONPATH=/{FOLDER}", "PYTHONDONTWRITEBYTECODE=1", "PATH=/usr/local/bin:/usr/bin:/bin"],
         User="1000",
     )
