@@ -1,12 +1,12 @@
 """The launch spec: what an item asks for. Read once, strictly, into frozen values; unknown keys are left alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from protocol.errors import SpecError
 from protocol.json_read import Reader
-from protocol.json_types import Json, JsonObject, dig
+from protocol.json_types import Json, JsonObject, dig, is_deeper
 from protocol.masking import REDACTED
 from protocol.names import ArtifactName, parse_job_reference
 from protocol.resources import RESOURCES
@@ -87,7 +87,8 @@ class LaunchSpec:
 def parse_launch_spec(raw: JsonObject) -> LaunchSpec:
     """Read a launch spec; `SpecError` says which key is wrong and what is allowed."""
     spec = Reader(raw, SpecError)
-    _check_depth(raw)
+    if is_deeper(raw, MAX_DEPTH):  # it would exhaust the stack of those who walk through it
+        raise SpecError(f"The launch spec is nested deeper than {MAX_DEPTH} levels.")
     resource = spec.text("resource") or DEFAULT_RESOURCE
     source = _source(spec)
     if isinstance(source, ImageSource) and resource == "local-process":
@@ -146,22 +147,6 @@ def api_key_of(raw: JsonObject) -> str:
 def without_api_key(raw: JsonObject) -> JsonObject:
     """Return the spec with nothing hidden but the API key that it may carry for its run."""
     return {**raw, API_KEY: REDACTED} if raw.get(API_KEY) else raw
-
-
-def _check_depth(raw: JsonObject) -> None:
-    """Refuse what would exhaust the stack of those who walk through it."""
-    level: list[Json] = [raw]
-    for _ in range(MAX_DEPTH):
-        level = [part for value in level for part in _parts(value)]
-        if not level:
-            return
-    raise SpecError(f"The launch spec is nested deeper than {MAX_DEPTH} levels.")
-
-
-def _parts(value: Json) -> Iterable[Json]:
-    if isinstance(value, Mapping):
-        return value.values()
-    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
 
 
 def _api_key(raw: JsonObject) -> str | None:

@@ -5,6 +5,7 @@ is not understood is refused by name, never ignored.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -88,20 +89,32 @@ def among(fields: Mapping[str, Field], *others: str) -> Callable[[str], Field]:
     return find
 
 
-class TextField:
-    """A column of texts."""
+class _ColumnField(ABC):
+    """A column. Whether there is a value in it is asked in one way, whatever its values are."""
 
     def __init__(self, column: ColumnElement[Any]) -> None:
         self._column = column
 
     def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
         """See `Field`."""
-        column = self._column
         match operator:
             case "$eq" if operand is None:
-                return column.is_(None)
+                return self._column.is_(None)
             case "$exists":
-                return exists(column, operand)
+                return exists(self._column, operand)
+            case _:
+                return self._test(operator, operand)
+
+    @abstractmethod
+    def _test(self, operator: str, operand: Any) -> ColumnElement[bool] | None: ...
+
+
+class TextField(_ColumnField):
+    """A column of texts."""
+
+    def _test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
+        column = self._column
+        match operator:
             case "$in":
                 wanted = listed(operator, operand)
                 given = column.in_([text(operator, entry) for entry in wanted if entry is not None])
@@ -114,19 +127,11 @@ class TextField:
                 return compared(column, operator, text(operator, operand))
 
 
-class NumberField:
+class NumberField(_ColumnField):
     """A column of numbers."""
 
-    def __init__(self, column: ColumnElement[Any]) -> None:
-        self._column = column
-
-    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
-        """See `Field`."""
+    def _test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
         match operator:
-            case "$eq" if operand is None:
-                return self._column.is_(None)
-            case "$exists":
-                return exists(self._column, operand)
             case "$in":
                 return known(self._column, self._column.in_([self._read(entry) for entry in listed(operator, operand)]))
             case _:
@@ -136,23 +141,15 @@ class NumberField:
         return number(operand)
 
 
-class TimeField:
+class TimeField(_ColumnField):
     """A column of times, compared with ISO 8601 texts or seconds since the epoch.
 
     Clients are shown whole seconds, so such a one means all of itself; `$regex` and `$contains` look at what is shown.
     """
 
-    def __init__(self, column: ColumnElement[Any]) -> None:
-        self._column = column
-
-    def test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
-        """See `Field`."""
+    def _test(self, operator: str, operand: Any) -> ColumnElement[bool] | None:
         column = self._column
         match operator:
-            case "$eq" if operand is None:
-                return column.is_(None)
-            case "$exists":
-                return exists(column, operand)
             case "$in":
                 wanted = [_seconds(entry) for entry in listed(operator, operand)]
                 whole = whole_seconds(column).in_([entry for entry in wanted if entry.is_integer()])

@@ -1,11 +1,12 @@
 """What automations can do, and how clients say it. Pure."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
+from protocol.json_types import is_deeper
 from server.errors import RequestError
 
 MAX_DEPTH = 100
@@ -58,17 +59,8 @@ def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _check_payload(text: str | None) -> None:
     try:
-        level: list[Any] = [json.loads(text or "null")]
+        payload = json.loads(text or "null")
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The payload of the webhook is not JSON: {error}.") from error
-    for _ in range(MAX_DEPTH):
-        level = [inner for part in level for inner in _parts(part)]
-        if not level:
-            return
-    raise RequestError(f"The payload of the webhook is nested more than {MAX_DEPTH} deep.")
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value).values()
-    return cast("list[Any]", value) if isinstance(value, list) else ()
+    if is_deeper(payload, MAX_DEPTH):
+        raise RequestError(f"The payload of the webhook is nested more than {MAX_DEPTH} deep.")
