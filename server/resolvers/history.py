@@ -1,5 +1,6 @@
 """What a run has logged: history, system events and console, sampled, by step, or page by page."""
 
+import asyncio
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Connection
 
 from protocol.json_types import JsonObject
+from server.database import Database
 from server.graphql import Info, Resolvers
 from server.resolvers.paging import Page, cursor
 from server.storage import streams
@@ -62,7 +64,7 @@ async def _sampled(run: dict[str, Any], info: Info, spec: dict[str, Any]) -> lis
     database = info.context.services.database
     samples = int(spec.get("samples") or DEFAULT_SAMPLES)
     if spec.get("minStep") is None:
-        return await database.read(_of_run, run["row_id"], run["historyLineCount"], keys, samples)
+        return await _of_run(database, run["row_id"], run["historyLineCount"], keys, samples)
     first, last = int(spec["minStep"]), int(spec.get("maxStep", run["row"].last_step))
     # The upper bound belongs to the range when as many samples are asked for as it has steps. Older clients ask for as
     # many as a page has, and mean the steps before the bound: the next page begins with it.
@@ -76,15 +78,32 @@ def _of_steps(
     return thinned(_with_all(streams.steps(connection, run_id, first, end), keys), samples)
 
 
-def _of_run(connection: Connection, run_id: int, total: int, keys: list[str], samples: int) -> list[JsonObject]:
-    """Sample the rows that have all keys. Mostly all rows have them; if not, the whole run has to be looked through:
-    by the database, unless keys are hard to find in a text.
+async def _of_run(database: Database, run_id: int, total: int, keys: list[str], samples: int) -> list[JsonObject]:
+    """Sample the rows that have all keys. Mostly all rows have them; if not, the whole run has to be looked through,
+    its halves at the same time.
     """
+    rows = await database.read(_of_sample, run_id, total, keys, samples)
+    if rows is not None:
+        return rows
+    halves = ((0, total // 2), (total // 2, total))
+    naming = (database.read(streams.numbers_naming, run_id, keys, start, end) for start, end in halves)
+    first, second = await asyncio.gather(*naming)
+    return await database.read(_of_numbers, run_id, thinned([*first, *second], samples), keys, samples)
+
+
+def _of_sample(
+    connection: Connection, run_id: int, total: int, keys: list[str], samples: int
+) -> list[JsonObject] | None:
+    """Return the rows of lines that are spread evenly; None if others of the run may have all keys and they do not."""
     lines = streams.sample(connection, run_id, Stream.HISTORY, total, samples)
     rows = list(_with_all(_texts(lines), keys))
-    if total <= samples or len(rows) == len(lines):
-        return rows
-    numbers = thinned(streams.numbers_naming(connection, run_id, keys), samples)
+    return rows if total <= samples or len(rows) == len(lines) else None
+
+
+def _of_numbers(
+    connection: Connection, run_id: int, numbers: list[int], keys: list[str], samples: int
+) -> list[JsonObject]:
+    """Return the rows of lines that seem to have all keys; if some do not, a sample of all that seem so."""
     lines = streams.numbered(connection, run_id, Stream.HISTORY, numbers)
     rows = list(_with_all(_texts(lines), keys))
     if len(rows) == len(lines):

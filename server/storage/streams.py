@@ -95,10 +95,11 @@ def numbered(connection: Connection, run_id: int, stream: Stream, numbers: Seque
     return lines
 
 
-def numbers_naming(connection: Connection, run_id: int, keys: Sequence[str]) -> list[int]:
-    """Return the numbers of the history lines that name all the keys somewhere, in order."""
-    statement = _naming(run_id, keys).with_only_columns(run_lines.c.number)
-    return list(connection.scalars(statement))
+def numbers_naming(connection: Connection, run_id: int, keys: Sequence[str], start: int, end: int) -> list[int]:
+    """Return the numbers of the history lines from `start` to before `end` that name all the keys somewhere, in
+    order."""
+    statement = _naming(run_id, keys).where(run_lines.c.number >= start, run_lines.c.number < end)
+    return list(connection.scalars(statement.with_only_columns(run_lines.c.number)))
 
 
 def each_naming(connection: Connection, run_id: int, keys: Sequence[str]) -> Iterator[Line]:
