@@ -158,9 +158,10 @@ class LocalObjectStore:
             leaving.callback(temporary.unlink, missing_ok=True)
             file = await _in_thread(lambda: leaving.enter_context(temporary.open("wb")))
             async for chunk in chunks:
-                digest.update(chunk)
                 size += len(chunk)
-                await _in_thread(lambda chunk=chunk: file.write(chunk))
+                summed = _in_thread(lambda chunk=chunk: digest.update(chunk))
+                written = _in_thread(lambda chunk=chunk: file.write(chunk))
+                await asyncio.gather(summed, written)  # each takes about as long
             await _in_thread(file.close)
             info = _checked(size, digest.digest(), md5)
             await _in_thread(lambda: _move(temporary, path))
