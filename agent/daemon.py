@@ -322,12 +322,14 @@ class Daemon:
                 if held.launch.stop is None:
                     held.launch.stop, held.launch.verdict = action.reason, _kept(action.end)
                     await self._context.journal.record(held.launch)
-                log.info("stopping", reason=action.reason, **action.launch.log_fields)
-                try:
-                    await backend.stop(action.launch.handle, config.stopped_run_timeout)
-                    held.stop_sent = True
-                except (BackendError, BackendUnavailable) as error:
-                    log.warning("cannot stop it yet, asking again", error=str(error), **action.launch.log_fields)
+                # What the backend does for the stop, now and later, tells of this launch.
+                with structlog.contextvars.bound_contextvars(**action.launch.log_fields):
+                    log.info("stopping", reason=action.reason)
+                    try:
+                        await backend.stop(action.launch.handle, config.stopped_run_timeout)
+                        held.stop_sent = True
+                    except (BackendError, BackendUnavailable) as error:
+                        log.warning("cannot stop it yet, asking again", error=str(error))
         deadline = next_deadline(started, observed, config.timeouts)
         return OBSERVE_SECONDS if deadline is None else min(OBSERVE_SECONDS, max(0.0, deadline - now))
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 
 from agent.launch import Assigned, Launch, Stage
+from agent.log_fields import LAUNCH_NAMES
 from agent.redaction import SECRETS
 from backends.base import Observation
 from backends.flag import Flag
@@ -61,8 +62,9 @@ class Launches:
         return item_id in self._by_item
 
     def add(self, launch: Launch) -> Held:
-        """Hold a launch, and keep the key that came with it out of every log."""
+        """Hold a launch. Every log names it, and none the key that came with it."""
         SECRETS.keep(api_key_of(launch.spec))
+        LAUNCH_NAMES.keep(launch)
         held = self._by_item[launch.item_id] = Held(launch)
         return held
 
@@ -74,6 +76,7 @@ class Launches:
         """Let go of a launch; unknown ones are fine."""
         if self._by_item.pop(held.launch.item_id, None):
             SECRETS.drop(api_key_of(held.launch.spec))
+            LAUNCH_NAMES.drop(held.launch)
 
     def started(self, resource: str) -> list[Launch]:
         """Return the launches that a backend has."""

@@ -7,6 +7,7 @@ from typing import TextIO, cast
 
 import structlog
 
+from agent.log_fields import LAUNCH_NAMES
 from agent.redaction import SECRETS
 
 
@@ -21,6 +22,7 @@ def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            LAUNCH_NAMES,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
             structlog.processors.StackInfoRenderer(),

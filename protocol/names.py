@@ -38,6 +38,16 @@ def launch_name(item_id: str, attempt: int) -> str:
     return f"launch-{hashlib.sha256(item_id.encode()).hexdigest()[:16]}-{attempt}"
 
 
+def without_attempt(name: str) -> str:
+    """Return what the names of all attempts of a launch have in common."""
+    return name.rpartition("-")[0]
+
+
+def attempt_of(name: str) -> int:
+    """Return which attempt a launch's name is that of."""
+    return int(name.rpartition("-")[2])
+
+
 def is_launch_name(name: str) -> bool:
     """Whether launches are called like this, so that something with this name may be another launch's."""
     return re.fullmatch(r"launch-[0-9a-f]{16}-[0-9]+", name) is not None

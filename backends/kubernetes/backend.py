@@ -514,7 +514,7 @@ class KubernetesBackend:
         try:
             await namespace.sweep(tracked.launch)
         except (KubeUnavailable, KubeRefused) as error:
-            log.warning("cannot remove what is left of it", launch=str(tracked.address), error=str(error))
+            log.warning("cannot remove what is left of it", launch=tracked.launch, error=str(error))
 
     async def _remove(self, tracked: Tracked) -> None:
         namespace = self._namespace(tracked.address)

@@ -76,10 +76,10 @@ class Ladder:
                 await step()
                 return
             except KubeUnavailable as error:
-                log.warning("cannot stop it yet", launch=str(self._tracked.address), error=str(error))
+                log.warning("cannot stop it yet", launch=self._tracked.launch, error=str(error))
                 await self._pause(AGAIN_SECONDS)
             except KubeRefused as error:
-                log.error("the cluster does not let us stop it", launch=str(self._tracked.address), error=str(error))
+                log.error("the cluster does not let us stop it", launch=self._tracked.launch, error=str(error))
                 await self._pause(REFUSED_SECONDS)
 
     async def _pause(self, seconds: float) -> None:
@@ -111,11 +111,15 @@ class Ladder:
         for pod in await self._namespace.pods_of(self._tracked.launch):
             grace = LAST_GRACE_SECONDS
             if _ending_for(pod, self._clock() + api.clock_ahead) > NODE_SECONDS and await self._has_lost_its_node(pod):
-                log.warning("its node is gone: deleted without waiting for it", pod=pod["metadata"]["name"])
+                log.warning(
+                    "its node is gone: deleted without waiting for it",
+                    launch=self._tracked.launch,
+                    pod=pod["metadata"]["name"],
+                )
                 grace = 0.0
             await self._delete_pod(pod, grace)
         if not self._tracked.is_gone and await api.get(self._kind, self._namespace.name, self._tracked.address.name):
-            log.warning("it was told to stop, and is still there", launch=str(self._tracked.address))
+            log.warning("it was told to stop, and is still there", launch=self._tracked.launch)
 
     def _grace(self) -> float:
         # None at all would have the cluster forget a pod whose processes still run.

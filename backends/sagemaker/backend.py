@@ -113,7 +113,7 @@ class SageMakerBackend:
             await self._aws.call("sagemaker", f"stop_{tracked.kind.snake}", {tracked.kind.name: tracked.name})
         except AwsRefused as error:
             # It may have ended just now, in one way or another: a look tells.
-            log.info("a stop was refused", job=tracked.name, reason=str(error))
+            log.info("a stop was refused", launch=handle, job=tracked.name, reason=str(error))
         self._stops[handle] = now
         tracked.is_stale = True
 

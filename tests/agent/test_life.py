@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
@@ -15,12 +17,15 @@ from structlog.testing import capture_logs
 from agent.admission.inventory import Gpu, Inventory
 from agent.control_plane import ControlPlane
 from agent.launch import Assigned, Stage
+from agent.log_fields import LAUNCH_NAMES
 from agent.observability.metrics import Metrics
 from agent.prepare import prepare
 from backends.base import Handle, Phase, PlatformFull, StartRequest
 from backends.fake import Behavior, FakeBackend, FakePlatform
 from tests.agent.gate import gate
 from tests.agent.world import LIMIT_SECONDS, World, until, world
+
+log = structlog.get_logger(__name__)
 
 SOON = {"first_seconds": 0.1, "longest_seconds": 0.1}
 
@@ -387,11 +392,29 @@ async def test_what_was_given_stays_given_over_a_restart(world: World) -> None:
 # --- the labels are the journal --------------------------------------------------------------------------------------
 
 
+class Talking(FakeBackend):
+    """A backend that tells what it does for a stop when it has been asked for it, and then of all launches at once."""
+
+    async def stop(self, handle: Handle, grace_seconds: float) -> None:
+        """Stop it later, in a task of its own."""
+        self._stopping = asyncio.create_task(self._stop(handle, grace_seconds))
+
+    async def _stop(self, handle: Handle, grace_seconds: float) -> None:
+        log.info("told to stop by the backend")
+        await asyncio.create_task(self._look_around(handle), context=Context())
+        await super().stop(handle, grace_seconds)
+
+    async def _look_around(self, handle: Handle) -> None:
+        log.info("seen by the backend", launch=handle)
+
+
 async def test_every_line_about_a_launch_names_item_attempt_and_queue(world: World) -> None:
     world.behave("retried", Behavior(seconds=0.05, exit_code=75), Behavior())
     world.behave("stopped", Behavior())
-    with capture_logs([merge_contextvars]) as lines:
-        async with world.agent(max_jobs=4, retries=[{"on": [{"exit_code": [75]}], **SOON}]) as daemon:
+    with capture_logs([merge_contextvars, LAUNCH_NAMES]) as lines:
+        backends = {"local-process": Talking(world.platform)}
+        retries = [{"on": [{"exit_code": [75]}], **SOON}]
+        async with world.agent(max_jobs=4, retries=retries, backends=backends) as daemon:
             wrong = await world.push(resource_args={"local-process": {"gpus": 3}})
             await world.in_state(wrong, "FAILED")
             retried, stopped = await world.push("retried"), await world.push("stopped")
@@ -405,7 +428,7 @@ async def test_every_line_about_a_launch_names_item_attempt_and_queue(world: Wor
     told = {line["event"]: (line.get("item"), line.get("attempt"), line.get("queue")) for line in lines}
     assert told["launch ended before its start"] == (wrong, 1, "q")
     assert told["attempt failed, another follows"] == (retried, 1, "q")
-    assert told["stopping"] == (stopped, 1, "q")
+    assert told["stopping"] == told["told to stop by the backend"] == told["seen by the backend"] == (stopped, 1, "q")
     assert told["adopted a launch by its labels"] == (retried, 2, "q")
     # An agent that the server takes for gone may be refused a poll, which is about no launch.
     assert [event for event, about in told.items() if None in about and event != "cannot claim"] == []
