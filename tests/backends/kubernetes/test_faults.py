@@ -397,7 +397,7 @@ async def test_a_clock_that_is_wrong_shortens_no_time_and_prolongs_none(room: Ro
         # Its image has no valid name, so it is to be given up at once.
         pod = {"apiVersion": "v1", "kind": "Pod", "spec": {**POD, "nodeName": "node-1"}}
         before = ours()
-        handle = await backend.start(request(args=pod))
+        handle = await started(backend, request(args=pod))
         waiting = {"waiting": {"reason": "InvalidImageName", "message": "no"}}
         status: dict[str, Any] = {
             "name": "job",
