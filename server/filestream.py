@@ -56,6 +56,8 @@ class Update:
     summary: str | None = None
     preempting: bool = False
     complete: bool = False
+    is_before_end: bool = False
+    """Whether it is a piece of a request that ends the run, which its last piece does."""
     exit_code: int | None = None
     uploaded: Sequence[str] = ()
     """Names of files whose upload is over."""
@@ -117,8 +119,8 @@ def in_pieces(change: Update) -> list[Update]:
     *first_rows, rows = _split(change.history)
     *first_lines, lines = _split(change.console)
     return [
-        *(Update(history=part) for part in first_rows),
-        *(Update(console=part) for part in first_lines),
+        *(Update(history=part, is_before_end=change.complete) for part in first_rows),
+        *(Update(console=part, is_before_end=change.complete) for part in first_lines),
         replace(change, history=rows, console=lines),
     ]
 
@@ -230,7 +232,8 @@ def _signs_of_life(
     signs: dict[str, Any] = {"heartbeat_at": now}
     if row.started_at is None:
         signs["started_at"] = now
-    if not change.complete and _has_ended(row) and writer is None:
+    is_last_word_again = change.is_before_end and row.end_cause is None
+    if not (change.complete or is_last_word_again) and _has_ended(row) and writer is None:
         # A late word: it lives after all. In shared mode others may still be at it when the one that ends it has.
         signs.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
         watched_runs.watch(connection, row.id)

@@ -20,7 +20,7 @@ from tests.server.automating import (
     project_id,
 )
 from tests.server.conftest import Client, Clock
-from tests.server.run_steps import log_rows, send, start, upsert
+from tests.server.run_steps import log_rows, read, send, start, upsert
 from tests.server.test_artifact_links import PLACE, TAG, UNLINK, UNTAG, link
 from tests.server.test_artifacts import ADD_ALIASES, DELETE_SEQUENCE, content, log, wanted_aliases
 from tests.server.test_artifacts import UPDATE as UPDATE_ARTIFACT
@@ -211,6 +211,25 @@ async def test_a_run_that_falls_silent_has_failed_and_may_come_back(client: Clie
     await send(client, uploaded=["x"])  # a late word after the end
     await send(client, complete=True, exitcode=0)
     assert await told(client) == [("a", "r", "finished")]
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(0, "finished"), (1, "failed")])
+async def test_a_large_last_request_that_is_sent_again_is_told_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch, exit_code: int, state: str
+) -> None:
+    monkeypatch.setattr("server.filestream.LINES_AT_ONCE", 2)
+    place = in_project(await project_id(client))
+    await automate(client, "state", "RUN_STATE", states("RUNNING", "FINISHED", "FAILED"), **place)
+    await automate(client, "high", "RUN_METRIC", above(5), **place)
+    await start(client)
+    assert await told(client) == [("state", "r", "running")]
+    rows = [json.dumps({"loss": value}) for value in (1, 2, 6, 7, 8)]
+    last = {"files": {"wandb-history.jsonl": {"offset": 0, "content": rows}}, "complete": True, "exitcode": exit_code}
+    await send(client, **last)
+    assert await told(client) == [("state", "r", state), ("high", "r", "6.0")]
+    await send(client, **last)
+    assert await told(client) == []
+    assert (await read(client))["state"] == state
 
 
 async def test_a_run_that_never_began_can_fail(client: Client, services: Services) -> None:
