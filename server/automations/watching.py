@@ -30,9 +30,12 @@ from server.summaries import parsed
 SECONDS_BETWEEN = 1.0
 RUNS_AT_ONCE = 20
 LINES_AT_ONCE = 1000
-"""Of each run; the others have their turn before the next ones."""
+"""Of all runs that are looked at together, so that few are in memory. No run gets its next ones before the others had
+their turn."""
 LONGEST_TRANSACTION_SECONDS = 10.0
 """No run takes longer to begin, nor an automation to be set up."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 600.0
+"""Before the next look at a run, if one has failed. The pause doubles."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,34 +64,88 @@ class Finding:
     """The values at which conditions hold, by automation."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A run is not looked at for so long, as the last look at it has failed."""
+
+    seconds: float
+    until: float
+
+
 async def run(services: Services) -> None:
     """Look for ever."""
+    watcher = Watcher(services)
     while True:
         try:
-            await look(services)
+            await watcher.look()
         except Exception:  # the supervisor: the next look sees the same
             log.exception("runs could not be looked at for automations")
         await asyncio.sleep(SECONDS_BETWEEN)
 
 
-async def look(services: Services) -> None:
-    """Look at each run of which there is something to tell, until nothing is unread of their histories."""
-    since = services.clock() - LONGEST_TRANSACTION_SECONDS
-    if new := await services.database.read(automations.set_up_since, RUN_EVENTS, since):
-        await services.database.write(_watch_missed, new, services.clock())
-    while await _look_at_each(services):
-        pass
+class Watcher:
+    """Looks at runs. One at which it cannot look is left alone for a while, and holds up no other."""
 
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._resting: dict[str, Rest] = {}  # by path of a run, until a look at it succeeds
 
-async def _look_at_each(services: Services) -> bool:
-    """Look at each run once; whether more is to be read."""
-    database, now, after, is_behind = services.database, services.clock(), 0, False
-    while sights := await database.read(_look, after, now):
+    async def look(self) -> None:
+        """Look at each run of which there is something to tell, until nothing is unread of their histories."""
+        database, clock = self._services.database, self._services.clock
+        since = clock() - LONGEST_TRANSACTION_SECONDS
+        if new := await database.read(automations.set_up_since, RUN_EVENTS, since):
+            await database.write(_watch_missed, new, clock())
+        while await self._look_at_each():
+            pass
+
+    async def _look_at_each(self) -> bool:
+        """Look at each run once; whether more is to be read."""
+        now, after, is_behind = self._services.clock(), 0, False
+        while page := await self._services.database.read(_page, after, now):
+            after = page[-1].run_id
+            rows = [row for row in page if not self._rests(_path(row), now)]
+            while rows:
+                sights = await self._supervised(rows, now)
+                is_behind |= any(sight.lines_read < sight.row.history_lines for sight in sights)
+                rows = rows[max(len(sights), 1) :]
+        return is_behind
+
+    async def _supervised(self, rows: Sequence[AnyRow], now: float) -> Sequence[Sight]:
+        """Look at the first ones of these runs; at none of them if the first one has to rest."""
+        try:
+            sights = await self._look_at(rows, now)
+        except Exception:  # the supervisor of these runs: what is wrong with one of them concerns that one alone
+            if len(rows) > 1:
+                return await self._supervised(rows[:1], now)
+            path = _path(rows[0])
+            if path not in self._resting:
+                log.exception("a run could not be looked at for automations; tried again ever more rarely", run=path)
+            self._rest(path, now)
+            return []
+        for sight in sights:
+            self._resting.pop(_path(sight.row), None)
+        return sights
+
+    async def _look_at(self, rows: Sequence[AnyRow], now: float) -> Sequence[Sight]:
+        """Look at the first ones of these runs, until there are enough lines."""
+        sights = await self._services.database.read(_sights, rows, now)
         findings = await asyncio.to_thread(_find_all, sights, now)
-        await database.write(_tell, findings, now)
-        after = sights[-1].row.run_id
-        is_behind |= any(sight.lines_read < sight.row.history_lines for sight in sights)
-    return is_behind
+        await self._services.database.write(_tell, findings, now)
+        return sights
+
+    def _rests(self, path: str, now: float) -> bool:
+        rest = self._resting.get(path)
+        return rest is not None and now < rest.until
+
+    def _rest(self, path: str, now: float) -> None:
+        last = self._resting.get(path)
+        pause = min(2 * last.seconds, LONGEST_PAUSE_SECONDS) if last else FIRST_PAUSE_SECONDS
+        self._resting[path] = Rest(pause, now + pause)
+
+
+def _path(row: AnyRow) -> str:
+    return f"{row.entity_name}/{row.project_name}/{row.name}"
 
 
 def _watch_missed(connection: Connection, new: Sequence[AnyRow], now: float) -> None:
@@ -98,16 +155,25 @@ def _watch_missed(connection: Connection, new: Sequence[AnyRow], now: float) -> 
         watched_runs.watch_unwatched(connection, automation.project_id, automation.entity_id, state, now)
 
 
-def _look(connection: Connection, after: int, now: float) -> list[Sight]:
-    rows = watched_runs.page(connection, runs.state_expression(now), now, after, RUNS_AT_ONCE)
+def _page(connection: Connection, after: int, now: float) -> list[AnyRow]:
+    return watched_runs.page(connection, runs.state_expression(now), now, after, RUNS_AT_ONCE)
+
+
+def _sights(connection: Connection, rows: Sequence[AnyRow], now: float) -> list[Sight]:
+    """Return the first ones of these runs as they are, until there are enough lines."""
     concerned = {
         project_id: automations.concerned_by_runs(connection, project_id, RUN_EVENTS)
         for project_id in {row.project_id for row in rows}
     }
-    return [
-        _sight(connection, row, [each for each in concerned[row.project_id] if _is_meant(connection, row, each, now)])
-        for row in rows
-    ]
+    sights: list[Sight] = []
+    room = LINES_AT_ONCE
+    for row in rows:
+        meant = [each for each in concerned[row.project_id] if _is_meant(connection, row, each, now)]
+        sights.append(_sight(connection, row, meant, room))
+        room -= len(sights[-1].lines)
+        if not room:
+            break
+    return sights
 
 
 def _is_meant(connection: Connection, row: AnyRow, automation: AnyRow, now: float) -> bool:
@@ -117,13 +183,14 @@ def _is_meant(connection: Connection, row: AnyRow, automation: AnyRow, now: floa
     return condition is None or connection.scalar(statement.where(condition)) is not None
 
 
-def _sight(connection: Connection, row: AnyRow, concerned: Sequence[AnyRow]) -> Sight:
+def _sight(connection: Connection, row: AnyRow, concerned: Sequence[AnyRow], room: int) -> Sight:
     told = [key for key, seen in _seen(row).items() if seen.is_told]
     if not any(each.event_type in METRIC_EVENTS and _key(each) not in told for each in concerned):
         return Sight(row, concerned, (), row.history_lines)
-    lines = streams.page(connection, row.run_id, Stream.HISTORY, row.lines_read, LINES_AT_ONCE)
+    found = streams.page(connection, row.run_id, Stream.HISTORY, row.lines_read, room)
+    lines = [line for line in found if line.number < row.history_lines]  # others have come since the row was read
     # Numbers have gaps where a line could not be read.
-    read = lines[-1].number + 1 if len(lines) == LINES_AT_ONCE else row.history_lines
+    read = lines[-1].number + 1 if len(lines) == room else row.history_lines
     return Sight(row, concerned, [line.content for line in lines], read)
 
 

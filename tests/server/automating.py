@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from server.automations.sending import Sender
-from server.automations.watching import look
+from server.automations.watching import Watcher
 from server.context import Services
 from tests.server.conftest import Client
 
@@ -105,7 +105,7 @@ async def project_id(client: Client, name: str = "p", entity: str = "admin") -> 
 
 async def send_due(services: Services) -> None:
     """Look at runs, and send what is due."""
-    await look(services)
+    await Watcher(services).look()
     async with Sender(services) as sender:
         await sender.start_due()
         await asyncio.gather(*sender._on_its_way)

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from server.automations.watching import look
+from server.automations import watching
+from server.automations.watching import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Sight, Watcher
 from server.context import Services
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
 from tests.server.automating import (
@@ -158,10 +161,10 @@ def above(threshold: float, name: str = "loss", run_filter: dict[str, Any] | Non
     return json.dumps({"run_filter": wanted, "run_metric_filter": {"threshold_filter": asked}})
 
 
-async def told(client: Client) -> list[tuple[str, ...]]:
+async def told(client: Client, watcher: Watcher | None = None) -> list[tuple[str, ...]]:
     """Look, and return by automation what it was told since the last time."""
     services = client.context.services
-    await look(services)
+    await (watcher or Watcher(services)).look()
 
     def work(connection: Any) -> list[tuple[str, ...]]:
         found = connection.exec_driver_sql("SELECT variables FROM deliveries ORDER BY id").scalars().all()
@@ -224,10 +227,10 @@ async def test_a_large_last_request_that_is_sent_again_is_told_once(
     await start(client)
     assert await told(client) == [("state", "r", "running")]
     rows = [json.dumps({"loss": value}) for value in (1, 2, 6, 7, 8)]
-    last = {"files": {"wandb-history.jsonl": {"offset": 0, "content": rows}}, "complete": True, "exitcode": exit_code}
-    await send(client, **last)
+    history = {"wandb-history.jsonl": {"offset": 0, "content": rows}}
+    await send(client, files=history, complete=True, exitcode=exit_code)
     assert await told(client) == [("state", "r", state), ("high", "r", "6.0")]
-    await send(client, **last)
+    await send(client, files=history, complete=True, exitcode=exit_code)
     assert await told(client) == []
     assert (await read(client))["state"] == state
 
@@ -365,6 +368,93 @@ async def test_a_number_beyond_all_floats_holds_up_no_other(client: Client) -> N
     assert await told(client) == [("high", "plain", "7.0")]
 
 
+@pytest.mark.parametrize(
+    ("step", "name_of"),
+    [
+        ("_sight", lambda _, row, *__: row.name),
+        ("_find", lambda sight, _: sight.row.name),
+        ("_about", lambda finding, _, **__: finding.sight.row.name),
+    ],
+    ids=["read", "find", "tell"],
+)
+async def test_a_run_that_cannot_be_looked_at_holds_up_no_other(
+    client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch, step: str, name_of: Callable[..., str]
+) -> None:
+    place = in_project(await project_id(client))
+    await automate(client, "high", "RUN_METRIC", above(5), **place)
+    for name in ("a", "bad", "c"):
+        await start(client, name)
+        await log_rows(client, {"loss": 6}, name=name)
+    works, tries = getattr(watching, step), 0
+
+    def fail(*given: Any, **named: Any) -> Any:
+        nonlocal tries
+        if name_of(*given, **named) == "bad":
+            tries += 1
+            raise ZeroDivisionError
+        return works(*given, **named)
+
+    monkeypatch.setattr(watching, step, fail)
+    watcher = Watcher(client.context.services)
+    with capture_logs() as logged:
+        assert await told(client, watcher) == [("high", "a", "6.0"), ("high", "c", "6.0")]
+        assert [each["run"] for each in logged] == ["admin/p/bad"]
+        for pause in (FIRST_PAUSE_SECONDS, 2 * FIRST_PAUSE_SECONDS):
+            tries = 0
+            clock.now += pause - 0.1
+            assert (await told(client, watcher), tries) == ([], 0)
+            clock.now += 0.1
+            assert (await told(client, watcher), tries) == ([], 1)
+        monkeypatch.undo()
+        clock.now += LONGEST_PAUSE_SECONDS
+        assert await told(client, watcher) == [("high", "bad", "6.0")]
+    assert len(logged) == 1, "not each time"
+
+
+async def test_few_lines_are_held_at_a_time_however_many_there_are(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LINES_AT_ONCE", 4)
+    place = in_project(await project_id(client))
+    for value in range(1, 10):  # each is found in another line
+        await automate(client, f"above {value}", "RUN_METRIC", above(value - 0.5), **place)
+    change = {"change_type": "ABSOLUTE", "change_dir": "INCREASE", "change_amount": 5}
+    windows = {"name": "loss", "agg_op": "MAX", "current_window_size": 3, "prior_window_size": 3}
+    wanted = {"run_filter": "{}", "run_metric_filter": {"change_filter": {**windows, **change}}}
+    await automate(client, "steep", "RUN_METRIC_CHANGE", json.dumps(wanted), **place)
+    expected: list[tuple[str, ...]] = []
+    for name, length in (("a", 2), ("b", 9), ("c", 1), ("d", 4), ("e", 7)):
+        await start(client, name)
+        await log_rows(client, *({"loss": value} for value in range(1, length + 1)), name=name)
+        expected += [(f"above {value}", name, f"{value}.0") for value in range(1, length + 1)]
+    held: list[int] = []
+
+    def spy(sights: Sequence[Sight], now: float) -> Any:
+        held.append(sum(len(sight.lines) for sight in sights))
+        return works(sights, now)
+
+    works = watching._find_all
+    monkeypatch.setattr(watching, "_find_all", spy)
+    assert sorted(await told(client)) == sorted(expected)
+    assert (max(held), sum(held)) == (4, 23)
+    assert await told(client) == []
+
+
+async def test_a_line_that_comes_during_a_look_is_read_once(client: Client, services: Services) -> None:
+    asked = {"name": "loss", "agg_op": "MIN", "window_size": 2, "cmp_op": "$gt", "threshold": 5}
+    wanted = json.dumps({"run_filter": "{}", "run_metric_filter": {"threshold_filter": asked}})
+    await automate(client, "twice", "RUN_METRIC", wanted, **in_project(await project_id(client)))
+    await start(client)
+    await log_rows(client, {"loss": 1})
+    watcher, now = Watcher(services), services.clock()
+    rows = await services.database.read(watching._page, 0, now)
+    await log_rows(client, {"loss": 1}, {"loss": 6})
+    await watcher._look_at(rows, now)
+    assert await told(client, watcher) == []
+    await log_rows(client, {"loss": 1}, {"loss": 6}, {"loss": 7})
+    assert await told(client, watcher) == [("twice", "r", "7.0")]
+
+
 async def test_several_servers_tell_it_once(client: Client, services: Services) -> None:
     place = in_project(await project_id(client))
     await automate(client, "starts", "RUN_STATE", states("RUNNING"), **place)
@@ -372,7 +462,7 @@ async def test_several_servers_tell_it_once(client: Client, services: Services) 
     for number in range(5):
         await start(client, f"r{number}")
         await log_rows(client, {"loss": 6}, name=f"r{number}")
-    await asyncio.gather(*(look(services) for _ in range(5)))
+    await asyncio.gather(*(Watcher(services).look() for _ in range(5)))
     assert len(await told(client)) == 10
 
 
