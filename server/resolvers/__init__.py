@@ -30,6 +30,7 @@ from server.resolvers import (
     sweep_changes,
     sweeps,
     teams,
+    user_projects,
     users,
     views,
 )
@@ -39,6 +40,7 @@ ALL_RESOLVERS: list[Resolvers] = [
     teams.resolvers,
     projects.resolvers,
     project_changes.resolvers,
+    user_projects.resolvers,
     registries.resolvers,
     registry_search.resolvers,
     runs.resolvers,

@@ -122,11 +122,11 @@ async def of_organization(organization: dict[str, Any], info: Info, **arguments:
 @resolvers.field("Project", "triggers")
 async def of_project(project: dict[str, Any], info: Info) -> list[JsonObject]:
     """List the automations of a project and of the collections in it."""
-    batch: Batch[list[JsonObject]] = project.get("triggers_of") or _of_projects(info.context, [project["row_id"]])
+    batch: Batch[list[JsonObject]] = project.get("triggers_of") or of_projects(info.context, [project["row_id"]])
     return await batch.get(project["row_id"]) or []
 
 
-def _of_projects(context: Context, project_ids: Sequence[int]) -> Batch[list[JsonObject]]:
+def of_projects(context: Context, project_ids: Sequence[int]) -> Batch[list[JsonObject]]:
     """Return the automations of projects that are listed together, to be read at once when they are asked for."""
 
     def work(connection: Connection) -> Mapping[int, list[JsonObject]]:
@@ -137,20 +137,3 @@ def _of_projects(context: Context, project_ids: Sequence[int]) -> Batch[list[Jso
         return found
 
     return Batch(lambda: context.services.database.read(work))
-
-
-@resolvers.field("User", "projects")
-async def projects_of_viewer(
-    user: dict[str, Any], info: Info, after: str | None = None, first: int | None = None
-) -> JsonObject:
-    """List the projects that the viewer may see; of another user, none."""
-    context, page = info.context, Page.of(first, after)
-    viewer = context.viewer
-    if user["id"] != ids.encode("User", viewer.id):
-        return connection_of([], page)
-    rows = await context.services.database.read(
-        projects.page, viewer.entities, list(viewer.registries), page.after, page.limit + 1
-    )
-    batch = _of_projects(context, [row.id for row in rows])
-    found = [(row.id, {**project_resolvers.node(row), "triggers_of": batch}) for row in rows]
-    return connection_of(found, page)
