@@ -232,8 +232,8 @@ def _signs_of_life(
     signs: dict[str, Any] = {"heartbeat_at": now}
     if row.started_at is None:
         signs["started_at"] = now
-    is_last_word_again = change.is_before_end and row.end_cause is None
-    if not (change.complete or is_last_word_again) and _has_ended(row) and writer is None:
+    is_last_word = change.complete or change.is_before_end
+    if not is_last_word and _has_ended(row) and writer is None:
         # A late word: it lives after all. In shared mode others may still be at it when the one that ends it has.
         signs.update(ended_at=None, exit_code=None, end_cause=None, preempting=False)
         watched_runs.watch(connection, row.id)
@@ -242,6 +242,8 @@ def _signs_of_life(
     if change.complete:
         is_open = failed and item is not None and queue_items.is_for_its_agent_to_end(item, now)
         signs.update(ended_at=None if is_open else now, exit_code=change.exit_code or 0, end_cause=None)
+        if row.end_cause is not None:  # it has not ended as somebody else has said
+            watched_runs.watch(connection, row.id)
     return signs
 
 

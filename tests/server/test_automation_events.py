@@ -12,6 +12,7 @@ from server.automations import watching
 from server.automations.watching import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Sight, Watcher
 from server.context import Services
 from server.run_state import HEARTBEAT_TIMEOUT_SECONDS
+from server.storage import runs
 from tests.server.automating import (
     ALL,
     DELETE,
@@ -233,6 +234,28 @@ async def test_a_large_last_request_that_is_sent_again_is_told_once(
     await send(client, files=history, complete=True, exitcode=exit_code)
     assert await told(client) == []
     assert (await read(client))["state"] == state
+
+
+@pytest.mark.parametrize("rows", [1, 5], ids=["small", "in pieces"])
+async def test_a_last_word_that_contradicts_somebody_else_is_told(
+    client: Client, services: Services, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Somebody took a run for lost, and it has come to its end all the same. It may have been told to make room."""
+    monkeypatch.setattr("server.filestream.LINES_AT_ONCE", 2)
+    place = in_project(await project_id(client))
+    await automate(client, "state", "RUN_STATE", states("FINISHED", "FAILED"), **place)
+    for name in ("done", "preempted"):
+        await start(client, name)
+        await send(client, name=name, preempting=True)
+        row = await services.database.read(runs.find, "admin", "p", name)
+        assert row is not None
+        await services.database.write(runs.record_end, row.id, "failed", None, services.clock())
+    assert await told(client) == [("state", "done", "failed"), ("state", "preempted", "failed")]
+    content = [json.dumps({"loss": value}) for value in range(rows)]
+    for name, exit_code in (("done", 0), ("preempted", 143)):
+        history = {"wandb-history.jsonl": {"offset": 0, "content": content}}
+        await send(client, name=name, files=history, complete=True, exitcode=exit_code)
+    assert await told(client) == [("state", "done", "finished"), ("state", "preempted", "preempted")]
 
 
 async def test_a_run_that_never_began_can_fail(client: Client, services: Services) -> None:
