@@ -32,6 +32,8 @@ from agent.watch import Settle, decide, next_deadline
 from backends.base import Backend, BackendError, BackendUnavailable
 
 LONG_POLL_SECONDS = 25.0
+AMONG_QUEUES_SECONDS = 5.0
+"""How long a poll may hold room for a launch where the launches of other queues may take the rest meanwhile."""
 SHARED_POLL_SECONDS = 1.0
 """How long a poll may hold room for a launch while other queues wait for the same room."""
 POLLS_AT_ONCE = 4
@@ -200,7 +202,7 @@ class Daemon:
             pause = FIRST_POLL_SECONDS
             while True:
                 try:
-                    launch, waited = await self._claim(queue, self._patience())
+                    launch, waited = await self._claim(queue, self._patience)
                     if launch is not None:
                         await self._claim_while_any(queue)
                 except (ControlPlaneUnavailable, ControlPlaneRefused, TimeoutError) as error:
@@ -222,7 +224,7 @@ class Daemon:
         """Claim with several polls at once until they find nothing: one by one, round trips would set the pace."""
 
         async def poll() -> None:
-            while (await self._claim(queue, 0))[0] is not None:
+            while (await self._claim(queue, lambda: 0))[0] is not None:
                 self.health.polled(queue)
 
         # None is cut short by the failure of another: it may just have been given an item.
@@ -230,11 +232,12 @@ class Daemon:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _claim(self, queue: str, wait: float) -> tuple[Launch | None, bool]:
+    async def _claim(self, queue: str, patience: Callable[[], float]) -> tuple[Launch | None, bool]:
         async with self._room(queue):
             with self.health.polling(queue):
+                # Asked once there is room: how many others want the same has changed since the wait for it began.
                 launch, waited = await claim.claim(
-                    self._context, queue, wait, self.launches, may_schedule=self._may_schedule
+                    self._context, queue, patience(), self.launches, may_schedule=self._may_schedule
                 )
             if launch is not None:
                 self._take(launch)
@@ -242,12 +245,15 @@ class Daemon:
 
     def _patience(self) -> float:
         """Return how long a poll may hold room for a launch, in seconds: less if others need it soon."""
-        if self._capacity.free < len(self._context.config.queues) - 1:
+        config = self._context.config
+        is_shared = config.max_jobs != -1 and len(config.queues) > 1
+        if is_shared and config.max_jobs - self.launches.jobs() < len(config.queues):
             return SHARED_POLL_SECONDS
+        longest = AMONG_QUEUES_SECONDS if is_shared else LONG_POLL_SECONDS
         next_retry = self.launches.next_retry()
         if next_retry is None:
-            return LONG_POLL_SECONDS
-        return min(max(next_retry - self._context.clock(), SHARED_POLL_SECONDS), LONG_POLL_SECONDS)
+            return longest
+        return min(max(next_retry - self._context.clock(), SHARED_POLL_SECONDS), longest)
 
     @asynccontextmanager
     async def _room(self, queue: str) -> AsyncGenerator[None]:

@@ -182,7 +182,7 @@ async def test_a_poll_that_waits_for_an_item_is_known_while_it_does(
 
     monkeypatch.setattr("agent.operations.pop", pop)
     daemon = Daemon(context)
-    claiming = asyncio.create_task(daemon._claim("q", 30))
+    claiming = asyncio.create_task(daemon._claim("q", lambda: 30))
     await asked.wait()
     assert daemon.health.seconds_polling("q") is not None
     may_answer.set()

@@ -14,8 +14,10 @@ from aiohttp import web
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
+import agent.operations
 from agent.admission.inventory import Gpu, Inventory
 from agent.control_plane import ControlPlane
+from agent.daemon import AMONG_QUEUES_SECONDS, LONG_POLL_SECONDS, SHARED_POLL_SECONDS
 from agent.launch import Assigned, Stage
 from agent.log_fields import LAUNCH_NAMES
 from agent.observability.metrics import Metrics
@@ -270,6 +272,38 @@ async def test_queues_take_turns_however_much_is_in_each(world: World) -> None:
             await world.in_state(item_id, "FAILED")  # they never called wandb.init
     order = [request.labels["project"] for request in world.platform.started]
     assert "other" not in order[7:], f"each queue is served at every second turn or so: {order}"
+
+
+@pytest.mark.parametrize(
+    ("max_jobs", "queues", "longest"),
+    [
+        pytest.param(3, ["q", "empty"], SHARED_POLL_SECONDS, id="less room than queues"),
+        pytest.param(4, ["q", "empty"], AMONG_QUEUES_SECONDS, id="room for each queue"),
+        pytest.param(-1, ["q", "empty"], LONG_POLL_SECONDS, id="no limit"),
+        pytest.param(3, ["q"], LONG_POLL_SECONDS, id="one queue"),
+    ],
+)
+async def test_no_poll_keeps_room_for_long_that_another_queue_may_need(
+    world: World, monkeypatch: pytest.MonkeyPatch, max_jobs: int, queues: list[str], longest: float
+) -> None:
+    waits: list[float] = []
+    pop = agent.operations.pop
+
+    def noted(*given: Any, wait: float, **others: Any) -> Any:
+        waits.append(wait)
+        return pop(*given, wait=wait, **others)
+
+    await world.make_queue("empty")
+    world.behave("p", Behavior())
+    async with world.agent(max_jobs=2):
+        await world.push()
+        await world.push()
+        await running(world, 2)
+    monkeypatch.setattr(agent.operations, "pop", noted)
+    async with world.agent(queues=queues, max_jobs=max_jobs):
+        await world.push()
+        await running(world, 3)
+    assert max(waits) == longest
 
 
 async def test_a_drain_leaves_what_runs_and_hands_back_what_does_not(world: World, monkeypatch: Any) -> None:
