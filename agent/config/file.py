@@ -146,5 +146,11 @@ def _where(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return "it holds characters that YAML does not allow"
     mark = error.problem_mark
-    problem = re.sub(r"'[^'<]{2,}'", "'...'", error.problem or "")
+    # Quotes in pairs: what stands between two of them ("',' or ']'") is the library's own.
+    problem = re.sub(r"'([^']*)'", lambda word: word[0] if _is_harmless(word[1]) else "'...'", error.problem or "")
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def _is_harmless(word: str) -> bool:
+    """Whether a word of the library's is one character, or a name of its own, as `<stream end>`."""
+    return len(word) < 2 or word.startswith("<")

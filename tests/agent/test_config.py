@@ -147,6 +147,7 @@ def test_on_is_a_key_of_retry_rules_and_off_still_means_false(tmp_path: Path) ->
         ("timeouts: {run: %s}" % ("9" * 5000), "cannot be read: it holds a number that is too long"),
         ("[" * 3000, "or is nested too deep"),
         ("- a\n- b", "must hold a mapping"),
+        ("queues: [box\nmax_jobs: 1", "is not YAML: line 2, column 9: expected ',' or ']', but got ':'"),
         ("a: [", "is not YAML: line 1, column 5: expected the node content"),
         ("a: \0", "is not YAML: it holds characters"),
     ],
