@@ -35,11 +35,12 @@ def waiting_reasons(connection: Connection, rows: Sequence[AnyRow], now: float) 
 
 def _with_agent(row: AnyRow, now: float) -> str:
     agent = row.agent_name or "unknown"
+    remedy = f"Start it again: {'it goes on where it was' if row.stop_requested_at is None else 'it stops this then'}."
     if row.agent_status == "KILLED":
-        return f"With agent {agent}, which has ended. Start it again: it goes on where it was."
+        return f"With agent {agent}, which has ended. {remedy}"
     if row.agent_heartbeat_at is not None and now - row.agent_heartbeat_at > agents.ALIVE_SECONDS:
         silent = int(now - row.agent_heartbeat_at)
-        return f"With agent {agent}, which was not heard of for {silent} s. Start it again: it goes on where it was."
+        return f"With agent {agent}, which was not heard of for {silent} s. {remedy}"
     if row.stop_requested_at is not None:
         return f"With agent {agent}, which was told to stop it."
     doing = (row.status_message or row.status or "starting").removesuffix(".")

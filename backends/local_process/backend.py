@@ -286,6 +286,7 @@ def _open_control_groups(root: Path) -> ControlGroups:
     for name, folders in found.all():
         # A keeper of an earlier agent's writes its record before it makes a group, and has it locked.
         if records.read(root / name) is None:
+            log.warning("its record is lost: ending what is left of a launch", launch=name)
             groups.remove(folders)
     found.close()  # made again when a launch needs it: an agent that is killed before leaves nothing
     return found

@@ -4,7 +4,7 @@ import click
 
 from agent.control_plane import ControlPlane
 from launchbay.agents import agent_named
-from launchbay.items import is_over, item_of, run_path
+from launchbay.items import is_over, item_by_id, item_of, run_path
 from launchbay.wire import default_entity, with_server
 from protocol.names import run_storage_id
 
@@ -40,7 +40,9 @@ def command(name: str, entity: str | None, is_agent: bool) -> None:
                    }""",
                 id=item["id"],
             )
-            click.echo(f"Item {item['id']} is asked to stop.")
+            item = await item_by_id(server, item["id"])
+            # Where its agent is gone, this says what has to be done before anything is stopped.
+            click.echo(f"Item {item['id']} is asked to stop. {item['waitingReason'] or ''}".rstrip())
         else:
             path = run_path(name, owner)
             storage_id = run_storage_id(*path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from backends.base import Backend, Handle, Phase, StartRequest
 from backends.local_process import control_groups
@@ -275,7 +276,9 @@ async def test_groups_of_launches_that_nobody_knows_are_removed_at_the_start(
     await first.close()
 
     again = harness.open()
-    assert (await again.observe())[handle].phase is Phase.RUNNING
+    with capture_logs() as lines:
+        assert (await again.observe())[handle].phase is Phase.RUNNING
+    assert [line["launch"] for line in lines if line["log_level"] == "warning"] == ["unknown"]
     assert await stray.wait() == -signal.SIGKILL
     await until(lambda: list(dict(here.all())) == ["launch-1"] or groups.remove([g["folder"] for g in unknown]))
     await again.stop(handle, 0)

@@ -486,7 +486,9 @@ class TestWaitingReason:
     async def test_the_agent_has_said_goodbye(self, client: Client) -> None:
         item, agent = await _claimed(client)
         await say_goodbye(client, agent)
-        assert "which has ended. Start it again" in await self._reason(client, item)
+        assert "which has ended. Start it again: it goes on" in await self._reason(client, item)
+        await client.ask(STOP, input={"runQueueItemId": item})
+        assert "which has ended. Start it again: it stops this then." in await self._reason(client, item)
 
 
 class TestLongPoll:
