@@ -98,8 +98,7 @@ def command(
     if as_json:
         print_json(item)
     elif wait:
-        error = dig(item, "error", "message") or ""
-        click.echo(f"Item {item['id']}: {item['state']} {error}".rstrip())
+        click.echo(". ".join(filter(None, (f"Item {item['id']}: {item['state']}", dig(item, "error", "message")))))
     else:
         click.echo(f"Queued as item {item['id']}. Follow it with: launchbay logs -f {item['id']}")
     return exits.RUN_FAILED if wait and item["state"] != "FINISHED" else 0
@@ -109,7 +108,7 @@ async def _ended(server: ControlPlane, item: Mapping[str, Any], *, quiet: bool) 
     """Wait until nothing more will happen to an item, saying what it waits for."""
     said = ""
     while not is_over(item):
-        state = item["waitingReason"] or item["state"]
+        state = item["waitingReason"] or f"It is {item['state'].lower()}."
         if not quiet and state != said:
             said = state
             click.echo(said, err=True)
