@@ -209,9 +209,6 @@ class Daemon:
                     self._context.metrics.polled(queue, "error")
                     log.warning("cannot claim", queue=queue, error=str(error), retry_seconds=pause)
                     launch, waited = None, False
-                else:
-                    self.health.polled(queue)
-                    self._context.metrics.polled(queue, "item" if launch else "empty")
                 if launch is None and not waited:
                     await asyncio.sleep(pause * (0.75 + self._context.random.random() / 2))
                     pause = min(pause * 1.5, LAST_POLL_SECONDS)
@@ -225,7 +222,7 @@ class Daemon:
 
         async def poll() -> None:
             while (await self._claim(queue, lambda: 0))[0] is not None:
-                self.health.polled(queue)
+                pass
 
         # None is cut short by the failure of another: it may just have been given an item.
         for result in await asyncio.gather(*(poll() for _ in range(POLLS_AT_ONCE)), return_exceptions=True):
@@ -239,6 +236,8 @@ class Daemon:
                 launch, waited = await claim.claim(
                     self._context, queue, patience(), self.launches, may_schedule=self._may_schedule
                 )
+            self.health.polled(queue)
+            self._context.metrics.polled(queue, "item" if launch else "empty")
             if launch is not None:
                 self._take(launch)
         return launch, waited

@@ -306,6 +306,17 @@ async def test_no_poll_keeps_room_for_long_that_another_queue_may_need(
     assert max(waits) == longest
 
 
+async def test_every_poll_that_was_answered_counts_also_while_there_are_items(world: World) -> None:
+    world.behave("p", Behavior())
+    for _ in range(3):
+        await world.push()
+    async with world.agent(max_jobs=3) as daemon:
+        await running(world, 3)
+        assert "q" in daemon.health.polled_at
+        registry = daemon._context.metrics.registry
+        assert registry.get_sample_value("launchbay_agent_polls_total", {"queue": "q", "result": "item"}) == 3
+
+
 async def test_a_drain_leaves_what_runs_and_hands_back_what_does_not(world: World, monkeypatch: Any) -> None:
     world.behave("p", Behavior())
     async with world.agent(max_jobs=2) as daemon:
