@@ -20,7 +20,7 @@ from agent.config.forms import parse_address
 from agent.errors import ConfigError
 from agent.observability.health import Health
 from agent.observability.metrics import Metrics
-from protocol.errors import LaunchbayError
+from protocol.errors import LaunchbayError, system_words
 from protocol.json_types import JsonObject
 
 SOCKET = "agent.sock"
@@ -137,7 +137,7 @@ async def _listen(runner: web.AppRunner, listen: str) -> None:
     try:
         await web.TCPSite(runner, *parse_address(listen)).start()
     except OSError as error:
-        raise ConfigError(f"The agent cannot listen on {listen} (`listen`): {error.strerror}.") from error
+        raise ConfigError(f"The agent cannot listen on {listen} (`listen`): {system_words(error)}.") from error
 
 
 def _probe(problem: str | None, fine: str) -> web.Response:
