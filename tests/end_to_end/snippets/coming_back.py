@@ -203,6 +203,15 @@ def sync_an_offline_run_with_files_and_artifacts() -> None:
 
 
 @shows("wandb.init")
+def sync_an_offline_run_that_names_no_entity() -> None:
+    with wandb.init(project="back", id="offline-own", mode="offline") as run:
+        run.log({"samples": wandb.Table(columns=["a"], data=[[1]])})
+    sync(run.sync_dir)
+    found = wandb.Api().run(f"{PATH}/offline-own")
+    assert [artifact.type for artifact in found.logged_artifacts()] == ["run_table"]
+
+
+@shows("wandb.init")
 def sync_an_offline_run_that_was_resumed() -> None:
     folders: list[str] = []
     parts: Any = ((None, 1), ("allow", 2))
