@@ -79,7 +79,13 @@ def make_a_new_version_from_a_draft() -> None:
 
 
 @shows("wandb.Run.link_artifact", "Artifact.is_link", "Artifact.source_artifact", "Artifact.linked_artifacts")
-@shows("Artifact.source_name", "Artifact.source_version", "Artifact.source_project", "Artifact.qualified_name")
+@shows(
+    "Api.artifact",
+    "Artifact.source_name",
+    "Artifact.source_version",
+    "Artifact.source_project",
+    "Artifact.qualified_name",
+)
 def link_a_version_to_a_portfolio() -> None:
     source = newest()
     linked = wandb.Api().artifact("admin/shop/best:prod")
@@ -199,7 +205,7 @@ def add_references_to_files_and_to_other_artifacts() -> None:
     assert Path(folder, "near").read_text() == "3"
 
 
-@shows("Api.artifacts", "Api.artifact", "Api.artifact_types", "Api.artifact_type", "Api.artifact_collections")
+@shows("Api.artifacts", "Api.artifact_types", "Api.artifact_type", "Api.artifact_collections")
 @shows("ArtifactType.name", "ArtifactType.collections", "ArtifactType.collection")
 def list_artifacts_their_types_and_collections() -> None:
     log_versions()

@@ -52,7 +52,7 @@ def edit_a_run() -> None:
     assert [run.id for run in wandb.Api().runs(PATH, {"config.lr": 0.5, "summary_metrics.best": 1})] == ["edited"]
 
 
-@shows("Run.save", "Run.id")
+@shows("Run.save")
 def save_the_notes_of_a_run() -> None:
     new("saved")
     run: Any = again("saved")

@@ -39,7 +39,7 @@ def what_summary_writers_write_is_logged() -> None:
     assert folders == {"train", "test"}
 
 
-@shows("wandb.init", "wandb.Run.log")
+@shows("wandb.init")
 def pictures_histograms_and_curves_of_a_summary_writer() -> None:
     from tensorboardX import SummaryWriter
 
