@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from server.errors import NotFound
 from server.storage.rows import AnyRow
@@ -34,10 +34,13 @@ def by_id(connection: Connection, view_id: int) -> AnyRow:
 def listing(
     connection: Connection, project_id: int, kind: str, name: str | None, username: str | None, after: int, limit: int
 ) -> list[AnyRow]:
-    """Return a page of a project's views of a kind, in the order of their making; of a name or a user only, if said."""
+    """Return a page of a project's views of a kind, in the order of their making; of a name or a user only, if said.
+
+    The name is the client's own, which nobody sees, or the title, which is what people know a report by.
+    """
     statement = _FULL.where(views.c.project_id == project_id, views.c.kind == kind, views.c.id > after)
     if name is not None:
-        statement = statement.where(views.c.name == name)
+        statement = statement.where(or_(views.c.name == name, views.c.display_name == name))
     if username is not None:
         statement = statement.where(users.c.username == username)
     return list(connection.execute(statement.order_by(views.c.id).limit(limit)))

@@ -79,13 +79,8 @@ def make_a_new_version_from_a_draft() -> None:
 
 
 @shows("wandb.Run.link_artifact", "Artifact.is_link", "Artifact.source_artifact", "Artifact.linked_artifacts")
-@shows(
-    "Api.artifact",
-    "Artifact.source_name",
-    "Artifact.source_version",
-    "Artifact.source_project",
-    "Artifact.qualified_name",
-)
+@shows("Artifact.source_name", "Artifact.source_version", "Artifact.source_project")
+@shows("Api.artifact", "Artifact.qualified_name")
 def link_a_version_to_a_portfolio() -> None:
     source = newest()
     linked = wandb.Api().artifact("admin/shop/best:prod")

@@ -46,8 +46,9 @@ def list_reports() -> None:
     (found,) = wandb.Api().reports("admin/reports-listed")  # without the draft
     assert (found.display_name, found.description) == ("My report", "described")
     assert found.spec["blocks"]
-    (named,) = wandb.Api().reports("admin/reports-listed", name=found.name)
-    assert named.display_name == report.title
+    for name in (found.name, "My report"):
+        (named,) = wandb.Api().reports("admin/reports-listed", name=name)
+        assert named.display_name == report.title
 
 
 @shows("BetaReport.id", "BetaReport.url", "BetaReport.user", "BetaReport.to_html", "Api.from_path")
