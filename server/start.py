@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SIGNING_FILE = "signing-secret"
 """The file of a data folder that signs the URLs of objects; made at the first start."""
 ADMIN_KEY_FILE = "admin-api-key"
 """The file of a data folder with the first user's API key; made at the first start."""
+KEY = re.compile("[0-9a-f]{40}")
 OBJECTS_FOLDER = "objects"
 """The folder of a data folder with the objects, unless these are in a bucket."""
 
@@ -137,9 +139,8 @@ async def _ensure_admin(services: Services, key_file: Path) -> None:
             return False
         # First of all: of several servers that start at once, only one comes further than this.
         user_id = users.create_user(connection, "admin", now=services.clock(), admin=True)
-        secret = new_secret()
-        # Written before the commit: a crash in between leaves a useless file, not a user whom nobody can use.
-        _write_secret(key_file, secret)
+        # Written before the commit: a crash in between leaves a key for the next start, not a user whom nobody can use.
+        secret = _kept_secret(key_file) or _write_secret(key_file, new_secret())
         users.create_key(connection, user_id, secret, now=services.clock(), description="made at the first start")
         return True
 
@@ -147,8 +148,15 @@ async def _ensure_admin(services: Services, key_file: Path) -> None:
         log.info("made the first user", user="admin", key_file=str(key_file))
 
 
-def _write_secret(path: Path, secret: str) -> None:
+def _kept_secret(path: Path) -> str | None:
+    """Return the key that is in the file already: of another database, which has no other copy of it."""
+    kept = path.read_text("utf-8", "replace").strip() if path.exists() else ""
+    return kept if KEY.fullmatch(kept) else None
+
+
+def _write_secret(path: Path, secret: str) -> str:
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(secret + "\n")
+    return secret

@@ -70,6 +70,8 @@ async def serve(settings: ServerSettings) -> None:
         gc.set_threshold(GARBAGE_THRESHOLD)
         manager.ready()
         click.echo(f"Serving on {url}")
-        click.echo(f"The first user's API key is in {settings.data_dir / 'admin-api-key'}")
+        key_file = settings.data_dir / "admin-api-key"
+        if key_file.exists():  # it may be another server's folder, or put away
+            click.echo(f"The first user's API key is in {key_file}")
         await stop.wait()
         manager.stopping()

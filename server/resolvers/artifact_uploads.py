@@ -44,8 +44,7 @@ async def create_artifact(_: object, info: Info, input: dict[str, Any]) -> JsonO
     and of code without a name under another collection name, which is the one that it shows to people.
     """
     context = info.context
-    # A run that was offline does not know whose it is.
-    input = {**input, "entityName": input["entityName"] or context.viewer.entity}
+    input["entityName"] = input["entityName"] or context.viewer.entity  # an offline run does not know whose it is
     context.viewer.must_use(input["entityName"])
     if input["digestAlgorithm"] != "MANIFEST_MD5":
         raise RequestError("Only artifacts with MD5 digests are supported yet. Log it with the default digest.")

@@ -1,11 +1,13 @@
 """Users, their keys, and what a stranger learns: nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
 from server.context import Services
+from server.start import ADMIN_KEY_FILE, opened
 from server.storage import users
 from tests.server.conftest import Client, make_client
 from tests.server.run_steps import UPSERT as UPSERT_RUN
@@ -24,6 +26,23 @@ async def test_a_key_is_shown_once_stored_hashed_and_can_be_taken_back(services:
     assert viewer.username == "admin"
     assert (await client.ask(DELETE, id=key["id"]))["deleteApiKey"]["success"]
     assert await services.database.read(users.viewer_by_key, key["name"]) is None
+
+
+async def test_another_database_leaves_the_first_users_key_in_the_folder_as_it_is(tmp_path: Path) -> None:
+    """The first one has it only as a hash, so that nobody could use that any more."""
+    keys: list[str] = []
+    for found in ("", None, "no key\n"):
+        if found is not None:
+            (tmp_path / ADMIN_KEY_FILE).write_text(found)
+        async with opened(tmp_path) as services:
+            keys.append((tmp_path / ADMIN_KEY_FILE).read_text().strip())
+            viewer = await services.database.read(users.viewer_by_key, keys[-1])
+            assert viewer is not None
+            assert viewer.username == "admin"
+        for file in tmp_path.glob("launchbay.db*"):
+            file.unlink()
+    first, kept, other = keys
+    assert first == kept != other
 
 
 async def test_somebody_elses_key_is_not_taken_back(services: Services, client: Client) -> None:
