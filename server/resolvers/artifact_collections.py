@@ -150,7 +150,7 @@ async def collection_artifacts(
     if first is None and after is None and newest_first and "versions" in parent:
         batch: Batch[list[Version]] = parent["versions"]
         versions = await batch.get(parent["row_id"]) or []
-        return _version_page(versions, Page(0, len(versions)), len(versions))
+        return _version_page(parent, versions, Page(0, len(versions)), len(versions))
     page = Page.of(first, after)
 
     def work(connection: Connection) -> JsonObject:
@@ -159,12 +159,14 @@ async def collection_artifacts(
         row_id, limit = parent["row_id"], page.limit + 1
         rows = artifacts.in_collection(connection, row_id, newest_first=newest_first, after=behind, limit=limit)
         versions = [(row.listed_index, node) for row, node in zip(rows, shapes.nodes(connection, rows), strict=True)]
-        return _version_page(versions, page, artifacts.count_in_collection(connection, row_id))
+        return _version_page(parent, versions, page, artifacts.count_in_collection(connection, row_id))
 
     return await info.context.services.database.read(work)
 
 
-def _version_page(versions: list[Version], page: Page, total: int) -> JsonObject:
+def _version_page(collection: dict[str, Any], versions: list[Version], page: Page, total: int) -> JsonObject:
+    if collection["__typename"] == collections.PORTFOLIO:
+        versions = [(index, shapes.linked_node(node, collection, index)) for index, node in versions]
     listed = connection_of([(index + 1, node) for index, node in versions], page, totalCount=total)
     for edge, (index, _) in zip(listed["edges"], versions, strict=False):  # one more than is shown may be there
         edge["version"] = f"v{index}"

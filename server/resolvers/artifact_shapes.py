@@ -174,6 +174,18 @@ def membership_node(row: AnyRow, collection: dict[str, Any], artifact: dict[str,
     }
 
 
+def linked_node(artifact: dict[str, Any], collection: dict[str, Any], version_index: int) -> dict[str, Any]:
+    """Shape a version that is listed in a collection into which it is linked.
+
+    Its own `versionIndex` is that of its source. Clients take the one that it has here from an alias of this form, and
+    ask for its files by that.
+    """
+    alias = f"v{version_index}"
+    wire_id = base64.b64encode(f"ArtifactAlias:{collection['id']}:{alias}".encode()).decode()
+    here = {"__typename": "ArtifactAlias", "id": wire_id, "alias": alias, "artifactCollection": collection}
+    return {**artifact, "aliases": [*artifact["aliases"], here]}
+
+
 def tag_node(name: str) -> dict[str, Any]:
     """Shape a tag. It is nothing but its name."""
     return {"__typename": "Tag", "id": base64.b64encode(f"Tag:{name}".encode()).decode(), "name": name}

@@ -92,6 +92,28 @@ def link_a_version_to_a_portfolio() -> None:
     assert Path(linked.download(root="linked"), "c").read_text() == "3"
 
 
+@shows("Api.artifacts", "ArtifactCollection.artifacts", "Artifact.version", "Artifact.source_version", "Artifact.files")
+def list_linked_versions_and_download_them() -> None:
+    portfolio, registry = "admin/shop/papers", "launchbay/wandb-registry-dataset/papers"
+    with wandb.init(entity="admin", project="artifact-guides") as run:
+        old, new = (run.log_artifact(filled("paper", {"text": text})).wait() for text in ("old", "newer"))
+        for version in (new, old):
+            run.link_artifact(version, "shop/papers")
+            run.link_artifact(version, "wandb-registry-dataset/papers")
+    api = wandb.Api()
+    for path in (portfolio, registry):
+        for listed in (api.artifacts("dataset", path), api.artifact_collection("dataset", path).artifacts()):
+            found = list(listed)
+            assert [(each.name, each.version, each.source_version) for each in found] == [
+                ("papers:v1", "v1", "v0"),
+                ("papers:v0", "v0", "v1"),
+            ]
+            assert [each.aliases for each in found] == [["latest"], []]
+            assert [file.size for each in found for file in each.files()] == [3, 5]
+            folders = [each.download(root=each.version, skip_cache=True) for each in found]
+            assert [Path(folder, "text").read_text() for folder in folders] == ["old", "newer"]
+
+
 @shows("Artifact.link", "Artifact.unlink", "Api.artifact_exists")
 def unlink_an_artifact() -> None:
     with wandb.init(entity="admin", project="artifact-guides") as run:
