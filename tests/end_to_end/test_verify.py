@@ -10,8 +10,8 @@ pytestmark = pytest.mark.end_to_end
 
 
 @pytest.mark.newest_client("the older one checks the same, and waits long in between")
-def test_wandb_verify_is_content_with_login_runs_files_and_artifacts(server: LiveServer) -> None:
-    """It also asks for HTTPS and cross-origin access, which are the operator's, and for sweeps, which come later."""
+def test_wandb_verify_is_content_with_login_runs_files_artifacts_and_sweeps(server: LiveServer) -> None:
+    """It also asks for HTTPS and cross-origin access, which are the operator's."""
     said = run(server, "wandb", "verify", "--host", server.base_url, check=False).stdout
     lines = {line.split("..")[0]: line for line in said.splitlines()}
     for check in (
@@ -21,6 +21,7 @@ def test_wandb_verify_is_content_with_login_runs_files_and_artifacts(server: Liv
         "Checking wandb package version is up to date",
         "Checking logged metrics, saving and downloading a file",
         "Checking artifact save and download workflows",
+        "Checking sweep creation and agent execution",
     ):
         assert "✅" in lines.get(check, ""), said
 
