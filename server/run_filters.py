@@ -1,5 +1,6 @@
 """By what runs are filtered and ordered: their columns, and the values in their configs, summaries and tags."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -169,7 +170,7 @@ def _number(operand: Any) -> tuple[Kind, float]:
         return Kind.BOOLEAN, float(operand)
     if isinstance(operand, int | float):
         return Kind.NUMBER, filters.number(operand)
-    raise RequestError(f"The filter takes a string, a number, true, false or null here, not {operand!r}.")
+    raise RequestError(f"The filter takes a string, a number, true or false here, not {json.dumps(operand)}.")
 
 
 def _field_of(project_id: int, now: float) -> Callable[[str], Field]:

@@ -386,6 +386,7 @@ async def test_a_refused_filter_says_what_there_is(client: Client) -> None:
     for filters, words in (
         ({"confg.lr": 1}, "Use one of: config.<key>, summary_metrics.<key>, tags, commit, "),
         ({"display_name": {"$regex": "("}}, "'(' is no regular expression (of RE2): missing ): (."),
+        ({"config.lr": {"$gt": None}}, "takes a string, a number, true or false here, not null."),
     ):
         status, message = await client.fail(LIST, filters=json.dumps(filters))
         assert status == 400
