@@ -29,6 +29,7 @@ from backends.local_process.control_groups import ControlGroups, NoControlGroups
 from backends.local_process.keeper import files, groups
 from backends.local_process.keeping import Keeper
 from backends.local_process.records import Process, Record
+from backends.local_process.restoring import restore
 from backends.local_process.watching import ExitWatch
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ class LocalProcessBackend:
         if changed is not None and not changed:
             return known
         present, read = await asyncio.to_thread(records.look, self._root, known.keys(), changed)
+        if self._live.keys() & known.keys() - present:  # somebody removed the folder of one that runs
+            await asyncio.to_thread(restore, self._root)
+            present, read = await asyncio.to_thread(records.look, self._root, known.keys(), None)
         if changed is None:
             self._next_listing = now + LISTING_SECONDS
         for handle, record in read.items():
@@ -200,6 +204,7 @@ class LocalProcessBackend:
             if self._is_swept:
                 return
             await asyncio.to_thread(records.sweep, self._root)
+            await asyncio.to_thread(restore, self._root)
             try:
                 self._control_groups = await asyncio.to_thread(_open_control_groups, self._root)
             except (NoControlGroups, OSError) as error:

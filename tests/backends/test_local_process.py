@@ -523,6 +523,63 @@ async def test_folder_removed_under_a_job_does_not_keep_the_keeper(harness: Proc
     await until(lambda: not start_ticks(status["keeper"]))
 
 
+async def test_jobs_are_found_where_the_state_folder_is_lost(harness: ProcessHarness) -> None:
+    """By the next agent, with labels and output; their ends are told, also of one that ended meanwhile."""
+    backend = harness.open()
+    labels = {"item": "item-1"}
+    for name, code in (("on", 3), ("over", 4)):
+        wait = f"until test -e {harness.state_dir}-{name}; do sleep 0.01; done"
+        command = sh("echo before", wait, "echo after", f"exit {code}")
+        await backend.start(StartRequest(name, command, {"PATH": "/usr/bin:/bin"}, labels=labels))
+    keeper = harness.status("on")["keeper"]
+    for name in ("on", "over"):
+        await until(lambda name=name: (harness.folder(name) / files.OUTPUT).read_bytes() == b"before\n")
+    await backend.close()
+    shutil.rmtree(harness.state_dir)
+    Path(f"{harness.state_dir}-over").touch()
+    await until(lambda: harness.status("over").get("state") == "ended")
+    again = harness.open()
+    seen = await again.observe()
+    assert (seen[Handle("on")].phase, seen[Handle("on")].labels) == (Phase.RUNNING, labels)
+    assert (seen[Handle("over")].exit_code, seen[Handle("over")].labels) == (4, labels)
+    assert await output_of(again, Handle("on")) == b"before\n"
+    Path(f"{harness.state_dir}-on").touch()
+    assert (await end_of(again, Handle("on"))).exit_code == 3
+    assert await output_of(again, Handle("on")) == b"before\nafter\n"
+    await until(lambda: not start_ticks(keeper))
+    assert await output_of(again, Handle("on")) == b"before\nafter\n"
+    await again.close()
+
+
+async def test_a_folder_that_is_removed_under_a_running_agent_comes_back(
+    harness: ProcessHarness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backends.local_process.backend.LISTING_SECONDS", 0.0)
+    handle = await launch(backend, "exec sleep 1000")
+    shutil.rmtree(harness.folder())
+    assert (await backend.observe())[handle].phase is Phase.RUNNING
+    await backend.stop(handle, 10)
+    assert (await end_of(backend, handle)).phase is Phase.STOPPED
+    assert not start_ticks(harness.status()["pid"])
+
+
+async def test_a_keeper_that_does_not_bring_a_folder_back_is_not_waited_for_long(
+    harness: ProcessHarness, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backends.local_process.backend.LISTING_SECONDS", 0.0)
+    monkeypatch.setattr("backends.local_process.restoring.LIMIT_SECONDS", 0.1)
+    handle = await launch(backend, "exec sleep 1000")
+    keeper = harness.status()["keeper"]
+    os.kill(keeper, signal.SIGSTOP)
+    shutil.rmtree(harness.state_dir)
+    again = harness.open()
+    assert await again.observe() == {}
+    os.kill(keeper, signal.SIGCONT)
+    await until(harness.status)
+    assert set(await again.observe()) == {handle}
+    await again.close()
+
+
 async def test_end_that_is_written_a_moment_late_is_waited_for(harness: ProcessHarness, backend: Backend) -> None:
     job, keeper = (subprocess.Popen(["sleep", "1000"], process_group=0) for _ in range(2))
     status: dict[str, Any] = {"state": "running", "pid": job.pid, "pid_started": start_ticks(job.pid)}

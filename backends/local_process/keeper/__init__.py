@@ -12,4 +12,7 @@ Exactly one start. A keeper takes the lock of a launch's folder before it looks 
 lives. The job's process, which inherits that lock, waits before it becomes the job until its pid stands in the status
 file; if the keeper dies first, the process sees its pipe end and never runs. So whatever is killed at whatever moment:
 no status means that no job ever ran and starting is right; a status means that it did, and which process to look at.
+
+The folder is all that the next agent has. If it is removed under a job, its keeper makes it anew: when an agent that
+misses it says so by SIGHUP, and at the end of the job.
 """

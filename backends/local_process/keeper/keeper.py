@@ -54,7 +54,7 @@ class Keeper:
 
         Children are heard of by signal and not by pidfd: that takes no open file for each, and works on every kernel.
         """
-        self.watch(woken, lambda: self._reap(woken))
+        self.watch(woken, lambda: self._wake(woken))
         while self._requests or self._launches:
             for key, _ in self._selector.select(self._patience()):
                 key.data()
@@ -98,8 +98,15 @@ class Keeper:
     def _patience(self) -> float | None:
         return max(0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
-    def _reap(self, woken: int) -> None:
-        os.read(woken, 4096)
+    def _wake(self, woken: int) -> None:
+        signals = os.read(woken, 4096)
+        self._reap()
+        if signal.SIGHUP in signals:
+            for launch in self._launches:
+                with contextlib.suppress(OSError):  # who asks looks whether it was done, and asks again
+                    launch.restore()
+
+    def _reap(self) -> None:
         # Signals of several children can come as one.
         with contextlib.suppress(ChildProcessError):
             while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):

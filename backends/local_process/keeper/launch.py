@@ -24,6 +24,7 @@ LOCK_RETRY_SECONDS = 0.005
 WRITE_RETRY_SECONDS = 1.0
 EMPTY_RETRY_SECONDS = 0.005
 """How soon to look whether what was killed in a control group is gone. Each time twice as late, up to a second."""
+COPY_BYTES = 2**30
 REPORT_BYTES = 4096
 """More than any report; a pipe passes that much in one piece."""
 OVERLOADED = {
@@ -53,6 +54,8 @@ class Launch:
         self._pid = 0
         self._groups: list[str] = []
         """The folders of its control groups, once they are made."""
+        self._output = -1
+        """Where its output stands, if its folder was removed under it."""
         self._pause = EMPTY_RETRY_SECONDS
         self._failure = b""
         self._status: Status = {}
@@ -97,6 +100,49 @@ class Launch:
             self.advance()
         else:
             groups.remove(self._groups)
+
+    def restore(self) -> None:
+        """Write everything down anew if its folder was removed under it. Raises `OSError`; asking again is right."""
+        if "state" not in self._status or self._record < 0 or os.fstat(self._record).st_nlink:
+            return
+        record = open_record(self._folder)
+        try:
+            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(record).st_size == 0:
+                self._restore_output()
+                add_line(record, self._status)
+        except OSError:
+            os.close(record)
+            raise
+        os.close(self._record)
+        self._record = record
+
+    def _restore_output(self) -> None:
+        """Let its output be read where it was. The file has no name any more; it is there as long as somebody has it
+        open."""
+        output = f"{self._folder}/{OUTPUT}"
+        for file in (1, 2):
+            with contextlib.suppress(OSError):  # the job has ended
+                if self._output < 0 and os.readlink(f"/proc/{self._pid}/fd/{file}") == f"{output} (deleted)":
+                    self._output = os.open(f"/proc/{self._pid}/fd/{file}", os.O_RDONLY)
+        if self._output >= 0:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(f"/proc/{self._keeper.pid}/fd/{self._output}", output)
+
+    def _keep_output(self) -> None:
+        """Put all of its output into a file, as nobody else will have it open."""
+        if self._output < 0:
+            return
+        whole, position = f"{self._folder}/{OUTPUT}.whole", 0
+        file = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            while sent := os.sendfile(file, self._output, position, COPY_BYTES):
+                position += sent
+        finally:
+            os.close(file)
+        os.rename(whole, f"{self._folder}/{OUTPUT}")
+        os.close(self._output)
+        self._output = -1
 
     def _claim(self) -> None:
         """Take the lock; or tell the status that the launch has already, once the keeper that has the lock wrote it."""
@@ -192,6 +238,8 @@ class Launch:
             self._pause = min(2 * self._pause, 1.0)
 
     def _end(self) -> None:
+        self.restore()
+        self._keep_output()
         self._note(self._end_line)
         self._keeper.reply({"id": self._id, "status": self._status})
         self._leave()
