@@ -24,7 +24,8 @@ LOCK_RETRY_SECONDS = 0.005
 WRITE_RETRY_SECONDS = 1.0
 EMPTY_RETRY_SECONDS = 0.005
 """How soon to look whether what was killed in a control group is gone. Each time twice as late, up to a second."""
-COPY_BYTES = 2**30
+MOST_BYTES = 2**30
+"""To be copied by one call."""
 REPORT_BYTES = 4096
 """More than any report; a pipe passes that much in one piece."""
 OVERLOADED = {
@@ -116,6 +117,7 @@ class Launch:
             raise
         os.close(self._record)
         self._record = record
+        self._keeper.top = max(self._keeper.top, self._record, self._output)
 
     def _restore_output(self) -> None:
         """Let its output be read where it was. The file has no name any more; it is there as long as somebody has it
@@ -136,7 +138,7 @@ class Launch:
         whole, position = f"{self._folder}/{OUTPUT}.whole", 0
         file = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            while sent := os.sendfile(file, self._output, position, COPY_BYTES):
+            while sent := os.sendfile(file, self._output, position, MOST_BYTES):
                 position += sent
         finally:
             os.close(file)
