@@ -97,6 +97,12 @@ def item(server: LiveServer, item_id: str) -> dict[str, Any]:
     return ask(server, f"query($id: ID!) {{ runQueueItem(id: $id) {{ {ITEM_FIELDS} }} }}", id=item_id)["runQueueItem"]
 
 
+def states(server: LiveServer, queue: str) -> set[str]:
+    """Return the states of the items of a queue."""
+    listed = json.loads(run(server, "launchbay", "status", "--json").stdout)["queues"]
+    return {item["state"] for each in listed if each["name"] == queue for item in each["items"]}
+
+
 def sweep_state(server: LiveServer, project: str, sweep: str) -> str:
     """Return the state of a sweep."""
     query = """query($project: String!, $sweep: String!) {

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from tests.end_to_end.conftest import LiveServer
-from tests.end_to_end.processes import agent, make_queue, run, sweep_state, until
+from tests.end_to_end.processes import agent, make_queue, run, states, sweep_state, until
 
 TRAIN = "import wandb\nwith wandb.init() as run: run.log({'loss': run.config['a'] * 10})\n"
 READ = """
@@ -53,3 +53,5 @@ def test_a_sweep_goes_through_its_grid_with_room_for_one_job(server: LiveServer,
         found = _read(server, f"admin/{project}/{name}")
         assert found["state"] == "FINISHED"
         assert found["runs"] == [[1, "finished"], [2, "finished"], [3, "finished"]]
+        # The scheduler ends by itself, as long as there is a server.
+        until(lambda: {"RUNNING", "CLAIMED"}.isdisjoint(states(server, queue)), "the scheduler to end")
