@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import structlog
 
 from agent import claim, operations, report
-from agent.admission.admit import admit
+from agent.admission.admit import admit, asked_of_machine
 from agent.admission.first import StartsFirst
 from agent.adopt import put_down
 from agent.context import AgentContext
@@ -179,6 +179,7 @@ class Driver:
                     resolved = await context.server.persist(
                         lambda: resolve(context, launch, tell), doing="resolving the job"
                     )
+                    asked_of_machine(context, launch, resolved)  # what is refused for it has nothing made for it
                     return resolved, await prepare(context, launch, resolved, tell)
             except TimeoutError as error:
                 raise LaunchFailed(

@@ -5,12 +5,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.admission.inventory import Inventory
-from agent.admission.slots import environment_of, parse_container_request, parse_request
+from agent.admission.slots import Request, environment_of, parse_container_request, parse_request
 from agent.context import AgentContext
+from agent.images import without_builder
 from agent.launch import Assigned, Launch, Tell
 from agent.prepare import GPU_VARIABLES, backend_for, is_container
 from agent.resolve import Resolved
 from backends.base import StartRequest
+
+
+def asked_of_machine(context: AgentContext, launch: Launch, resolved: Resolved) -> Request | None:
+    """Return what a launch asks of this machine, None if it runs elsewhere; `LaunchFailed` if it asks too much."""
+    if launch.is_scheduler or not backend_for(context, resolved.spec).capabilities.runs_locally:
+        return None
+    parse = parse_container_request if is_container(context, resolved.spec) else parse_request
+    return parse(without_builder(resolved.resource_args), context.slots.inventory)
 
 
 async def admit(
@@ -20,11 +29,10 @@ async def admit(
 
     What an earlier agent gave it stays its own: the job may be running with it.
     """
-    if launch.is_scheduler or not backend_for(context, resolved.spec).capabilities.runs_locally:
+    asked = asked_of_machine(context, launch, resolved)
+    if asked is None:
         return request
     inventory, in_container = context.slots.inventory, is_container(context, resolved.spec)
-    parse = parse_container_request if in_container else parse_request
-    asked = parse(request.resource_args, inventory)
 
     def give(assigned: Assigned) -> None:
         launch.assigned = assigned

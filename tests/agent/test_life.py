@@ -414,7 +414,9 @@ async def test_launches_get_gpus_of_their_own_and_wait_for_them(world: World) ->
     assert seen[2] == next(r.environment["CUDA_VISIBLE_DEVICES"] for r in world.platform.started if r.name == first)
 
 
-async def test_who_asks_for_more_than_there_is_fails_at_once(world: World) -> None:
+async def test_who_asks_for_more_than_there_is_fails_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is fetched or made for it."""
+    monkeypatch.setattr("agent.drive.prepare", None)
     async with world.agent():
         item = await world.in_state(await world.push(resource_args={"local-process": {"gpus": 1}}), "FAILED")
     assert "asks for 1 GPU" in item["error"]["message"]
