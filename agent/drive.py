@@ -15,6 +15,7 @@ import structlog
 from agent import claim, operations, report
 from agent.admission.admit import admit, asked_of_machine
 from agent.admission.first import StartsFirst
+from agent.admission.slots import Request
 from agent.adopt import put_down
 from agent.context import AgentContext
 from agent.errors import ControlPlaneRefused, ControlPlaneUnavailable, LaunchFailed, LaunchStopped, NoLongerOurs
@@ -169,18 +170,20 @@ class Driver:
                 await report.tell_progress(context, launch, "starting", SECRETS.text(what))
 
         async def make_ready() -> tuple[Resolved, StartRequest]:
-            resolved, request = await in_time()
-            return resolved, await admit(context, launch, resolved, request, tell)
+            resolved, asked, request = await in_time()
+            if asked is not None:
+                request = await admit(context, launch, asked, resolved, request, tell)
+            return resolved, request
 
-        async def in_time() -> tuple[Resolved, StartRequest]:
+        async def in_time() -> tuple[Resolved, Request | None, StartRequest]:
             limit = context.config.timeouts.prepare
             try:
                 async with asyncio.timeout(limit):
                     resolved = await context.server.persist(
                         lambda: resolve(context, launch, tell), doing="resolving the job"
                     )
-                    asked_of_machine(context, launch, resolved)  # what is refused for it has nothing made for it
-                    return resolved, await prepare(context, launch, resolved, tell)
+                    asked = asked_of_machine(context, launch, resolved)  # first: too much has nothing made for it
+                    return resolved, asked, await prepare(context, launch, resolved, tell)
             except TimeoutError as error:
                 raise LaunchFailed(
                     f"Preparing took longer than {limit:g} seconds (timeouts.prepare of the agent), while "

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from server.context import Services
 from server.database.opening import open_database
 from server.heartbeats import Heartbeats
 from server.object_store import LocalObjectStore, ObjectStore
-from server.resolvers.users import new_secret
+from server.resolvers.users import is_secret, new_secret
 from server.storage import registries, users
 
 log = structlog.get_logger(__name__)
@@ -30,7 +29,6 @@ SIGNING_FILE = "signing-secret"
 """The file of a data folder that signs the URLs of objects; made at the first start."""
 ADMIN_KEY_FILE = "admin-api-key"
 """The file of a data folder with the first user's API key; made at the first start."""
-KEY = re.compile("[0-9a-f]{40}")
 OBJECTS_FOLDER = "objects"
 """The folder of a data folder with the objects, unless these are in a bucket."""
 
@@ -151,7 +149,7 @@ async def _ensure_admin(services: Services, key_file: Path) -> None:
 def _kept_secret(path: Path) -> str | None:
     """Return the key that is in the file already: of another database, which has no other copy of it."""
     kept = path.read_text("utf-8", "replace").strip() if path.exists() else ""
-    return kept if KEY.fullmatch(kept) else None
+    return kept if is_secret(kept) else None
 
 
 def _write_secret(path: Path, secret: str) -> str:

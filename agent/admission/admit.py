@@ -23,15 +23,12 @@ def asked_of_machine(context: AgentContext, launch: Launch, resolved: Resolved) 
 
 
 async def admit(
-    context: AgentContext, launch: Launch, resolved: Resolved, request: StartRequest, tell: Tell
+    context: AgentContext, launch: Launch, asked: Request, resolved: Resolved, request: StartRequest, tell: Tell
 ) -> StartRequest:
-    """Return the request with the launch's own GPUs, CPUs and memory in it; raises `LaunchFailed` if it asks too much.
+    """Wait for what a launch asks of this machine; return the request with its own GPUs, CPUs and memory in it.
 
     What an earlier agent gave it stays its own: the job may be running with it.
     """
-    asked = asked_of_machine(context, launch, resolved)
-    if asked is None:
-        return request
     inventory, in_container = context.slots.inventory, is_container(context, resolved.spec)
 
     def give(assigned: Assigned) -> None:

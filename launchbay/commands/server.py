@@ -11,7 +11,7 @@ import uvloop
 
 from agent.observability.service_manager import service_manager
 from launchbay.logs import configure_logging
-from server.start import ServerSettings, running
+from server.start import ADMIN_KEY_FILE, ServerSettings, running
 
 DATA_DIR = Path.home() / ".local" / "share" / "launchbay" / "server"
 GARBAGE_THRESHOLD = 10_000
@@ -70,7 +70,7 @@ async def serve(settings: ServerSettings) -> None:
         gc.set_threshold(GARBAGE_THRESHOLD)
         manager.ready()
         click.echo(f"Serving on {url}")
-        key_file = settings.data_dir / "admin-api-key"
+        key_file = settings.data_dir / ADMIN_KEY_FILE
         if key_file.exists():  # it may be another server's folder, or put away
             click.echo(f"The first user's API key is in {key_file}")
         await stop.wait()

@@ -66,6 +66,11 @@ def new_secret() -> str:
     return secrets.token_hex(KEY_BYTES)
 
 
+def is_secret(text: str) -> bool:
+    """Whether this may be an API key that was made here."""
+    return re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", text) is not None
+
+
 @resolvers.field("Query", "viewer")
 async def viewer(_: object, info: Info, **_unused: object) -> JsonObject:
     """Return the user behind the request."""

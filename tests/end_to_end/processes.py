@@ -97,9 +97,14 @@ def item(server: LiveServer, item_id: str) -> dict[str, Any]:
     return ask(server, f"query($id: ID!) {{ runQueueItem(id: $id) {{ {ITEM_FIELDS} }} }}", id=item_id)["runQueueItem"]
 
 
+def status(server: LiveServer, *arguments: str) -> dict[str, Any]:
+    """Return what `launchbay status` tells."""
+    return json.loads(run(server, "launchbay", "status", "--json", *arguments).stdout)
+
+
 def states(server: LiveServer, queue: str) -> set[str]:
     """Return the states of the items of a queue."""
-    listed = json.loads(run(server, "launchbay", "status", "--json").stdout)["queues"]
+    listed = status(server)["queues"]
     return {item["state"] for each in listed if each["name"] == queue for item in each["items"]}
 
 

@@ -1,17 +1,16 @@
 """Agents are told to stop from the command line: ours and the stock one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.conftest import LiveServer
-from tests.end_to_end.processes import agent, background, make_queue, push, python, run, spec, until, wait_for
+from tests.end_to_end.processes import agent, background, make_queue, push, python, run, spec, status, until, wait_for
 
 
 def _agents(server: LiveServer) -> list[dict[str, Any]]:
-    return json.loads(run(server, "launchbay", "status", "--json").stdout)["agents"]
+    return status(server)["agents"]
 
 
 def _fresh(server: LiveServer, known: set[str]) -> dict[str, Any]:
@@ -30,12 +29,7 @@ def test_our_agent_stops_when_told_and_leaves_what_runs_to_the_next(server: Live
         assert f"Agent {name} is asked to stop." in run(server, "launchbay", "stop", "--agent", name).stdout
         assert process.wait(240) == 8, "a launch was left running"
     later = push(server, "told", spec(python("pass"), "told"))
-    why = next(
-        found
-        for queue in json.loads(run(server, "launchbay", "status", "--json").stdout)["queues"]
-        for found in queue["items"]
-        if found["id"] == later
-    )
+    why = next(found for queue in status(server)["queues"] for found in queue["items"] if found["id"] == later)
     assert "is next" in why["waitingReason"] or "No agent serves this queue" in why["waitingReason"]
 
 

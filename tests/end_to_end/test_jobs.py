@@ -14,7 +14,7 @@ from wandb.util import make_artifact_name_safe
 from protocol.job_file import CodeArtifactSource, GitSource, ImageJobSource, parse_job_file
 from tests.end_to_end.conftest import SCRIPT_SECONDS, LiveServer
 from tests.end_to_end.git_remote import GitRemote, git, git_remote
-from tests.end_to_end.processes import make_queue, run
+from tests.end_to_end.processes import make_queue, run, status
 from tests.end_to_end.snippets.checks import differs, shows
 
 pytestmark = pytest.mark.end_to_end
@@ -402,7 +402,7 @@ def test_a_job_that_is_not_there_is_not_pushed(
         make_queue(server, "meant")
     refused = run(server, "launchbay", "launch", "-q", "meant", "-j", named, check=False)
     assert (refused.returncode, said in refused.stderr) == (code, True), refused.stderr
-    queues = json.loads(run(server, "launchbay", "status", "--json").stdout)["queues"]
+    queues = status(server)["queues"]
     assert next(queue["items"] for queue in queues if queue["name"] == "meant") == []
 
 
@@ -447,8 +447,7 @@ print(json.dumps([job.name, seen, wrong, jobs, left]))
     queued = ["pending", "admin", "called"]
     assert [rest for _, *rest in items] == [[*queued, "called"], [*queued, "called-plain"]]
     assert left == [items[1][0]]
-    status = json.loads(run(server, "launchbay", "status", "--json", "-n", "100").stdout)
-    found = {item["id"]: item for queue in status["queues"] for item in queue["items"]}
+    found = {item["id"]: item for queue in status(server, "-n", "100")["queues"] for item in queue["items"]}
     first, second = (found[item_id] for item_id, *_ in items)
     assert (first["priority"], first["runSpec"]["resource_args"]) == (0, {"local-process": {"gpus": 4}})
     assert first["runSpec"]["overrides"]["run_config"] == {"lr": 0.125, "layers": [3, 4]}

@@ -22,6 +22,7 @@ from tests.end_to_end.processes import (
     python,
     run,
     spec,
+    status,
     until,
     wait_for,
 )
@@ -95,8 +96,7 @@ def test_a_job_queued_with_the_stock_client_runs_and_its_run_is_on_record(server
     run(server, "wandb", *launch, "-c", config, "--set-var", "gpus=4")
     (tmp_path / "agent.yaml").write_text("slots: {gpus: [0, 1, 2, 3, 4]}\n")
     with agent(server, "stock", tmp_path / "state", "-c", str(tmp_path / "agent.yaml")):
-        status = json.loads(run(server, "launchbay", "status", "--json").stdout)
-        queued = next(queue for queue in status["queues"] if queue["name"] == "stock")["items"]
+        queued = next(queue for queue in status(server)["queues"] if queue["name"] == "stock")["items"]
         assert len(queued) == 1
         found = wait_for(server, queued[0]["id"], "FINISHED", "FAILED")
         assert found["state"] == "FINISHED", logs(server, found["id"])

@@ -18,7 +18,7 @@ from server.graphql import load_schema
 from server.resolvers import ALL_RESOLVERS
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import NEWEST_CLIENT, OLDER_CLIENT, LiveServer, older_client_is_made
-from tests.end_to_end.processes import background, item, run, wait_for
+from tests.end_to_end.processes import background, item, run, status, wait_for
 from tests.end_to_end.wire import Wire, recording
 from tests.server.stock_documents import documents_of
 
@@ -174,8 +174,7 @@ async def test_its_agent_runs_a_job_and_says_why_another_one_failed(
         config = json.dumps({"overrides": {"run_config": {"lr": 0.25}}})
         launch = ("launch", "-q", "older-agent", "-j", job, "-p", PROJECT, "--name", "first", "-c", config)
         run(newest, "wandb", *launch)
-        status = json.loads(run(server, "launchbay", "status", "--json").stdout)
-        queued = next(queue for queue in status["queues"] if queue["name"] == "older-agent")["items"]
+        queued = next(queue for queue in status(server)["queues"] if queue["name"] == "older-agent")["items"]
         pushed = next(found["id"] for found in queued if found["id"] != missing)
         command = [str(server.client / "wandb"), "launch-agent", "-q", "older-agent", "-j", "3"]
         path = f"{server.client}:{server.environment()['PATH']}"
